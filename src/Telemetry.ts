@@ -1,0 +1,86 @@
+/**
+ * The events that every guard emits.
+ *
+ * @since 0.1.0
+ */
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import type { VerdictTag } from "./Fault.ts"
+
+/**
+ * What a guard did. Plain data, so that it can be logged, counted or sent as it is; times are in milliseconds.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Event =
+  | {
+    readonly _tag: "RetryScheduled"
+    readonly policy: string
+    readonly attempt: number
+    readonly delayMillis: number
+    readonly verdict: VerdictTag
+  }
+  | {
+    readonly _tag: "RetryGaveUp"
+    readonly policy: string
+    readonly attempts: number
+    readonly verdict: VerdictTag
+    readonly reason: "Exhausted" | "NotRetryable" | "RetryAfterTooLong" | "Elapsed"
+  }
+  | { readonly _tag: "CircuitChanged"; readonly key: string; readonly from: string; readonly to: string }
+  | { readonly _tag: "CircuitRejected"; readonly key: string; readonly retryAfterMillis: number | undefined }
+  | { readonly _tag: "FallbackUsed"; readonly source: string; readonly failed: ReadonlyArray<string> }
+  | { readonly _tag: "StepCompleted"; readonly runId: string; readonly step: string; readonly replayed: boolean }
+  | { readonly _tag: "StepFailed"; readonly runId: string; readonly step: string; readonly replayed: boolean }
+  | { readonly _tag: "StepAmbiguous"; readonly runId: string; readonly step: string }
+  | { readonly _tag: "RunChanged"; readonly runId: string; readonly status: string }
+  | {
+    readonly _tag: "EscalationOpened"
+    readonly id: string
+    readonly runId: string | undefined
+    readonly reason: string
+  }
+  | { readonly _tag: "EscalationDecided"; readonly id: string; readonly decision: string }
+  | { readonly _tag: "IdempotencyHit"; readonly key: string; readonly joined: boolean }
+  | {
+    readonly _tag: "ModelCalled"
+    readonly agent: string
+    readonly runId: string
+    readonly turn: number
+    readonly inputTokens: number
+    readonly outputTokens: number
+  }
+  | {
+    readonly _tag: "ToolCalled"
+    readonly agent: string
+    readonly runId: string
+    readonly tool: string
+    readonly attempts: number
+    readonly outcome: "success" | "failure"
+  }
+  | { readonly _tag: "BudgetExceeded"; readonly agent: string; readonly runId: string; readonly budget: string }
+
+/**
+ * Who hears the events. Default: nobody, and then an event is not even built.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export const Listener = Context.Reference<((event: Event) => void) | undefined>(
+  "effect-resilience/Telemetry/Listener",
+  { defaultValue: () => undefined }
+)
+
+/**
+ * Emits an event; the thunk is called only where there is a listener.
+ *
+ * @category emitting
+ * @since 0.1.0
+ */
+export const emit = (event: () => Event): Effect.Effect<void> =>
+  Effect.contextWith((context: Context.Context<never>) => {
+    const listener = Context.get(context, Listener)
+    if (listener !== undefined) listener(event())
+    return Effect.void
+  })

@@ -1,0 +1,53 @@
+import * as Duration from "effect/Duration"
+import * as Option from "effect/Option"
+import { InvalidConfig } from "../Fault.ts"
+
+const show = (value: unknown): string => {
+  if (typeof value === "string") return JSON.stringify(value)
+  return Duration.isDuration(value) ? Duration.format(value) : String(value)
+}
+
+const invalid = (module: string, option: string, value: unknown, expected: string): InvalidConfig =>
+  new InvalidConfig({ module, option, value: show(value), expected })
+
+/** @internal */
+export const duration = (
+  module: string,
+  option: string,
+  value: Duration.Input,
+  bounds: { readonly minimum?: Duration.Input; readonly infinite?: boolean } = {}
+): Duration.Duration => {
+  const minimum = Duration.fromInputUnsafe(bounds.minimum ?? 0)
+  const expected = `a duration of at least ${Duration.format(minimum)}`
+  const parsed = Duration.fromInput(value)
+  if (Option.isNone(parsed)) throw invalid(module, option, value, expected)
+  if (Duration.isLessThan(parsed.value, minimum)) throw invalid(module, option, value, expected)
+  if (bounds.infinite !== true && !Duration.isFinite(parsed.value)) {
+    throw invalid(module, option, value, "a finite duration")
+  }
+  return parsed.value
+}
+
+/** @internal */
+export const integer = (module: string, option: string, value: number, minimum: number): number => {
+  if (Number.isSafeInteger(value) && value >= minimum) return value
+  throw invalid(module, option, value, `a whole number of at least ${minimum}`)
+}
+
+/** @internal */
+export const numberBetween = (
+  module: string,
+  option: string,
+  value: number,
+  minimum: number,
+  maximum: number
+): number => {
+  if (value >= minimum && value <= maximum) return value
+  throw invalid(module, option, value, `a number from ${minimum} to ${maximum}`)
+}
+
+/** @internal */
+export const nonEmpty = (module: string, option: string, value: string): string => {
+  if (value.length > 0) return value
+  throw invalid(module, option, value, "a text that is not empty")
+}

@@ -1,0 +1,8 @@
+import * as path from "node:path"
+import { defineConfig } from "vitest/config"
+
+export default defineConfig({
+  root: path.resolve(import.meta.dirname, ".."),
+  ssr: { resolve: { conditions: ["effect-resilience-source", "module", "node", "development|production"] } },
+  test: { include: ["test/**/*.test.ts"], testTimeout: 30_000 }
+})
