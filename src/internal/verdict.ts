@@ -17,10 +17,19 @@ export const Verdict = Schema.TaggedUnion({
   Malformed: {},
   ContextOverflow: {},
   Refused: {},
-  Permanent: {},
+  Permanent: { unknown: Schema.optionalKey(Schema.Literal(true)) },
   Ambiguous: {},
   Rejected: { retryAfter }
 })
 
 /** @internal */
 export type Verdict = typeof Verdict.Type
+
+const encode = Schema.encodeSync(Verdict)
+
+/**
+ * What a provider puts into the metadata of an `AiError` reason, for `Fault.classify` to read.
+ *
+ * @internal
+ */
+export const verdictMetadata = (verdict: Verdict) => ({ [metadataKey]: { verdict: { ...encode(verdict) } } })
