@@ -1,0 +1,51 @@
+/** A support ticket as it lies in the folder: a few header lines, an empty line, the customer's text. */
+import { Effect, FileSystem, Path, Schema } from "effect"
+
+export class Ticket extends Schema.Class<Ticket>("support-desk/Ticket")({
+  id: Schema.String.check(Schema.isPattern(/^[\w-]+$/)),
+  from: Schema.String,
+  subject: Schema.String,
+  date: Schema.String,
+  body: Schema.String
+}) {
+  get email(): string {
+    return /<([^>]*)>/.exec(this.from)?.[1] ?? this.from
+  }
+}
+
+export class UnreadableTicket extends Schema.TaggedError<UnreadableTicket>("support-desk/UnreadableTicket")(
+  "UnreadableTicket",
+  { file: Schema.String, problem: Schema.String }
+) {
+  override get message() {
+    return `${this.file} is no ticket: ${this.problem}`
+  }
+}
+
+const decode = Schema.decodeUnknownEffect(Ticket)
+
+export const parse = (file: string, text: string): Effect.Effect<Ticket, UnreadableTicket> => {
+  const end = text.search(/\r?\n\r?\n/)
+  const head = end === -1 ? text : text.slice(0, end)
+  const headers: Record<string, string> = {}
+  for (const line of head.split(/\r?\n/)) {
+    const colon = line.indexOf(":")
+    if (colon > 0) headers[line.slice(0, colon).trim().toLowerCase()] = line.slice(colon + 1).trim()
+  }
+  return decode({ ...headers, body: end === -1 ? "" : text.slice(end).trim() }).pipe(
+    Effect.mapError((error) => new UnreadableTicket({ file, problem: error.message }))
+  )
+}
+
+/** Reads the folder. A file that is no ticket is reported and not silently passed over. */
+export const readFolder = Effect.fn("support-desk.readFolder")(function*(folder: string) {
+  const fs = yield* FileSystem.FileSystem
+  const path = yield* Path.Path
+  const files = (yield* fs.readDirectory(folder)).filter((name) => name.endsWith(".md")).toSorted()
+  const [tickets, unreadable] = yield* Effect.partition(
+    files,
+    (file) => Effect.flatMap(fs.readFileString(path.join(folder, file)), (text) => parse(file, text)),
+    { concurrency: 8 }
+  )
+  return { tickets, unreadable }
+})
