@@ -2,4 +2,6 @@
  * @since 0.1.0
  */
 export * as Fault from "./Fault.ts"
+export * as Backoff from "./policy/Backoff.ts"
+export * as Retry from "./policy/Retry.ts"
 export * as Telemetry from "./Telemetry.ts"

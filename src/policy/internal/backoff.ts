@@ -1,0 +1,70 @@
+import * as Cause from "effect/Cause"
+import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Random from "effect/Random"
+import * as Schedule from "effect/Schedule"
+import * as Fault from "../../Fault.ts"
+
+/**
+ * The verdict of a failure that a retry policy has already decided to retry. A policy may overrule the verdict, and a
+ * backoff that classified the error once more would stop where the policy said to go on.
+ *
+ * @internal
+ */
+export const Decided = Context.Reference<Fault.Verdict | undefined>(
+  "effect-resilience/policy/internal/backoff/Decided",
+  { defaultValue: () => undefined }
+)
+
+/** @internal */
+export interface Strategy {
+  readonly capMillis: number
+  /** How the strategy's own delay and the wait that the refusing side asked for come together, before the cap. */
+  readonly join: (delayMillis: number, retryAfterMillis: number) => number
+  /** Opens one run of retries; `random` is in [0, 1) and `retry` counts from 0. */
+  readonly start: () => (retry: number, random: () => number) => number
+}
+
+/** @internal */
+export const atLeast = (delayMillis: number, retryAfterMillis: number): number =>
+  Math.max(delayMillis, retryAfterMillis)
+
+/**
+ * Jitter on top of the wait asked for: everybody was told the same instant, and the longer of the two would have
+ * everybody come back at it.
+ *
+ * @internal
+ */
+export const onTop = (delayMillis: number, retryAfterMillis: number): number => delayMillis + retryAfterMillis
+
+/** @internal */
+export const ceiling = (baseMillis: number, factor: number, capMillis: number) => (retry: number): number =>
+  // zero times an overflown power is not a number
+  baseMillis === 0 ? 0 : Math.min(capMillis, baseMillis * Math.pow(factor, retry))
+
+/** @internal */
+export const retryAfterMillis = (verdict: Fault.Verdict): number => {
+  const retryAfter = Fault.retryAfter(verdict)
+  // timers drop the fraction of a millisecond, which would be too early
+  return retryAfter === undefined ? 0 : Math.max(0, Math.ceil(Duration.toMillis(retryAfter)))
+}
+
+/** @internal */
+export const schedule = (strategy: Strategy): Schedule.Schedule<Duration.Duration, unknown> =>
+  Schedule.fromStep(Effect.sync(() => {
+    const next = strategy.start()
+    let retry = 0
+    return (_now: number, error: unknown) =>
+      Effect.contextWith((context: Context.Context<never>) => {
+        const decided = Context.get(context, Decided)
+        const verdict = decided ?? Fault.classifyIn(context, error)
+        if (decided === undefined && !Fault.isRetryable(verdict)) return Cause.done(Duration.zero)
+        const asked = retryAfterMillis(verdict)
+        if (asked > strategy.capMillis) return Cause.done(Duration.millis(asked))
+        const random = Context.get(context, Random.Random)
+        const own = next(retry++, () => random.nextDoubleUnsafe())
+        const delay = Duration.millis(Math.min(strategy.capMillis, asked > 0 ? strategy.join(own, asked) : own))
+        return Effect.succeed<[Duration.Duration, Duration.Duration]>([delay, delay])
+      })
+  }))
