@@ -1,0 +1,492 @@
+/**
+ * A real HTTP server on loopback that speaks the Anthropic wire format and misbehaves on command, so that a test or a
+ * demo runs the real SDK against every failure a provider has.
+ *
+ * @since 0.1.0
+ */
+import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Result from "effect/Result"
+import * as Schema from "effect/Schema"
+import type * as Scope from "effect/Scope"
+import * as config from "../internal/config.ts"
+import type { MessagesRequest } from "./internal/messagesRequest.ts"
+import * as incoming from "./internal/messagesRequest.ts"
+import type { AnswerContent } from "./internal/messagesWire.ts"
+import * as wire from "./internal/messagesWire.ts"
+import type { Fault, FaultTag } from "./internal/providerFault.ts"
+import { noneInjected } from "./internal/providerFault.ts"
+import * as http from "./internal/providerHttp.ts"
+import type { Reply } from "./internal/providerReply.ts"
+import * as reply from "./internal/providerReply.ts"
+import * as rateWindow from "./internal/rateWindow.ts"
+import { identifier, uniform } from "./internal/seeded.ts"
+import * as weather from "./internal/storm.ts"
+
+export type { MessagesRequest, RequestBlock, RequestTurn } from "./internal/messagesRequest.ts"
+export type { AnswerBlock, AnswerContent, StopReason } from "./internal/messagesWire.ts"
+export type { Fault, FaultTag } from "./internal/providerFault.ts"
+
+/**
+ * A request that is about to be served, as a {@link FaultRule} sees it.
+ *
+ * **Details**
+ *
+ * `index` is its place among all requests, from 0. `attemptOf` is the index of the first request with the very same
+ * body, when this one repeats it. `millisSinceStart` counts from the start of the server.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface FaultRequest {
+  readonly index: number
+  readonly attemptOf: number | undefined
+  readonly stream: boolean
+  readonly body: MessagesRequest
+  readonly millisSinceStart: number
+}
+
+/**
+ * Chooses the fault of each request; `undefined` is a healthy answer.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type FaultRule = (request: FaultRequest) => Fault | undefined
+
+/**
+ * What the server knows about one request.
+ *
+ * **Details**
+ *
+ * `body` is the decoded JSON, or the text where it is none. `completed` is true once the response was sent whole,
+ * whatever its status, and `closedByClient` once the client closed the connection before that. Both stay false where
+ * the server itself cut the connection.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface RequestLog {
+  readonly index: number
+  readonly method: string
+  readonly path: string
+  readonly headers: Readonly<Record<string, string>>
+  readonly body: unknown
+  readonly attemptOf: number | undefined
+  readonly fault: FaultTag | undefined
+  readonly closedByClient: boolean
+  readonly completed: boolean
+}
+
+/**
+ * Counts since the start of the server.
+ *
+ * **Details**
+ *
+ * `answered` counts the healthy messages that were sent whole, and `injected` every fault that was chosen.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Stats {
+  readonly requests: number
+  readonly answered: number
+  readonly closedByClient: number
+  readonly injected: Readonly<Record<FaultTag, number>>
+}
+
+/**
+ * Options of {@link make} and {@link layer}.
+ *
+ * **Details**
+ *
+ * - `answer`: the healthy answer to a request, also as an effect, which may wait. Default: `Echo: ` and the text of the
+ *   last user turn.
+ * - `faults`: a queue for the first requests, or a rule for all.
+ * - `seed`: of message ids and latencies. Default 0.
+ * - `latency`: added to every answer, drawn evenly from the range. Default none.
+ * - `rateLimit`: limits that are enforced, as token buckets that fill all the time. Without it the headers tell of
+ *   limits that nobody reaches.
+ * - `history`: how many requests are kept for `requests` and the waits. Default 10,000.
+ * - `port`: default 0, any free one.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options {
+  readonly answer?:
+    | ((request: MessagesRequest, index: number) => AnswerContent | Effect.Effect<AnswerContent>)
+    | undefined
+  readonly faults?: ReadonlyArray<Fault> | FaultRule | undefined
+  readonly seed?: number | string | undefined
+  readonly latency?: { readonly min: Duration.Input; readonly max: Duration.Input } | undefined
+  readonly rateLimit?: {
+    readonly requestsPerMinute?: number | undefined
+    readonly inputTokensPerMinute?: number | undefined
+    readonly outputTokensPerMinute?: number | undefined
+  } | undefined
+  readonly history?: number | undefined
+  readonly port?: number | undefined
+}
+
+/**
+ * A running server.
+ *
+ * **Details**
+ *
+ * - `url`: the base URL for the SDK.
+ * - `inject`: the next requests to `/v1/messages` get these faults, one each, in order. A request that the provider
+ *   would refuse as it stands (no credentials, a field missing, a tool call without its result) gets its own error and
+ *   takes no fault.
+ * - `setFaults`: asked for each request while nothing is injected; `undefined` ends it.
+ * - `requests`: what came in, oldest first.
+ * - `awaitRequest(index)`: waits until this request, counted from 0, has come in whole.
+ * - `awaitClosedByClient(index)`: waits until the client has closed the connection of this request before its answer was
+ *   complete.
+ * - `stats`: counts since the start.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export class ProviderServer extends Context.Service<ProviderServer, {
+  readonly url: string
+  readonly port: number
+  readonly inject: (...faults: ReadonlyArray<Fault>) => Effect.Effect<void>
+  readonly setFaults: (rule: FaultRule | undefined) => Effect.Effect<void>
+  readonly requests: Effect.Effect<ReadonlyArray<RequestLog>>
+  readonly awaitRequest: (index: number) => Effect.Effect<RequestLog>
+  readonly awaitClosedByClient: (index: number) => Effect.Effect<RequestLog>
+  readonly stats: Effect.Effect<Stats>
+}>()("effect-resilience/testing/ProviderServer/ProviderServer") {}
+
+const lastUserText = (request: MessagesRequest): string => {
+  const content = request.messages.findLast((turn) => turn.role === "user")?.content ?? ""
+  if (typeof content === "string") return content
+  return content.flatMap((block) => typeof block["text"] === "string" ? [block["text"]] : []).join("\n")
+}
+
+const echo = (request: MessagesRequest): AnswerContent => `Echo: ${lastUserText(request)}`
+
+const decodeJson = Schema.decodeUnknownResult(Schema.fromJsonString(Schema.Unknown))
+
+const module = "ProviderServer"
+
+const latencyRange = (options: Options): { readonly min: number; readonly max: number } => {
+  if (options.latency === undefined) return { min: 0, max: 0 }
+  const min = config.duration(module, "latency.min", options.latency.min)
+  const max = config.duration(module, "latency.max", options.latency.max, { minimum: min })
+  return { min: Duration.toMillis(min), max: Duration.toMillis(max) }
+}
+
+const limitsOf = (given: NonNullable<Options["rateLimit"]>): rateWindow.Limits => {
+  const limit = (option: keyof typeof given, unreached: number) =>
+    config.integer(module, `rateLimit.${option}`, given[option] ?? unreached, 1)
+  return {
+    requestsPerMinute: limit("requestsPerMinute", 4_000),
+    inputTokensPerMinute: limit("inputTokensPerMinute", 2_000_000),
+    outputTokensPerMinute: limit("outputTokensPerMinute", 400_000)
+  }
+}
+
+/**
+ * Starts a server that runs until the scope closes, which destroys every connection at once.
+ *
+ * **When to use**
+ *
+ * Use it in a test that has to see what the real SDK, real sockets and a real event stream do.
+ *
+ * **Details**
+ *
+ * It serves `POST /v1/messages`, as JSON or as events, and `POST /v1/messages/count_tokens`. Delays run on the `Clock`
+ * of the effect that starts it: under `TestClock` they pass when the test says so. An `answer` or a rule that throws
+ * shows as a 500 that says so. A port in use is a defect.
+ *
+ * **Example** (Failing once, then answering)
+ *
+ * ```ts import.meta.vitest
+ * import Anthropic from "@anthropic-ai/sdk"
+ * import { Effect } from "effect"
+ * import * as ProviderServer from "effect-resilience/testing/ProviderServer"
+ *
+ * const program = Effect.gen(function*() {
+ *   const server = yield* ProviderServer.make({ answer: () => "Hello" })
+ *   yield* server.inject({ _tag: "Overloaded" })
+ *
+ *   const sdk = new Anthropic({ apiKey: "test", baseURL: server.url, maxRetries: 0 })
+ *   const ask = Effect.tryPromise({
+ *     try: () => sdk.messages.create({ model: "m", max_tokens: 64, messages: [{ role: "user", content: "Hi" }] }),
+ *     catch: (error) => error instanceof Anthropic.APIError ? error.status : "unknown"
+ *   })
+ *
+ *   const status = yield* Effect.flip(ask)
+ *   const message = yield* ask
+ *   return [status, message.content]
+ * })
+ *
+ * await Effect.runPromise(Effect.scoped(program)) // => [529, [{ type: "text", text: "Hello", citations: null }]]
+ * ```
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = Effect.fnUntraced(function*(
+  options: Options = {}
+): Effect.fn.Return<ProviderServer["Service"], never, Scope.Scope> {
+  const port = config.integer(module, "port", options.port ?? 0, 0)
+  const history = config.integer(module, "history", options.history ?? 10_000, 1)
+  const latency = latencyRange(options)
+  const limits = limitsOf(options.rateLimit ?? {})
+  const answer = options.answer ?? echo
+  const seed = options.seed ?? 0
+  const startedAt = yield* Clock.currentTimeMillis
+  const window = rateWindow.make(limits, startedAt)
+
+  const queue: Array<Fault> = []
+  let rule: FaultRule | undefined
+  if (typeof options.faults === "function") rule = options.faults
+  else queue.push(...options.faults ?? [])
+
+  const log = new Map<number, RequestLog>()
+  const firstWithBody = new Map<string, number>()
+  const counts = { requests: 0, answered: 0, closedByClient: 0, injected: noneInjected() }
+  const waiters = new Set<() => void>()
+
+  const record = (entry: RequestLog): void => {
+    log.set(entry.index, entry)
+    for (const wake of waiters) wake()
+  }
+  const update = (index: number, change: Partial<RequestLog>): void => {
+    const entry = log.get(index)
+    if (entry !== undefined) record({ ...entry, ...change })
+  }
+  const forget = (): void => {
+    for (const [index] of log) {
+      if (log.size <= history) break
+      log.delete(index)
+    }
+    for (const [text, index] of firstWithBody) {
+      if (log.has(index)) break
+      firstWithBody.delete(text)
+    }
+  }
+  const awaitLog = (index: number, ready: (entry: RequestLog) => boolean): Effect.Effect<RequestLog> =>
+    Effect.callback((resume) => {
+      const wake = (): void => {
+        const entry = log.get(index)
+        if (entry !== undefined && ready(entry)) resume(Effect.succeed(entry))
+        else if (entry === undefined && index < counts.requests) {
+          resume(Effect.die(new Error(`request ${index} is no longer kept: raise the option "history"`)))
+        }
+      }
+      waiters.add(wake)
+      wake()
+      return Effect.sync(() => waiters.delete(wake))
+    })
+
+  const nextFault = (request: FaultRequest): Fault | undefined => {
+    const fault = queue.shift() ?? rule?.(request)
+    if (fault !== undefined) counts.injected[fault._tag] += 1
+    return fault
+  }
+  const delayed = (planned: Reply, index: number): Reply => ({
+    ...planned,
+    delayMillis: planned.delayMillis + latency.min + (latency.max - latency.min) * uniform(seed, index, "latency")
+  })
+
+  const serveMessages = Effect.fnUntraced(function*(
+    body: MessagesRequest,
+    index: number,
+    attemptOf: number | undefined,
+    requestId: string
+  ) {
+    const now = yield* Clock.currentTimeMillis
+    const stream = body.stream === true
+    const fault = nextFault({ index, attemptOf, stream, body, millisSinceStart: now - startedAt })
+    if (fault !== undefined) update(index, { fault: fault._tag })
+    const answered = answer(body, index)
+    const content = Effect.isEffect(answered) ? yield* answered : answered
+    const message = wire.buildMessage(body, content, seed, index)
+    if (fault === undefined || reply.refusal(fault) === undefined) {
+      const wait = options.rateLimit === undefined ? 0 : window.wait(now, message.usage.input_tokens)
+      if (wait > 0) {
+        const throttled: Fault = { _tag: "RateLimited", retryAfter: Math.ceil(wait / 1_000) }
+        return { planned: reply.plan(throttled, body, message, requestId), healthy: false }
+      }
+      window.charge(now, message.usage.input_tokens, message.usage.output_tokens)
+    }
+    const healthy = fault === undefined || fault._tag === "SlowFirstByte"
+    return { planned: delayed(reply.plan(fault, body, message, requestId), index), healthy }
+  })
+
+  const route = (
+    exchange: http.Exchange,
+    json: Result.Result<unknown, unknown>,
+    index: number,
+    attemptOf: number | undefined,
+    requestId: string
+  ): Effect.Effect<{ readonly planned: Reply; readonly healthy: boolean }> => {
+    const refuse = (status: number, type: string, message: string) =>
+      Effect.succeed({ planned: reply.refuse({ status, type, message }, requestId), healthy: false })
+    const isMessages = exchange.path === "/v1/messages"
+    if (!isMessages && exchange.path !== "/v1/messages/count_tokens") {
+      return refuse(404, "not_found_error", `Not found: ${exchange.path}`)
+    }
+    if (exchange.method !== "POST") return refuse(405, "invalid_request_error", "Method Not Allowed")
+    if (exchange.text === undefined) {
+      return refuse(413, "request_too_large", "Request exceeds the maximum allowed number of bytes.")
+    }
+    if (!/^Bearer \S/i.test(exchange.headers["authorization"] ?? "") && !exchange.headers["x-api-key"]) {
+      return refuse(401, "authentication_error", "Authentication is required: no credentials were sent.")
+    }
+    if (Result.isFailure(json)) {
+      return refuse(400, "invalid_request_error", "The request body is not valid JSON.")
+    }
+    if (isMessages) {
+      const decoded = incoming.decodeMessages(json.success)
+      return Result.isFailure(decoded)
+        ? refuse(400, "invalid_request_error", decoded.failure)
+        : serveMessages(decoded.success, index, attemptOf, requestId)
+    }
+    const decoded = incoming.decodeCount(json.success)
+    if (Result.isFailure(decoded)) return refuse(400, "invalid_request_error", decoded.failure)
+    const counted = JSON.stringify({ input_tokens: wire.inputTokens(decoded.success) })
+    return Effect.succeed({ planned: reply.succeed(counted), healthy: false })
+  }
+
+  const handle = Effect.fnUntraced(function*(exchange: http.Exchange) {
+    const index = counts.requests
+    counts.requests += 1
+    const requestId = identifier("req", seed, index, "request")
+    const text = exchange.text ?? ""
+    const json = decodeJson(text)
+    const attemptOf = text === "" ? undefined : firstWithBody.get(text)
+    if (text !== "" && attemptOf === undefined) firstWithBody.set(text, index)
+    record({
+      index,
+      method: exchange.method,
+      path: exchange.path,
+      headers: exchange.headers,
+      body: Result.getOrElse(json, () => text),
+      attemptOf,
+      fault: undefined,
+      closedByClient: false,
+      completed: false
+    })
+    forget()
+    let healthy = false
+    exchange.onOutcome((outcome) => {
+      if (outcome === "completed" && healthy) counts.answered += 1
+      if (outcome === "closedByClient") counts.closedByClient += 1
+      update(index, { completed: outcome === "completed", closedByClient: outcome === "closedByClient" })
+    })
+    const routed = yield* route(exchange, json, index, attemptOf, requestId)
+    healthy = routed.healthy
+    const now = yield* Clock.currentTimeMillis
+    yield* exchange.send(routed.planned, { "request-id": requestId, ...window.headers(now) })
+  })
+
+  const listening = yield* http.listen(port, handle)
+  return ProviderServer.of({
+    url: `http://127.0.0.1:${listening}`,
+    port: listening,
+    inject: (...faults) => Effect.sync(() => queue.push(...faults)),
+    setFaults: (next) =>
+      Effect.sync(() => {
+        rule = next
+      }),
+    requests: Effect.sync(() => Array.from(log.values())),
+    awaitRequest: (index) => awaitLog(index, () => true),
+    awaitClosedByClient: (index) => awaitLog(index, (entry) => entry.closedByClient),
+    stats: Effect.sync(() => ({ ...counts, injected: { ...counts.injected } }))
+  })
+})
+
+/**
+ * Provides a running {@link ProviderServer}, see {@link make}.
+ *
+ * **Example** (Asking for a message without the SDK)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import * as ProviderServer from "effect-resilience/testing/ProviderServer"
+ *
+ * const program = Effect.gen(function*() {
+ *   const server = yield* ProviderServer.ProviderServer
+ *   const response = yield* Effect.promise(() => fetch(`${server.url}/v1/messages`, { method: "POST", body: "{}" }))
+ *   const stats = yield* server.stats
+ *   return [response.status, stats.requests]
+ * })
+ *
+ * await Effect.runPromise(Effect.provide(program, ProviderServer.layer())) // => [401, 1]
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer = (options?: Options): Layer.Layer<ProviderServer> => Layer.effect(ProviderServer, make(options))
+
+/**
+ * Options of {@link storm}.
+ *
+ * **Details**
+ *
+ * `severity` `mild` fails 15 % of the requests, with refusals, resets and errors inside streams; `severe` 45 %, and
+ * brings malformed, truncated and cut answers too; `none` leaves only the outage. `outage` is a time in which nothing is
+ * answered, counted from the start of the server; a severe storm has one from 2 s to 5 s unless told otherwise.
+ * `retryAfter` of the rate limits defaults to 1 second.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface StormOptions {
+  readonly seed: number | string
+  readonly severity: "none" | "mild" | "severe"
+  readonly outage?: { readonly after: Duration.Input; readonly lasts: Duration.Input } | undefined
+  readonly retryAfter?: Duration.Input | undefined
+}
+
+/**
+ * Makes a rule for a bad day of a provider, for `setFaults` or the option `faults`.
+ *
+ * **Details**
+ *
+ * The fault depends on the seed, the request's index and whether the outage is on, and on nothing else: the same seed
+ * fails the same requests. Every fault of a storm can be told from a good answer by looking at the wire, so a client
+ * that looks never takes one for an answer; refusals, empty, shortened or wrongly typed messages, and hangs come only
+ * when injected.
+ *
+ * **Example** (Repeating a storm)
+ *
+ * ```ts import.meta.vitest
+ * import * as ProviderServer from "effect-resilience/testing/ProviderServer"
+ *
+ * const body = { model: "m", max_tokens: 1, messages: [] }
+ * const faults = (rule: ProviderServer.FaultRule) =>
+ *   Array.from({ length: 100 }, (_, index) =>
+ *     rule({ index, attemptOf: undefined, stream: false, body, millisSinceStart: 0 }))
+ *
+ * const once = faults(ProviderServer.storm({ seed: 7, severity: "severe" }))
+ * const again = faults(ProviderServer.storm({ seed: 7, severity: "severe" }))
+ * again // => once
+ * ```
+ *
+ * @category faults
+ * @since 0.1.0
+ */
+export const storm = (options: StormOptions): FaultRule => {
+  const outage = options.outage ??
+    (options.severity === "severe" ? { after: "2 seconds" as const, lasts: "3 seconds" as const } : undefined)
+  const from = Duration.toMillis(config.duration("ProviderServer.storm", "outage.after", outage?.after ?? 0))
+  const lasts = Duration.toMillis(config.duration("ProviderServer.storm", "outage.lasts", outage?.lasts ?? 0))
+  const retryAfter = config.duration("ProviderServer.storm", "retryAfter", options.retryAfter ?? "1 second")
+  const day: weather.Weather = {
+    seed: options.seed,
+    severity: options.severity,
+    retryAfterSeconds: Duration.toSeconds(retryAfter),
+    outage: { from, until: from + lasts }
+  }
+  return ({ index, millisSinceStart }) => weather.faultAt(day, index, millisSinceStart)
+}
