@@ -1,7 +1,9 @@
 /**
  * @since 0.1.0
  */
+export * as Idempotency from "./durable/Idempotency.ts"
 export * as Fault from "./Fault.ts"
 export * as Backoff from "./policy/Backoff.ts"
+export * as CircuitBreaker from "./policy/CircuitBreaker.ts"
 export * as Retry from "./policy/Retry.ts"
 export * as Telemetry from "./Telemetry.ts"

@@ -1,0 +1,252 @@
+import * as Duration from "effect/Duration"
+import * as config from "../../internal/config.ts"
+
+const module = "CircuitBreaker"
+
+/** One finished call, as a trip rule sees it: times in milliseconds, `now` monotonic. */
+export interface Sample {
+  readonly failed: boolean
+  readonly elapsed: number
+  readonly now: number
+}
+
+/** What a rule remembers about one circuit while it is closed. */
+export interface TripWindow {
+  /** Takes a finished call in, and says whether the circuit opens. */
+  readonly record: (sample: Sample) => boolean
+  /** The windows inside a combined one. */
+  readonly parts?: ReadonlyArray<TripWindow> | undefined
+}
+
+/** Decides when a closed circuit opens. Holds no state: each circuit gets a window of its own. */
+export interface TripRule {
+  /** Starts a window that goes on from the one among `previous` it understands, if any. */
+  readonly window: (previous: ReadonlyArray<TripWindow>) => TripWindow
+  /** Whether a probe with this outcome speaks for closing. */
+  readonly healthy: (sample: Sample) => boolean
+}
+
+/** @internal */
+export const partsOf = (window: TripWindow): ReadonlyArray<TripWindow> => window.parts?.flatMap(partsOf) ?? [window]
+
+const succeeded = (sample: Sample): boolean => !sample.failed
+const failed = (sample: Sample): boolean => sample.failed
+
+class Streak implements TripWindow {
+  private readonly limit: number
+  length: number
+  constructor(limit: number, length: number) {
+    this.limit = limit
+    this.length = length
+  }
+  record(sample: Sample): boolean {
+    this.length = sample.failed ? this.length + 1 : 0
+    return this.length >= this.limit
+  }
+}
+
+/** @internal */
+export const consecutive = (failures: number): TripRule => {
+  const limit = config.integer(module, "consecutive", failures, 1)
+  return {
+    window: (previous) => new Streak(limit, previous.find((part) => part instanceof Streak)?.length ?? 0),
+    healthy: succeeded
+  }
+}
+
+/** How many of the calls remembered were hits, kept at a cost that does not depend on how many they are. */
+interface Counts {
+  readonly hits: number
+  readonly total: number
+  readonly add: (hit: boolean, now: number) => void
+  /** Takes over what other counts of the same kind remember; `false` where they are of another kind. */
+  readonly adopt: (previous: Counts) => boolean
+}
+
+class LastCalls implements Counts {
+  hits = 0
+  total = 0
+  private next = 0
+  private readonly ring: Uint8Array
+  constructor(size: number) {
+    this.ring = new Uint8Array(size)
+  }
+  add(hit: boolean): void {
+    const { next, ring } = this
+    if (this.total === ring.length) this.hits -= ring[next] ?? 0
+    else this.total++
+    ring[next] = hit ? 1 : 0
+    if (hit) this.hits++
+    this.next = next + 1 === ring.length ? 0 : next + 1
+  }
+  adopt(previous: Counts): boolean {
+    if (!(previous instanceof LastCalls)) return false
+    const { next, ring, total } = previous
+    for (let age = total; age > 0; age--) this.add(ring[(next - age + ring.length) % ring.length] === 1)
+    return true
+  }
+}
+
+const bucketCount = 20
+
+const slotOf = (bucket: number): number => ((bucket % bucketCount) + bucketCount) % bucketCount
+
+class RecentCalls implements Counts {
+  hits = 0
+  total = 0
+  private newest = Number.NEGATIVE_INFINITY
+  private readonly width: number
+  private readonly bucketHits = new Uint32Array(bucketCount)
+  private readonly bucketTotals = new Uint32Array(bucketCount)
+  constructor(span: number) {
+    this.width = span / bucketCount
+  }
+  add(hit: boolean, now: number): void {
+    this.put(hit ? 1 : 0, 1, now)
+  }
+  adopt(previous: Counts): boolean {
+    if (!(previous instanceof RecentCalls)) return false
+    for (let age = bucketCount - 1; age >= 0; age--) {
+      const bucket = previous.newest - age
+      const total = previous.bucketTotals[slotOf(bucket)] ?? 0
+      if (total > 0) this.put(previous.bucketHits[slotOf(bucket)] ?? 0, total, (bucket + 0.5) * previous.width)
+    }
+    return true
+  }
+  private put(hits: number, total: number, now: number): void {
+    const bucket = Math.floor(now / this.width)
+    const expired = Math.min(bucket - this.newest, bucketCount)
+    for (let i = 0; i < expired; i++) this.forget(slotOf(bucket - i))
+    if (expired > 0) this.newest = bucket
+    const slot = slotOf(this.newest)
+    this.bucketHits[slot] = (this.bucketHits[slot] ?? 0) + hits
+    this.bucketTotals[slot] = (this.bucketTotals[slot] ?? 0) + total
+    this.hits += hits
+    this.total += total
+  }
+  private forget(slot: number): void {
+    this.hits -= this.bucketHits[slot] ?? 0
+    this.total -= this.bucketTotals[slot] ?? 0
+    this.bucketHits[slot] = 0
+    this.bucketTotals[slot] = 0
+  }
+}
+
+type Measure = "failures" | "slowness"
+
+class Share implements TripWindow {
+  readonly measure: Measure
+  readonly counts: Counts
+  private readonly isHit: (sample: Sample) => boolean
+  private readonly limit: ShareLimit
+  constructor(measure: Measure, counts: Counts, isHit: (sample: Sample) => boolean, limit: ShareLimit) {
+    this.measure = measure
+    this.counts = counts
+    this.isHit = isHit
+    this.limit = limit
+  }
+  record(sample: Sample): boolean {
+    const { counts, limit } = this
+    counts.add(this.isHit(sample), sample.now)
+    return counts.total >= limit.minimumCalls && counts.hits > 0 && counts.hits / counts.total >= limit.threshold
+  }
+}
+
+interface ShareLimit {
+  readonly threshold: number
+  readonly minimumCalls: number
+}
+
+/** @internal */
+export interface ShareOptions {
+  readonly threshold?: number | undefined
+  readonly minimumCalls?: number | undefined
+}
+
+/** @internal */
+export interface SizeOptions {
+  readonly size?: number | undefined
+}
+
+const defaultMinimumCalls = 10
+
+const shareLimit = (rule: string, options: ShareOptions, size: number): ShareLimit => {
+  const threshold = config.numberBetween(module, `${rule}.threshold`, options.threshold ?? 0.5, 0, 1)
+  const minimumCalls = config.integer(
+    module,
+    `${rule}.minimumCalls`,
+    options.minimumCalls ?? Math.min(defaultMinimumCalls, size),
+    1
+  )
+  // More calls than the window can hold would never be seen, and the circuit would never open.
+  config.numberBetween(module, `${rule}.minimumCalls`, minimumCalls, 1, size)
+  return { threshold, minimumCalls }
+}
+
+const share =
+  (measure: Measure, makeCounts: () => Counts, isHit: (sample: Sample) => boolean, limit: ShareLimit) =>
+  (previous: ReadonlyArray<TripWindow>): TripWindow => {
+    const counts = makeCounts()
+    previous.some((part) => part instanceof Share && part.measure === measure && counts.adopt(part.counts))
+    return new Share(measure, counts, isHit, limit)
+  }
+
+const windowSize = (rule: string, options: SizeOptions): number =>
+  config.integer(module, `${rule}.size`, options.size ?? 100, 1)
+
+const windowMillis = (rule: string, window: Duration.Input): number =>
+  Duration.toMillis(config.duration(module, `${rule}.window`, window, { minimum: "1 millis" }))
+
+/** @internal */
+export const rate = (options: ShareOptions & SizeOptions): TripRule => {
+  const size = windowSize("rate", options)
+  const limit = shareLimit("rate", options, size)
+  return { window: share("failures", () => new LastCalls(size), failed, limit), healthy: succeeded }
+}
+
+/** @internal */
+export const rateOver = (options: ShareOptions & { readonly window: Duration.Input }): TripRule => {
+  const millis = windowMillis("rateOver", options.window)
+  const limit = shareLimit("rateOver", options, Number.MAX_SAFE_INTEGER)
+  return { window: share("failures", () => new RecentCalls(millis), failed, limit), healthy: succeeded }
+}
+
+/** @internal */
+export const slowRate = (
+  options: ShareOptions & SizeOptions & {
+    readonly slowerThan: Duration.Input
+    readonly window?: Duration.Input | undefined
+  }
+): TripRule => {
+  const bound = Duration.toMillis(config.duration(module, "slowRate.slowerThan", options.slowerThan))
+  const isSlow = (sample: Sample): boolean => sample.elapsed > bound
+  const healthy = (sample: Sample): boolean => !sample.failed && !isSlow(sample)
+  if (options.window === undefined) {
+    const size = windowSize("slowRate", options)
+    const limit = shareLimit("slowRate", options, size)
+    return { window: share("slowness", () => new LastCalls(size), isSlow, limit), healthy }
+  }
+  const millis = windowMillis("slowRate", options.window)
+  const limit = shareLimit("slowRate", options, Number.MAX_SAFE_INTEGER)
+  return { window: share("slowness", () => new RecentCalls(millis), isSlow, limit), healthy }
+}
+
+class AnyOf implements TripWindow {
+  readonly parts: ReadonlyArray<TripWindow>
+  constructor(parts: ReadonlyArray<TripWindow>) {
+    this.parts = parts
+  }
+  record(sample: Sample): boolean {
+    let trips = false
+    // Every part sees every call, whichever trips first.
+    for (const part of this.parts) trips = part.record(sample) || trips
+    return trips
+  }
+}
+
+/** @internal */
+export const any = (rules: ReadonlyArray<TripRule>): TripRule => ({
+  // The window at the same place comes first, so that two rules of one kind go on from their own.
+  window: (previous) => new AnyOf(rules.map((rule, at) => rule.window([...previous.slice(at), ...previous]))),
+  healthy: (sample) => rules.every((rule) => rule.healthy(sample))
+})
