@@ -1,0 +1,99 @@
+import * as Context from "effect/Context"
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import type * as Scope from "effect/Scope"
+
+interface Flight {
+  readonly done: Deferred.Deferred<unknown, unknown>
+  fiber: Fiber.Fiber<unknown, unknown> | undefined
+  callers: number
+}
+
+/** The executions around the current one, to tell a call that would wait for itself. */
+const Around = Context.Reference<ReadonlyArray<Flight>>("effect-resilience/durable/Idempotency/Around", {
+  defaultValue: () => []
+})
+
+/**
+ * Executions under way, each owned by all callers that wait for it: it is interrupted when the last of them is.
+ *
+ * @internal
+ */
+export interface Flights {
+  /** Runs the effect, or joins the execution that runs under the same id. */
+  readonly run: <A, E, R>(id: string, effect: Effect.Effect<A, E, R>) => Effect.Effect<
+    {
+      readonly value: A
+      readonly joined: boolean
+    },
+    E,
+    R
+  >
+}
+
+/**
+ * Effect's own single flights (`Cache`, `PersistedCache`, `RequestResolver`) run a lookup that is fixed when they are
+ * built, and keep its answer; here every caller brings the effect, and nothing is kept once it has ended.
+ *
+ * @internal
+ */
+export const make = (scope: Scope.Scope): Flights => {
+  const flights = new Map<string, Flight>()
+
+  const leave = (flight: Flight) =>
+    Effect.suspend(() => {
+      flight.callers -= 1
+      return flight.callers === 0 && flight.fiber !== undefined ? Fiber.interrupt(flight.fiber) : Effect.void
+    })
+
+  const start = <A, E, R>(id: string, flight: Flight, effect: Effect.Effect<A, E, R>) =>
+    Effect.flatMap(Around, (around) =>
+      effect.pipe(
+        Effect.provideService(Around, [...around, flight]),
+        Effect.forkIn(scope),
+        Effect.map((fiber) => {
+          flight.fiber = fiber
+          // An observer and not a finalizer: it also hears of a fiber that was interrupted before it began.
+          fiber.addObserver((exit) => {
+            flights.delete(id)
+            Deferred.doneUnsafe(flight.done, exit)
+          })
+        })
+      ))
+
+  const run = <A, E, R>(id: string, effect: Effect.Effect<A, E, R>) =>
+    Effect.uninterruptibleMask((restore) => {
+      const join = (flight: Flight, joined: boolean) =>
+        // The map cannot know the types of its flights. Callers under one id ask for the same tool, arguments and
+        // schema, so that the types of the first are those of all.
+        restore(Deferred.await(flight.done) as Effect.Effect<A, E>).pipe(
+          Effect.onInterrupt(() => leave(flight)),
+          Effect.map((value) => ({ value, joined }))
+        )
+      const enter: Effect.Effect<{ readonly value: A; readonly joined: boolean }, E, R> = Effect.flatMap(
+        Around,
+        (around) => {
+          const flight = flights.get(id)
+          if (flight === undefined) {
+            // In the map before the first operation that could give way to another caller.
+            const own: Flight = { done: Deferred.makeUnsafe(), fiber: undefined, callers: 1 }
+            flights.set(id, own)
+            return Effect.andThen(start(id, own, effect), join(own, false))
+          }
+          if (around.includes(flight)) {
+            return Effect.die(new Error(`Idempotency: a call inside the execution of ${id} waits for that execution`))
+          }
+          if (flight.callers === 0) {
+            // Given up by its callers and still stopping: never two at once.
+            return Effect.andThen(restore(Effect.exit(Deferred.await(flight.done))), enter)
+          }
+          flight.callers += 1
+          return join(flight, true)
+        }
+      )
+      return enter
+    })
+
+  return { run }
+}
