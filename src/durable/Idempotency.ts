@@ -198,10 +198,7 @@ export interface Store {
  * @since 0.1.0
  */
 export const key = (tool: string, args?: unknown): Effect.Effect<string, NotJson> =>
-  Result.match(canonicalJson(args === undefined ? [tool] : [tool, args]), {
-    onFailure: Effect.fail,
-    onSuccess: sha256
-  })
+  Effect.fromResult(Result.map(canonicalJson(args === undefined ? [tool] : [tool, args]), sha256))
 
 // Effect's `Persistence` is not used: its `set` overwrites (the first of two processes has to win), it can be cleared
 // by store and not by scope, and it records every failure, defects included.
