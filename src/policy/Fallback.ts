@@ -1,0 +1,540 @@
+/**
+ * Answers with something else when the best answer cannot be had, and says so in the type of the answer.
+ *
+ * @since 0.1.0
+ */
+import type * as Arr from "effect/Array"
+import type * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import { dual } from "effect/Function"
+import * as Predicate from "effect/Predicate"
+import * as Schema from "effect/Schema"
+import * as SchemaTransformation from "effect/SchemaTransformation"
+import type * as Types from "effect/Types"
+import * as Fault from "../Fault.ts"
+import * as config from "../internal/config.ts"
+import * as Telemetry from "../Telemetry.ts"
+import { onlyFailure } from "./internal/failure.ts"
+import * as internal from "./internal/fallback.ts"
+
+const TypeId = "~effect-resilience/policy/Fallback/Answer"
+
+/**
+ * What is left of the failure of a step: plain data that a log or a journal can take.
+ *
+ * **Details**
+ *
+ * `tag` is the error's `_tag`, or its name; `message` is cut after 1,000 characters.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface FailedStep extends internal.FailedStep {}
+
+/**
+ * A value together with where it came from.
+ *
+ * **Details**
+ *
+ * - `value`: what the step that answered gave.
+ * - `source`: the label of that step; all that can be are in the type.
+ * - `degraded`: whether any step before it failed, so that `false` means the first choice.
+ * - `errors`: one summary for each step that failed before, in order.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export class Answer<out A, out Source extends string = string> {
+  readonly value: A
+  readonly source: Source
+  readonly degraded: boolean
+  readonly errors: ReadonlyArray<FailedStep>
+
+  constructor(fields: {
+    readonly value: A
+    readonly source: Source
+    readonly degraded: boolean
+    readonly errors: ReadonlyArray<FailedStep>
+  }) {
+    this.value = fields.value
+    this.source = fields.source
+    this.degraded = fields.degraded
+    this.errors = fields.errors
+  }
+
+  get [TypeId](): typeof TypeId {
+    return TypeId
+  }
+}
+
+/**
+ * Whether a value is an {@link Answer}.
+ *
+ * @category guards
+ * @since 0.1.0
+ */
+export const isAnswer = (u: unknown): u is Answer<unknown> => Predicate.hasProperty(u, TypeId)
+
+/**
+ * The value inside, where `A` is an {@link Answer} already.
+ *
+ * @category type level
+ * @since 0.1.0
+ */
+export type ValueOf<A> = A extends Answer<infer Value> ? Value : A
+
+/**
+ * The labels of `A` where it is an {@link Answer} already, and else the label given.
+ *
+ * @category type level
+ * @since 0.1.0
+ */
+export type SourceOf<A, Label extends string> = A extends Answer<unknown, infer Source> ? Source : Label
+
+/**
+ * Which errors of the steps before it a step takes.
+ *
+ * **Details**
+ *
+ * - `undefined`, the default: every error whose verdict is not `Permanent`.
+ * - `"all"`: every error.
+ * - tags: the errors with these tags, whatever their verdict.
+ * - a predicate or a refinement over the error and its verdict.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Takes = internal.Takes
+
+/**
+ * What `takes` leaves of the error type `E`.
+ *
+ * **Details**
+ *
+ * By default only those errors are taken for granted whose class says with the type of its `Fault.verdictOf` that it is
+ * never `Permanent`; an error without one may turn out to be, and stays.
+ *
+ * @category type level
+ * @since 0.1.0
+ */
+export type NotTaken<E, T extends Takes> = [T] extends [undefined] ? MaybePermanent<E>
+  : T extends "all" ? never
+  : T extends ReadonlyArray<infer Tag extends string> ? Types.ExcludeTag<E, Tag>
+  : T extends (error: unknown, verdict: Fault.Verdict) => error is infer Refined ? Exclude<E, Refined>
+  : E
+
+type MaybePermanent<E> = E extends { readonly [Fault.verdictOf]: { readonly _tag: infer Tag } }
+  ? "Permanent" extends Tag ? E : never
+  : E
+
+const annotate = (attributes: Record<string, unknown>) => Effect.annotateCurrentSpan(attributes)
+
+const answerFirst = <A, Label extends string>(
+  label: Label,
+  value: A
+): Effect.Effect<Answer<ValueOf<A>, SourceOf<A, Label>>> => {
+  const answer = isAnswer(value)
+    ? Effect.succeed(value)
+    : Effect.as(
+      annotate({ "fallback.source": label, "fallback.degraded": false }),
+      new Answer({ value, source: label, degraded: false, errors: [] })
+    )
+  // the two conditional types ask of the type what isAnswer has asked of the value
+  return answer as Effect.Effect<Answer<ValueOf<A>, SourceOf<A, Label>>>
+}
+
+/** Fails as before, with the step's own entry noted where no inner step has left one. */
+const failFirst = <E>(label: string, cause: Cause.Cause<E>): Effect.Effect<never, E> => {
+  const failure = onlyFailure(cause)
+  if (failure === undefined || internal.trailOf(failure) !== undefined) return Effect.failCause(cause)
+  return Effect.flatMap(
+    Fault.classify(failure.error),
+    (verdict) => Effect.failCause(internal.withTrail(cause, [internal.summarise(label, failure.error, verdict)]))
+  )
+}
+
+/**
+ * Labels the first step, which is else called `"primary"`.
+ *
+ * **Example** (Naming the first choice)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { Fallback } from "effect-resilience"
+ *
+ * const answer = Effect.succeed("42").pipe(Fallback.primary("large model"))
+ *
+ * await Effect.runPromise(Effect.map(answer, (a) => a.source)) // => "large model"
+ * ```
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const primary: {
+  <const Label extends string>(
+    label: Label
+  ): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<Answer<ValueOf<A>, SourceOf<A, Label>>, E, R>
+  <A, E, R, const Label extends string>(
+    self: Effect.Effect<A, E, R>,
+    label: Label
+  ): Effect.Effect<Answer<ValueOf<A>, SourceOf<A, Label>>, E, R>
+} = dual(2, <A, E, R, const Label extends string>(
+  self: Effect.Effect<A, E, R>,
+  label: Label
+): Effect.Effect<Answer<ValueOf<A>, SourceOf<A, Label>>, E, R> => {
+  config.nonEmpty("Fallback.primary", "label", label)
+  return Effect.matchCauseEffect(self, {
+    onSuccess: (value) => answerFirst(label, value),
+    onFailure: (cause) => failFirst(label, cause)
+  })
+})
+
+const useFallback = <B, E2, R2, Label extends string>(
+  label: Label,
+  that: () => Effect.Effect<B, E2, R2>,
+  failed: ReadonlyArray<FailedStep>
+): Effect.Effect<Answer<B, Label>, E2, R2> => {
+  const labels = () => failed.map((step) => step.label)
+  return Effect.matchCauseEffect(Effect.suspend(that), {
+    onSuccess: (value) =>
+      annotate({ "fallback.source": label, "fallback.degraded": true, "fallback.failed": labels() }).pipe(
+        Effect.andThen(Telemetry.emit(() => ({ _tag: "FallbackUsed", source: label, failed: labels() }))),
+        Effect.as(new Answer({ value, source: label, degraded: true, errors: failed }))
+      ),
+    onFailure: (cause) => {
+      const failure = onlyFailure(cause)
+      if (failure === undefined) return Effect.failCause(cause)
+      return Effect.flatMap(Fault.classify(failure.error), (verdict) => {
+        const trail = [...failed, internal.summarise(label, failure.error, verdict)]
+        return Effect.andThen(
+          annotate({ "fallback.failed": trail.map((step) => step.label) }),
+          Effect.failCause(internal.withTrail(cause, trail))
+        )
+      })
+    }
+  })
+}
+
+const run = <A, E, R, B, E2, R2, Label extends string>(
+  self: Effect.Effect<A, E, R>,
+  label: Label,
+  that: () => Effect.Effect<B, E2, R2>,
+  takes: Takes
+): Effect.Effect<Answer<ValueOf<A> | B, SourceOf<A, "primary"> | Label>, E | E2, R | R2> =>
+  Effect.matchCauseEffect(self, {
+    onSuccess: (value) => answerFirst("primary", value),
+    onFailure: (cause) => {
+      const failure = onlyFailure(cause)
+      if (failure === undefined) return Effect.failCause(cause)
+      return Effect.flatMap(
+        Fault.classify(failure.error),
+        (verdict): Effect.Effect<Answer<B, Label>, E | E2, R2> =>
+          internal.taken(takes, failure.error, verdict)
+            ? useFallback(
+              label,
+              that,
+              internal.trailOf(failure) ?? [internal.summarise("primary", failure.error, verdict)]
+            )
+            : Effect.failCause(cause)
+      )
+    }
+  })
+
+/**
+ * Answers with `that` when the effect fails, under a label, and says in the answer which of them it was.
+ *
+ * **When to use**
+ *
+ * Use it wherever a second best answer is better than none: a smaller model, another provider, a template.
+ *
+ * **Details**
+ *
+ * On an effect that gives an {@link Answer} already it adds one more step to it: the answer is not nested, its sources
+ * are the union of all. The first step is called `"primary"`, or as {@link primary} says. `that` is not flattened: what
+ * it gives is the value, an {@link Answer} included.
+ *
+ * `takes` says which errors `that` stands in for, see {@link Takes}; the others stay in the error type. A last step that
+ * must answer whatever happens says `takes: "all"`. Defects and interruption are never answered. Fails with the errors
+ * not taken and with those of `that`.
+ *
+ * The span around gets `fallback.source`, `fallback.degraded` and `fallback.failed`; `Telemetry` gets `FallbackUsed`.
+ * Throws `Fault.InvalidConfig` for an empty label.
+ *
+ * **Example** (Falling back to a template)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { Fallback, Fault } from "effect-resilience"
+ *
+ * const overloaded = { [Fault.verdictOf]: Fault.overloaded(), _tag: "Overloaded" }
+ *
+ * const outline = Effect.fail(overloaded).pipe(
+ *   Fallback.orElse("smaller model", () => Effect.fail(overloaded)),
+ *   Fallback.orElse("template", () => Effect.succeed("Introduction, body, conclusion"), { takes: "all" })
+ * )
+ *
+ * const answer = await Effect.runPromise(outline)
+ * answer.source // => "template"
+ * answer.degraded // => true
+ * answer.errors.map((step) => step.label) // => ["primary", "smaller model"]
+ * ```
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const orElse: {
+  <const Label extends string, B, E2, R2, T extends "all" | undefined = undefined>(
+    label: Label,
+    that: () => Effect.Effect<B, E2, R2>,
+    options?: { readonly takes?: T }
+  ): <A, E, R>(
+    self: Effect.Effect<A, E, R>
+  ) => Effect.Effect<Answer<ValueOf<A> | B, SourceOf<A, "primary"> | Label>, NotTaken<E, T> | E2, R | R2>
+  <const Label extends string, B, E2, R2, E, const Tags extends Arr.NonEmptyReadonlyArray<Types.Tags<E>>>(
+    label: Label,
+    that: () => Effect.Effect<B, E2, R2>,
+    options: { readonly takes: Tags }
+  ): <A, R>(
+    self: Effect.Effect<A, E, R>
+  ) => Effect.Effect<
+    Answer<ValueOf<A> | B, SourceOf<A, "primary"> | Label>,
+    Types.ExcludeTag<E, Tags[number]> | E2,
+    R | R2
+  >
+  <const Label extends string, B, E2, R2, E, Refined extends E>(
+    label: Label,
+    that: () => Effect.Effect<B, E2, R2>,
+    options: { readonly takes: (error: NoInfer<E>, verdict: Fault.Verdict) => error is Refined }
+  ): <A, R>(
+    self: Effect.Effect<A, E, R>
+  ) => Effect.Effect<Answer<ValueOf<A> | B, SourceOf<A, "primary"> | Label>, Exclude<E, Refined> | E2, R | R2>
+  <const Label extends string, B, E2, R2, E>(
+    label: Label,
+    that: () => Effect.Effect<B, E2, R2>,
+    options: { readonly takes: (error: NoInfer<E>, verdict: Fault.Verdict) => boolean }
+  ): <A, R>(
+    self: Effect.Effect<A, E, R>
+  ) => Effect.Effect<Answer<ValueOf<A> | B, SourceOf<A, "primary"> | Label>, E | E2, R | R2>
+  <A, E, R, const Label extends string, B, E2, R2, T extends "all" | undefined = undefined>(
+    self: Effect.Effect<A, E, R>,
+    label: Label,
+    that: () => Effect.Effect<B, E2, R2>,
+    options?: { readonly takes?: T }
+  ): Effect.Effect<Answer<ValueOf<A> | B, SourceOf<A, "primary"> | Label>, NotTaken<E, T> | E2, R | R2>
+  <A, E, R, const Label extends string, B, E2, R2, const Tags extends Arr.NonEmptyReadonlyArray<Types.Tags<E>>>(
+    self: Effect.Effect<A, E, R>,
+    label: Label,
+    that: () => Effect.Effect<B, E2, R2>,
+    options: { readonly takes: Tags }
+  ): Effect.Effect<
+    Answer<ValueOf<A> | B, SourceOf<A, "primary"> | Label>,
+    Types.ExcludeTag<E, Tags[number]> | E2,
+    R | R2
+  >
+  <A, E, R, const Label extends string, B, E2, R2, Refined extends E>(
+    self: Effect.Effect<A, E, R>,
+    label: Label,
+    that: () => Effect.Effect<B, E2, R2>,
+    options: { readonly takes: (error: NoInfer<E>, verdict: Fault.Verdict) => error is Refined }
+  ): Effect.Effect<Answer<ValueOf<A> | B, SourceOf<A, "primary"> | Label>, Exclude<E, Refined> | E2, R | R2>
+  <A, E, R, const Label extends string, B, E2, R2>(
+    self: Effect.Effect<A, E, R>,
+    label: Label,
+    that: () => Effect.Effect<B, E2, R2>,
+    options: { readonly takes: (error: NoInfer<E>, verdict: Fault.Verdict) => boolean }
+  ): Effect.Effect<Answer<ValueOf<A> | B, SourceOf<A, "primary"> | Label>, E | E2, R | R2>
+} = dual(
+  (args) => Effect.isEffect(args[0]),
+  <A, E, R, B, E2, R2, Label extends string>(
+    self: Effect.Effect<A, E, R>,
+    label: Label,
+    that: () => Effect.Effect<B, E2, R2>,
+    options?: { readonly takes?: Takes }
+  ) => run(self, config.nonEmpty("Fallback.orElse", "label", label), that, options?.takes)
+)
+
+/**
+ * A labelled step of a {@link chain}, made by {@link step}.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Step<
+  out Label extends string = string,
+  out A = unknown,
+  out E = unknown,
+  out R = unknown,
+  out T extends Takes = Takes
+> {
+  readonly label: Label
+  readonly effect: Effect.Effect<A, E, R>
+  readonly takes: T
+}
+
+/**
+ * Creates a step of a {@link chain}; `takes` says which errors of the steps before it stands in for, see {@link Takes}.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export function step<const Label extends string, A, E, R>(
+  label: Label,
+  effect: Effect.Effect<A, E, R>
+): Step<Label, A, E, R, undefined>
+export function step<const Label extends string, A, E, R, const T extends Takes>(
+  label: Label,
+  effect: Effect.Effect<A, E, R>,
+  options: { readonly takes: T }
+): Step<Label, A, E, R, T>
+export function step(
+  label: string,
+  effect: Effect.Effect<unknown, unknown, unknown>,
+  options?: { readonly takes: Takes }
+): Step {
+  return { label: config.nonEmpty("Fallback.step", "label", label), effect, takes: options?.takes }
+}
+
+type ChainError<Steps extends ReadonlyArray<Step>, E = never> = Steps extends
+  readonly [Step<string, unknown, infer E2, unknown, infer T>, ...infer Rest extends ReadonlyArray<Step>]
+  ? ChainError<Rest, NotTaken<E, T> | E2>
+  : E
+
+type Steps = readonly [Step, ...Array<Step>]
+
+type ChainAnswer<S extends Steps> = S extends readonly [
+  Step<infer Label, infer A, unknown, unknown, Takes>,
+  ...infer Rest extends ReadonlyArray<Step>
+] ? Answer<
+    ValueOf<A> | Effect.Success<Rest[number]["effect"]>,
+    SourceOf<A, Label> | Rest[number]["label"]
+  >
+  : never
+
+/**
+ * Tries labelled steps in order until one answers: {@link orElse} as a list.
+ *
+ * **Details**
+ *
+ * Means what the first step with {@link primary} and the others with {@link orElse} mean; what the first step takes
+ * says nothing, since nothing comes before it. Fails with every error that no later step takes.
+ *
+ * **Example** (Listing the choices)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { Fallback, Fault } from "effect-resilience"
+ *
+ * const overloaded = { [Fault.verdictOf]: Fault.overloaded(), _tag: "Overloaded" }
+ *
+ * const outline = Fallback.chain(
+ *   Fallback.step("large model", Effect.fail(overloaded)),
+ *   Fallback.step("small model", Effect.fail(overloaded)),
+ *   Fallback.step("template", Effect.succeed("Introduction, body, conclusion"), { takes: "all" })
+ * )
+ *
+ * await Effect.runPromise(Effect.map(outline, (answer) => answer.source)) // => "template"
+ * ```
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const chain = <const S extends Steps>(
+  ...steps: S
+): Effect.Effect<ChainAnswer<S>, ChainError<S>, Effect.Services<S[number]["effect"]>> => {
+  const [first, ...rest] = steps
+  let answer: Effect.Effect<Answer<unknown>, unknown, unknown> = primary(first.effect, first.label)
+  for (const next of rest) answer = run(answer, next.label, () => next.effect, next.takes)
+  // the three types fold over the tuple as the loop does over the array, which the compiler cannot see
+  return answer as Effect.Effect<ChainAnswer<S>, ChainError<S>, Effect.Services<S[number]["effect"]>>
+}
+
+/**
+ * Schema of {@link FailedStep}.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const FailedStep = Schema.Struct({
+  label: Schema.String,
+  tag: Schema.String,
+  message: Schema.String,
+  verdict: Schema.Literals([
+    "Transient",
+    "Throttled",
+    "Overloaded",
+    "TimedOut",
+    "Malformed",
+    "ContextOverflow",
+    "Refused",
+    "Permanent",
+    "Ambiguous",
+    "Rejected"
+  ])
+})
+
+/**
+ * The encoded form of an {@link Answer}.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface AnswerEncoded<out A, out Source extends string = string> {
+  readonly value: A
+  readonly source: Source
+  readonly degraded: boolean
+  readonly errors: ReadonlyArray<FailedStep>
+}
+
+/**
+ * Creates the schema of an {@link Answer}, so that a journal keeps where a value came from together with the value.
+ *
+ * **Details**
+ *
+ * Decoding fails for a source that is not among `sources`.
+ *
+ * **Example** (Keeping the source in a journal)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Schema } from "effect"
+ * import { Fallback } from "effect-resilience"
+ *
+ * const Answered = Fallback.AnswerSchema(Schema.String, ["primary", "template"])
+ *
+ * const program = Effect.gen(function*() {
+ *   const answer = yield* Effect.succeed("hello").pipe(Fallback.orElse("template", () => Effect.succeed("hi")))
+ *   const record = yield* Schema.encodeEffect(Answered)(answer)
+ *   return (yield* Schema.decodeEffect(Answered)(record)).source
+ * })
+ *
+ * await Effect.runPromise(program) // => "primary"
+ * ```
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const AnswerSchema = <
+  A,
+  Encoded,
+  RD,
+  RE,
+  const Sources extends Arr.NonEmptyReadonlyArray<string>
+>(
+  value: Schema.Codec<A, Encoded, RD, RE>,
+  sources: Sources
+): Schema.Codec<Answer<A, Sources[number]>, AnswerEncoded<Encoded, Sources[number]>, RD, RE> => {
+  const isSource = Schema.is(Schema.Literals(sources))
+  return Schema.Struct({
+    value,
+    source: Schema.Literals(sources),
+    degraded: Schema.Boolean,
+    errors: Schema.Array(FailedStep)
+  }).pipe(
+    Schema.decodeTo(
+      Schema.declare((u): u is Answer<A, Sources[number]> => isAnswer(u) && isSource(u.source)),
+      SchemaTransformation.transform({
+        decode: (fields) => new Answer<A, Sources[number]>(fields),
+        encode: ({ degraded, errors, source, value }) => ({ value, source, degraded, errors })
+      })
+    )
+  )
+}

@@ -1,0 +1,404 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Cause, Deferred, Effect, Exit, Fiber, Option, Ref, Schema, Tracer } from "effect"
+import { Fallback, Fault, Retry, Telemetry } from "effect-resilience"
+import { TestClock } from "effect/testing"
+
+class Busy extends Schema.TaggedError<Busy>("test/Busy")("Busy", {}) {
+  readonly [Fault.verdictOf] = Fault.overloaded()
+  override get message() {
+    return "no capacity"
+  }
+}
+class Broken extends Schema.TaggedError<Broken>("test/Broken")("Broken", { at: Schema.String }) {
+  readonly [Fault.verdictOf] = Fault.permanent
+  override get message() {
+    return `broken at ${this.at}`
+  }
+}
+class Odd extends Schema.TaggedError<Odd>("test/Odd")("Odd", { n: Schema.Finite }) {
+  readonly [Fault.verdictOf] = Fault.malformed
+}
+
+const fields = <A, S extends string>({ degraded, errors, source, value }: Fallback.Answer<A, S>) => ({
+  value,
+  source,
+  degraded,
+  errors
+})
+
+const busyAt = (label: string) => ({ label, tag: "Busy", message: "no capacity", verdict: "Overloaded" as const })
+
+const counted = <A, E>(effect: Effect.Effect<A, E>) =>
+  Effect.map(Ref.make(0), (calls) => ({
+    calls: Ref.get(calls),
+    effect: Effect.andThen(Ref.update(calls, (n) => n + 1), effect)
+  }))
+
+const inSpan = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  Effect.gen(function*() {
+    const spans: Array<Tracer.Span> = []
+    const tracer = Tracer.make({
+      span: (options) => {
+        const span = new Tracer.NativeSpan(options)
+        spans.push(span)
+        return span
+      }
+    })
+    const exit = yield* Effect.exit(effect).pipe(Effect.withSpan("around"), Effect.withTracer(tracer))
+    return { exit, attributes: Object.fromEntries(spans[0]?.attributes ?? []) }
+  })
+
+describe("Fallback", () => {
+  describe("orElse", () => {
+    it.effect("says that the primary answered, and runs nothing else", () =>
+      Effect.gen(function*() {
+        const that = yield* counted(Effect.succeed("template"))
+        const answer = yield* Effect.succeed("outline").pipe(Fallback.orElse("template", () => that.effect))
+        assert.deepStrictEqual(fields(answer), { value: "outline", source: "primary", degraded: false, errors: [] })
+        assert.strictEqual(yield* that.calls, 0)
+      }))
+
+    it.effect("says which step answered, and keeps a summary of every earlier failure", () =>
+      Effect.gen(function*() {
+        const answer = yield* Effect.fail(new Busy()).pipe(
+          Fallback.orElse("smaller model", () => Effect.fail(new Odd({ n: 3 }))),
+          Fallback.orElse("template", () => Effect.succeed("hello"))
+        )
+        assert.deepStrictEqual(fields(answer), {
+          value: "hello",
+          source: "template",
+          degraded: true,
+          errors: [
+            busyAt("primary"),
+            { label: "smaller model", tag: "Odd", message: new Odd({ n: 3 }).message, verdict: "Malformed" }
+          ]
+        })
+      }))
+
+    it.effect("takes the data first as well", () =>
+      Effect.gen(function*() {
+        const answer = yield* Fallback.orElse(Effect.fail(new Busy()), "template", () => Effect.succeed(1))
+        assert.deepStrictEqual(fields(answer), {
+          value: 1,
+          source: "template",
+          degraded: true,
+          errors: [busyAt("primary")]
+        })
+        const broken = Fallback.orElse(Effect.fail(new Broken({ at: "a" })), "t", () => Effect.succeed(1), {
+          takes: "all"
+        })
+        assert.strictEqual((yield* broken).source, "t")
+      }))
+
+    it.effect("keeps an answer of an earlier step as it is", () =>
+      Effect.gen(function*() {
+        const answer = yield* Effect.fail(new Busy()).pipe(
+          Fallback.orElse("second", () => Effect.succeed(2)),
+          Fallback.orElse("third", () => Effect.succeed(3))
+        )
+        assert.deepStrictEqual(fields(answer), {
+          value: 2,
+          source: "second",
+          degraded: true,
+          errors: [busyAt("primary")]
+        })
+      }))
+
+    it.effect("does not flatten what the fallback gives", () =>
+      Effect.gen(function*() {
+        const inner = Fallback.primary(Effect.succeed(1), "inner")
+        const answer = yield* Effect.fail(new Busy()).pipe(Fallback.orElse("outer", () => inner))
+        assert.strictEqual(answer.source, "outer")
+        assert.strictEqual(answer.value.source, "inner")
+      }))
+
+    it.effect("remembers the earlier steps across a retry around them", () =>
+      Effect.gen(function*() {
+        const fiber = yield* Effect.fail(new Busy()).pipe(
+          Fallback.orElse("second", () => Effect.fail(new Busy())),
+          Retry.apply(Retry.policy({ maxAttempts: 3 })),
+          Fallback.orElse("third", () => Effect.succeed(3)),
+          Effect.forkChild({ startImmediately: true })
+        )
+        yield* TestClock.adjust("1 hour")
+        assert.deepStrictEqual((yield* Fiber.join(fiber)).errors, [busyAt("primary"), busyAt("second")])
+      }))
+
+    it.effect("shares nothing between the runs of one value", () =>
+      Effect.gen(function*() {
+        const chain = Effect.fail(new Busy()).pipe(
+          Fallback.orElse("second", () => Effect.fail(new Busy())),
+          Fallback.orElse("third", () => Effect.yieldNow)
+        )
+        const answers = yield* Effect.all(Array.from({ length: 20 }, () => chain), { concurrency: "unbounded" })
+        for (const answer of answers) assert.deepStrictEqual(answer.errors, [busyAt("primary"), busyAt("second")])
+      }))
+
+    it.effect("cuts a long message, and finds a tag for what has none", () =>
+      Effect.gen(function*() {
+        const error = (value: unknown) =>
+          Effect.fail(value).pipe(
+            Fallback.orElse("t", () => Effect.void, { takes: "all" }),
+            Effect.map((answer) => answer.errors[0])
+          )
+        assert.strictEqual((yield* error(new Error("x".repeat(5_000))))?.message.length, 1_001)
+        const tags = yield* Effect.forEach([new TypeError("no"), "text", { code: 1 }, undefined], error)
+        assert.deepStrictEqual(tags.map((step) => [step?.tag, step?.message]), [
+          ["TypeError", "no"],
+          ["string", "text"],
+          ["object", ""],
+          ["undefined", ""]
+        ])
+      }))
+
+    it("refuses an empty label", () => {
+      assert.throws(() => Fallback.orElse(Effect.void, "", () => Effect.void), /option "label" is "", expected a text/)
+      assert.throws(() => Fallback.primary(Effect.void, ""), /Fallback.primary/)
+      assert.throws(() => Fallback.step("", Effect.void), /Fallback.step/)
+    })
+  })
+
+  describe("takes", () => {
+    it.effect("takes every verdict but Permanent by default", () =>
+      Effect.gen(function*() {
+        const { permanent, ...others } = {
+          transient: Fault.transient,
+          throttled: Fault.throttled(),
+          overloaded: Fault.overloaded(),
+          timedOut: Fault.timedOut,
+          malformed: Fault.malformed,
+          contextOverflow: Fault.contextOverflow,
+          refused: Fault.refused,
+          ambiguous: Fault.ambiguous,
+          rejected: Fault.rejected(),
+          permanent: Fault.permanent
+        }
+        const answer = (verdict: Fault.Verdict) =>
+          Effect.fail({ [Fault.verdictOf]: verdict }).pipe(Fallback.orElse("t", () => Effect.succeed(0)))
+        for (const verdict of Object.values(others)) {
+          assert.strictEqual((yield* answer(verdict)).errors[0]?.verdict, verdict._tag)
+        }
+        assert.deepStrictEqual(yield* Effect.flip(answer(permanent)), { [Fault.verdictOf]: permanent })
+      }))
+
+    it.effect("leaves an error that is not taken to the next step, with its label", () =>
+      Effect.gen(function*() {
+        const second = yield* counted(Effect.succeed(2))
+        const answer = yield* Effect.fail(new Broken({ at: "model" })).pipe(
+          Fallback.orElse("second", () => second.effect),
+          Fallback.orElse("third", () => Effect.succeed(3), { takes: "all" })
+        )
+        assert.strictEqual(yield* second.calls, 0)
+        assert.deepStrictEqual(answer.errors, [
+          { label: "primary", tag: "Broken", message: "broken at model", verdict: "Permanent" }
+        ])
+      }))
+
+    it.effect("takes the tags named and no other", () =>
+      Effect.gen(function*() {
+        const call = (error: Busy | Broken) =>
+          Effect.fail(error).pipe(Fallback.orElse("t", () => Effect.succeed("t"), { takes: ["Broken"] }))
+        assert.strictEqual((yield* call(new Broken({ at: "" }))).source, "t")
+        assert.deepStrictEqual(yield* Effect.exit(call(new Busy())), Exit.fail(new Busy()))
+      }))
+
+    it.effect("takes what a predicate over error and verdict says", () =>
+      Effect.gen(function*() {
+        const call = (error: Odd | Busy) =>
+          Effect.fail(error).pipe(
+            Fallback.orElse("t", () => Effect.succeed("t"), {
+              takes: (error, verdict) => verdict._tag === "Malformed" && error._tag === "Odd" && error.n > 1
+            })
+          )
+        assert.strictEqual((yield* call(new Odd({ n: 2 }))).source, "t")
+        assert.strictEqual((yield* Effect.flip(call(new Odd({ n: 1 }))))._tag, "Odd")
+        assert.strictEqual((yield* Effect.flip(call(new Busy())))._tag, "Busy")
+      }))
+
+    it.effect("reads the classifier of the surroundings", () =>
+      Effect.gen(function*() {
+        const call = Effect.fail("slow down").pipe(Fallback.orElse("t", () => Effect.succeed("t")))
+        assert.strictEqual(yield* Effect.flip(call), "slow down")
+        const answer = yield* Fault.withClassifier(call, () => Fault.throttled())
+        assert.deepStrictEqual(answer.errors, [
+          { label: "primary", tag: "string", message: "slow down", verdict: "Throttled" }
+        ])
+      }))
+  })
+
+  describe("defects and interruption", () => {
+    it.effect("never answers a defect, alone or beside a failure", () =>
+      Effect.gen(function*() {
+        const mixed = Effect.fail(new Busy()).pipe(Effect.ensuring(Effect.die("bug")))
+        const call = <A, E>(effect: Effect.Effect<A, E>) =>
+          effect.pipe(Fallback.orElse("t", () => Effect.succeed("t"), { takes: "all" }), Effect.exit)
+        for (const effect of [Effect.die("bug"), mixed]) {
+          const exit = yield* call(effect)
+          assert.isTrue(Exit.isFailure(exit) && Cause.hasDies(exit.cause))
+        }
+        const fallback = yield* Effect.fail(new Busy()).pipe(
+          Fallback.orElse("second", () => Effect.die("bug")),
+          Fallback.orElse("third", () => Effect.succeed("t"), { takes: "all" }),
+          Effect.exit
+        )
+        assert.isTrue(Exit.hasDies(fallback))
+      }))
+
+    it.effect("never answers an interruption, in the primary or in a fallback", () =>
+      Effect.gen(function*() {
+        const last = yield* counted(Effect.succeed("t"))
+        const primary = Effect.never.pipe(Fallback.orElse("t", () => last.effect, { takes: "all" }))
+        const later = Effect.fail(new Busy()).pipe(
+          Fallback.orElse("second", () => Effect.never),
+          Fallback.orElse("t", () => last.effect, { takes: "all" })
+        )
+        for (const effect of [primary, later]) {
+          const fiber = yield* Effect.forkChild(effect, { startImmediately: true })
+          yield* Fiber.interrupt(fiber)
+          const exit = yield* Fiber.await(fiber)
+          assert.isTrue(Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause))
+        }
+        const self = yield* Effect.exit(
+          Effect.failCause(Cause.combine(Cause.fail(new Busy()), Cause.interrupt(1))).pipe(
+            Fallback.orElse("t", () => last.effect, { takes: "all" })
+          )
+        )
+        assert.isTrue(Exit.hasInterrupts(self))
+        assert.strictEqual(yield* last.calls, 0)
+      }))
+
+    it.effect("runs the finalizers of a failed primary before the fallback starts", () =>
+      Effect.gen(function*() {
+        const log: Array<string> = []
+        yield* Effect.fail(new Busy()).pipe(
+          Effect.ensuring(Effect.sync(() => log.push("closed"))),
+          Fallback.orElse("t", () => Effect.sync(() => log.push("fallback")))
+        )
+        assert.deepStrictEqual(log, ["closed", "fallback"])
+      }))
+  })
+
+  describe("primary and chain", () => {
+    it.effect("labels the first step, succeeding or failing", () =>
+      Effect.gen(function*() {
+        const call = (effect: Effect.Effect<number, Busy>) =>
+          effect.pipe(Fallback.primary("large"), Fallback.orElse("small", () => Effect.succeed(0)))
+        assert.deepStrictEqual(fields(yield* call(Effect.succeed(1))), {
+          value: 1,
+          source: "large",
+          degraded: false,
+          errors: []
+        })
+        assert.deepStrictEqual((yield* call(Effect.fail(new Busy()))).errors, [busyAt("large")])
+      }))
+
+    it.effect("walks the steps in order, each with its own takes", () =>
+      Effect.gen(function*() {
+        const small = yield* counted(Effect.succeed("small"))
+        const answer = yield* Fallback.chain(
+          Fallback.step("large", Effect.fail(new Broken({ at: "large" }))),
+          Fallback.step("small", small.effect),
+          Fallback.step("mirror", Effect.fail(new Busy()), { takes: ["Broken"] }),
+          Fallback.step("template", Effect.succeed("hello"), { takes: "all" })
+        )
+        assert.strictEqual(yield* small.calls, 0)
+        assert.deepStrictEqual(fields(answer), {
+          value: "hello",
+          source: "template",
+          degraded: true,
+          errors: [
+            { label: "large", tag: "Broken", message: "broken at large", verdict: "Permanent" },
+            busyAt("mirror")
+          ]
+        })
+      }))
+
+    it.effect("of one step is that step, labelled", () =>
+      Effect.gen(function*() {
+        const answer = yield* Fallback.chain(Fallback.step("only", Effect.succeed(1)))
+        assert.deepStrictEqual(fields(answer), { value: 1, source: "only", degraded: false, errors: [] })
+      }))
+  })
+
+  describe("provenance", () => {
+    it.effect("emits FallbackUsed once, and nothing when the primary answers", () =>
+      Effect.gen(function*() {
+        const events: Array<Telemetry.Event> = []
+        yield* Effect.fail(new Busy()).pipe(
+          Fallback.orElse("second", () => Effect.fail(new Busy())),
+          Fallback.orElse("third", () => Effect.succeed(3)),
+          Fallback.orElse("fourth", () => Effect.succeed(4)),
+          Effect.andThen(Effect.succeed(1).pipe(Fallback.orElse("second", () => Effect.succeed(2)))),
+          Effect.provideService(Telemetry.Listener, (event) => void events.push(event))
+        )
+        assert.deepStrictEqual(events, [
+          { _tag: "FallbackUsed", source: "third", failed: ["primary", "second"] }
+        ])
+      }))
+
+    it.effect("notes the source in the span around", () =>
+      Effect.gen(function*() {
+        const primary = yield* inSpan(Effect.succeed(1).pipe(Fallback.orElse("t", () => Effect.succeed(2))))
+        assert.deepStrictEqual(primary.attributes, { "fallback.source": "primary", "fallback.degraded": false })
+        const degraded = yield* inSpan(Effect.fail(new Busy()).pipe(Fallback.orElse("t", () => Effect.succeed(2))))
+        assert.deepStrictEqual(degraded.attributes, {
+          "fallback.source": "t",
+          "fallback.degraded": true,
+          "fallback.failed": ["primary"]
+        })
+        const failed = yield* inSpan(Effect.fail(new Busy()).pipe(Fallback.orElse("t", () => Effect.fail(new Busy()))))
+        assert.deepStrictEqual(failed.attributes, { "fallback.failed": ["primary", "t"] })
+        assert.isTrue(Exit.isFailure(failed.exit))
+      }))
+
+    it.effect("fails with the last step's own error, as it was", () =>
+      Effect.gen(function*() {
+        const error = yield* Effect.fail(new Busy()).pipe(
+          Fallback.orElse("t", () => Effect.fail(new Broken({ at: "t" }))),
+          Effect.flip
+        )
+        assert.deepStrictEqual(error, new Broken({ at: "t" }))
+      }))
+  })
+
+  describe("AnswerSchema", () => {
+    const Answered = Fallback.AnswerSchema(Schema.Struct({ at: Schema.Date }), ["primary", "template"])
+    const outline = (effect: Effect.Effect<{ readonly at: Date }, Busy>) =>
+      effect.pipe(Fallback.orElse("template", () => Effect.succeed({ at: new Date(0) })))
+
+    it.effect("carries an answer through JSON and back, still an answer", () =>
+      Effect.gen(function*() {
+        const codec = Schema.fromJsonString(Schema.toCodecJson(Answered))
+        for (const effect of [outline(Effect.fail(new Busy())), outline(Effect.succeed({ at: new Date(1) }))]) {
+          const answer = yield* effect
+          const back = yield* Effect.flatMap(Schema.encodeEffect(codec)(answer), Schema.decodeEffect(codec))
+          assert.deepStrictEqual(back, answer)
+          assert.isTrue(Fallback.isAnswer(back))
+          const again = yield* Effect.succeed(back).pipe(Fallback.orElse("other", () => Effect.succeed("other")))
+          assert.strictEqual(again.source, answer.source)
+        }
+      }))
+
+    it.effect("refuses an unknown source, and what is no answer", () =>
+      Effect.gen(function*() {
+        const record = { value: { at: new Date(0) }, source: "cache", degraded: true, errors: [] }
+        assert.isTrue(Option.isNone(Schema.decodeUnknownOption(Answered)(record)))
+        assert.isFalse(Schema.is(Answered)({ ...record, source: "template" }))
+        const stranger = yield* Fallback.primary(Effect.succeed({ at: new Date(0) }), "cache")
+        assert.isFalse(Schema.is(Answered)(stranger))
+      }))
+  })
+
+  it.effect("starts the fallback only after the primary has failed", () =>
+    Effect.gen(function*() {
+      const gate = yield* Deferred.make<never, Busy>()
+      const that = yield* counted(Effect.succeed(2))
+      const fiber = yield* Deferred.await(gate).pipe(
+        Fallback.orElse("t", () => that.effect),
+        Effect.forkChild({ startImmediately: true })
+      )
+      assert.strictEqual(yield* that.calls, 0)
+      yield* Deferred.fail(gate, new Busy())
+      assert.strictEqual((yield* Fiber.join(fiber)).source, "t")
+    }))
+})

@@ -1,0 +1,148 @@
+import { Effect, type Scope } from "effect"
+import { Fallback, Fault } from "effect-resilience"
+import { describe, expect, it } from "tstyche"
+
+class Busy {
+  readonly _tag = "Busy"
+  readonly [Fault.verdictOf] = Fault.overloaded()
+}
+class Broken {
+  readonly _tag = "Broken"
+  readonly [Fault.verdictOf] = Fault.permanent
+}
+class Either {
+  readonly _tag = "Either"
+  readonly [Fault.verdictOf]: Fault.Verdict = Fault.transient
+}
+class Unmarked {
+  readonly _tag = "Unmarked"
+}
+interface Outline {
+  readonly title: string
+}
+
+declare const ask: Effect.Effect<Outline, Busy | Broken | Either | Unmarked, Scope.Scope>
+
+describe("Fallback.orElse", () => {
+  it("removes by default the errors whose class is never Permanent, and no other", () => {
+    expect(ask.pipe(Fallback.orElse("template", () => Effect.succeed("text")))).type.toBe<
+      Effect.Effect<Fallback.Answer<Outline | string, "primary" | "template">, Broken | Either | Unmarked, Scope.Scope>
+    >()
+    expect(Fallback.orElse(ask, "template", () => Effect.succeed("text"))).type.toBe<
+      Effect.Effect<Fallback.Answer<Outline | string, "primary" | "template">, Broken | Either | Unmarked, Scope.Scope>
+    >()
+    expect(ask.pipe(Fallback.orElse("template", () => Effect.succeed("text"), {}))).type.toBe<
+      Effect.Effect<Fallback.Answer<Outline | string, "primary" | "template">, Broken | Either | Unmarked, Scope.Scope>
+    >()
+  })
+
+  it("adds the errors and the requirements of the fallback", () => {
+    class Late {
+      readonly _tag = "Late"
+    }
+    expect(
+      Effect.succeed(1).pipe(Fallback.orElse("t", () =>
+        Effect.as(Effect.scope, 2).pipe(
+          Effect.andThen(Effect.fail(new Late()))
+        )))
+    ).type.toBe<Effect.Effect<Fallback.Answer<number, "primary" | "t">, Late, Scope.Scope>>()
+  })
+
+  it("unites the labels of a chain in one answer and ends in never with takes: all", () => {
+    const outline = ask.pipe(
+      Fallback.orElse("smaller model", () => ask),
+      Fallback.orElse("template", () => Effect.succeed({ title: "" }), { takes: "all" })
+    )
+    expect(outline).type.toBe<
+      Effect.Effect<
+        Fallback.Answer<Outline | { title: string }, "primary" | "smaller model" | "template">,
+        never,
+        Scope.Scope
+      >
+    >()
+  })
+
+  it("removes exactly the tags named, and knows them", () => {
+    expect(ask.pipe(Fallback.orElse("t", () => Effect.succeed(1), { takes: ["Broken", "Unmarked"] }))).type.toBe<
+      Effect.Effect<Fallback.Answer<Outline | number, "primary" | "t">, Busy | Either, Scope.Scope>
+    >()
+    expect(Fallback.orElse(ask, "t", () => Effect.succeed(1), { takes: ["Busy"] })).type.toBe<
+      Effect.Effect<Fallback.Answer<Outline | number, "primary" | "t">, Broken | Either | Unmarked, Scope.Scope>
+    >()
+    expect(Fallback.orElse).type.not.toBeCallableWith(ask, "t", () => Effect.succeed(1), { takes: ["Nobody"] })
+  })
+
+  it("removes what a refinement takes, and nothing for a predicate", () => {
+    expect(
+      ask.pipe(Fallback.orElse("t", () => Effect.succeed(1), {
+        takes: (error): error is Busy | Unmarked => error._tag === "Busy" || error._tag === "Unmarked"
+      }))
+    ).type.toBe<Effect.Effect<Fallback.Answer<Outline | number, "primary" | "t">, Broken | Either, Scope.Scope>>()
+    expect(
+      ask.pipe(Fallback.orElse("t", () => Effect.succeed(1), {
+        takes: (error, verdict) => error._tag === "Broken" && verdict._tag === "Permanent"
+      }))
+    ).type.toBe<
+      Effect.Effect<
+        Fallback.Answer<Outline | number, "primary" | "t">,
+        Busy | Broken | Either | Unmarked,
+        Scope.Scope
+      >
+    >()
+  })
+
+  it("keeps an unknown error", () => {
+    const call: Effect.Effect<number, unknown> = Effect.succeed(1)
+    expect(call.pipe(Fallback.orElse("t", () => Effect.succeed(1)))).type.toBe<
+      Effect.Effect<Fallback.Answer<number, "primary" | "t">, unknown>
+    >()
+  })
+
+  it("does not name a primary that never answers", () => {
+    expect(Effect.fail(new Busy()).pipe(Fallback.orElse("t", () => Effect.succeed(1)))).type.toBe<
+      Effect.Effect<Fallback.Answer<number, "t">>
+    >()
+  })
+
+  it("works in a function that knows nothing of its effect", () => {
+    const guarded = <A, E, R>(self: Effect.Effect<A, E, R>) =>
+      self.pipe(Fallback.orElse("t", () => Effect.succeed(1), { takes: "all" }))
+    expect(guarded(ask)).type.toBe<
+      Effect.Effect<Fallback.Answer<Outline | number, "primary" | "t">, never, Scope.Scope>
+    >()
+  })
+})
+
+describe("Fallback.primary", () => {
+  it("names the first step", () => {
+    expect(ask.pipe(Fallback.primary("large"), Fallback.orElse("t", () => Effect.succeed(1), { takes: "all" }))).type
+      .toBe<Effect.Effect<Fallback.Answer<Outline | number, "large" | "t">, never, Scope.Scope>>()
+  })
+})
+
+describe("Fallback.chain", () => {
+  it("folds the errors as orElse does, and unites the labels", () => {
+    expect(Fallback.chain(
+      Fallback.step("large", ask),
+      Fallback.step("small", Effect.fail(new Busy())),
+      Fallback.step("template", Effect.succeed(""), { takes: ["Either"] })
+    )).type.toBe<
+      Effect.Effect<
+        Fallback.Answer<Outline | string, "large" | "small" | "template">,
+        Broken | Unmarked | Busy,
+        Scope.Scope
+      >
+    >()
+    expect(Fallback.chain(Fallback.step("a", ask), Fallback.step("b", ask, { takes: "all" }))).type.toBe<
+      Effect.Effect<Fallback.Answer<Outline, "a" | "b">, Busy | Broken | Either | Unmarked, Scope.Scope>
+    >()
+  })
+})
+
+describe("Fallback.FailedStep", () => {
+  it("names every verdict", () => {
+    expect<Fallback.FailedStep["verdict"]>().type.toBe<Fault.VerdictTag>()
+    expect<typeof Fallback.FailedStep.Type>().type.toBeAssignableTo<Fallback.FailedStep>()
+    expect<(typeof Fallback.FailedStep.Type)["verdict"]>().type.toBe<Fault.VerdictTag>()
+  })
+})
