@@ -215,12 +215,21 @@ const timed = <Tag extends "Throttled" | "Overloaded" | "Rejected">(_tag: Tag) =
 ): { readonly _tag: Tag; readonly retryAfter?: Duration.Duration } => {
   if (retryAfter === undefined) return { _tag }
   const duration = Duration.fromInput(retryAfter)
-  if (Option.isSome(duration)) return { _tag, retryAfter: duration.value }
+  if (Option.isSome(duration)) {
+    return Duration.isFinite(duration.value)
+      ? { _tag, retryAfter: Duration.max(duration.value, Duration.zero) }
+      : { _tag }
+  }
   throw new InvalidConfig({ module: "Fault", option: "retryAfter", value: String(retryAfter), expected: "a duration" })
 }
 
 /**
  * The provider asks us to slow down, and may say until when.
+ *
+ * **Details**
+ *
+ * A negative delay means now; an infinite one says nothing about when, and is left out. What is no duration is an
+ * {@link InvalidConfig}, thrown. The same holds for {@link overloaded} and {@link rejected}.
  *
  * @category constructors
  * @since 0.1.0

@@ -12,6 +12,7 @@ import { systemVerdict } from "./systemFaults.ts"
 import { metadataKey, Verdict, verdictOf } from "./verdict.ts"
 
 const isVerdict = Schema.is(Verdict)
+const isHttpError = Schema.is(HttpClientError.HttpClientErrorSchema)
 const decodeVerdict = Schema.decodeUnknownOption(Verdict)
 
 type Now = () => number
@@ -50,6 +51,8 @@ const effectVerdict = (error: object, now: Now, depth: number): Verdict | undefi
   if (AiError.isAiError(error)) return aiVerdict(error.reason, now, depth)
   if (AiError.isAiErrorReason(error)) return aiVerdict(error, now, depth)
   if (HttpClientError.isHttpClientError(error)) return httpClientVerdict(error, now, depth)
+  // its serialisable form: the status is gone, the kind is left
+  if (isHttpError(error)) return httpClientKind(error.kind, () => causeVerdict(error, now, depth))
   if (SqlError.isSqlError(error)) return sqlVerdict(error.reason, now, depth)
   if (SqlError.isSqlErrorReason(error)) return sqlVerdict(error, now, depth)
   if (PlatformError.isPlatformError(error)) return platformVerdict(error.reason, now, depth)
@@ -118,12 +121,10 @@ const namedCode = (description: string | undefined): Verdict | undefined => {
 }
 
 const httpClientVerdict = (
-  error: HttpClientError.HttpClientError | HttpClientError.HttpClientErrorSchema,
+  error: HttpClientError.HttpClientError,
   now: Now,
   depth: number
 ): Verdict | undefined => {
-  // the serialisable form has the same type id and no reason: the status is gone, the kind is left
-  if (!("reason" in error)) return httpClientKind(error.kind, () => causeVerdict(error, now, depth))
   const { reason } = error
   if ("response" in reason) {
     const { headers, status } = reason.response
@@ -279,8 +280,11 @@ const foreignVerdict = (error: object, now: Now, depth: number): Verdict | undef
       return { _tag: "Refused" }
     case "AnthropicError":
     case "OpenAIError":
-    case "LettaError":
-      return sdkVerdict(error, message, now, depth)
+    case "LettaError": {
+      const verdict = sdkVerdict(error, message, now, depth)
+      if (verdict !== undefined) return verdict
+      break
+    }
     // the runtime's own errors
     case "SyntaxError":
       return /json/i.test(message) ? { _tag: "Malformed" } : undefined

@@ -1,3 +1,4 @@
+import * as Duration from "effect/Duration"
 import * as Schema from "effect/Schema"
 
 /** @internal */
@@ -6,7 +7,16 @@ export const verdictOf = "~effect-resilience/Fault/verdict"
 /** @internal */
 export const metadataKey = "effect-resilience"
 
-const retryAfter = Schema.optionalKey(Schema.DurationFromMillis)
+/**
+ * Whether a delay is a finite number of milliseconds: JSON has no infinity.
+ *
+ * @internal
+ */
+export const isFiniteDelay = (delay: Duration.Duration): boolean => Number.isFinite(Duration.toMillis(delay))
+
+const retryAfter = Schema.optionalKey(
+  Schema.DurationFromMillis.check(Schema.makeFilter(isFiniteDelay, { expected: "a finite duration" }))
+)
 
 /** @internal */
 export const Verdict = Schema.TaggedUnion({
