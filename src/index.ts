@@ -1,6 +1,8 @@
 /**
  * @since 0.1.0
  */
+export * as Checkpoint from "./durable/Checkpoint.ts"
+export * as CheckpointStore from "./durable/CheckpointStore.ts"
 export * as Idempotency from "./durable/Idempotency.ts"
 export * as Fault from "./Fault.ts"
 export * as Backoff from "./policy/Backoff.ts"

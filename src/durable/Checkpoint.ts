@@ -1,0 +1,726 @@
+/**
+ * Runs whose steps are remembered, so that a program cut off anywhere goes on where it was.
+ *
+ * A run is opened or resumed by its id. Inside it each step runs once: its result is written to an append-only journal
+ * before the program sees it, and a resumed program gets it from there. The program itself is run again from its start
+ * and has to ask for the same steps: what depends on time, chance or the world belongs inside a step.
+ *
+ * @since 0.1.0
+ */
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import { dual } from "effect/Function"
+import * as Option from "effect/Option"
+import * as Predicate from "effect/Predicate"
+import * as Result from "effect/Result"
+import * as Schema from "effect/Schema"
+import type { Concurrency } from "effect/Types"
+import { canonicalJson } from "../internal/canonicalJson.ts"
+import * as config from "../internal/config.ts"
+import * as Telemetry from "../Telemetry.ts"
+import {
+  CheckpointStore,
+  CheckpointStoreError,
+  type Lease,
+  type RunStatus,
+  type RunSummary
+} from "./CheckpointStore.ts"
+import {
+  type AmbiguousStep,
+  type CheckpointCorrupt,
+  type CheckpointMismatch,
+  type ConcurrentSteps,
+  InputNotJson,
+  RunConflict,
+  RunLocked,
+  RunNotFound,
+  type StepNotEncodable
+} from "./internal/checkpointErrors.ts"
+import * as Journal from "./internal/checkpointJournal.ts"
+import type * as Record from "./internal/checkpointRecord.ts"
+import * as Run_ from "./internal/checkpointRun.ts"
+import * as Scope from "./internal/checkpointScope.ts"
+import * as Step from "./internal/checkpointStep.ts"
+
+export {
+  AmbiguousStep,
+  CheckpointCorrupt,
+  CheckpointMismatch,
+  ConcurrentSteps,
+  InputNotJson,
+  RunConflict,
+  RunLocked,
+  RunNotFound,
+  RunSuspended,
+  StepNotEncodable
+} from "./internal/checkpointErrors.ts"
+export { Run } from "./internal/checkpointRun.ts"
+export type { Reconciliation } from "./internal/checkpointStep.ts"
+
+type Run = Run_.Run
+type Reconciliation<A> = Step.Reconciliation<A>
+
+/**
+ * What any step, and any group of branches, can fail with besides its own errors.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export type StepError =
+  | CheckpointStoreError
+  | CheckpointCorrupt
+  | CheckpointMismatch
+  | ConcurrentSteps
+  | StepNotEncodable
+
+/**
+ * What any run can fail with besides its program's errors.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export type RunError =
+  | CheckpointStoreError
+  | CheckpointCorrupt
+  | CheckpointMismatch
+  | InputNotJson
+  | RunConflict
+  | RunLocked
+
+/**
+ * Options of {@link run}.
+ *
+ * **Details**
+ *
+ * - `id` names the run: what has this id before is resumed.
+ * - `version`: of the program's steps, default 1. A run is resumed only by the version that started it.
+ * - `input`: what the run is about, as plain JSON data. A run is resumed only with an equal input; the order of keys
+ *   and the spelling of numbers make no difference.
+ * - `lease`: how long this process may be silent before another one may take the run over, default 30 seconds. The
+ *   lease is renewed at every third of it while the program runs, and released when it ends, however it ends.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface RunOptions {
+  readonly id: string
+  readonly version?: number | undefined
+  readonly input?: unknown
+  readonly lease?: Duration.Input | undefined
+}
+
+const opening = Effect.fnUntraced(function*(
+  journal: Journal.Journal,
+  version: number,
+  input: { readonly json: Schema.Json; readonly text: string } | undefined
+) {
+  const { opened, runId } = journal
+  if (opened === undefined) {
+    return yield* journal.appendRun(
+      { _tag: "RunOpened", version, ...(input === undefined ? {} : { input: input.json }) },
+      "running"
+    )
+  }
+  if (opened.version !== version) {
+    return yield* new RunConflict({
+      runId,
+      reason: "Version",
+      expected: String(opened.version),
+      found: String(version)
+    })
+  }
+  // What was read from JSON text is JSON.
+  const before = opened.input === undefined ? undefined : Result.getOrThrow(canonicalJson(opened.input))
+  if (before !== input?.text) {
+    return yield* new RunConflict({
+      runId,
+      reason: "Input",
+      expected: before ?? "none",
+      found: input?.text ?? "none"
+    })
+  }
+  if (journal.status === "suspended" || journal.status === "escalated" || journal.status === "failed") {
+    yield* journal.appendRun({ _tag: "RunResumed" }, "running")
+  }
+})
+
+const closing = Effect.fnUntraced(function*<A, E>(
+  journal: Journal.Journal,
+  place: Scope.Scope,
+  exit: Exit.Exit<A, E>
+) {
+  const { runId } = journal
+  const changed = (status: RunStatus) => Telemetry.emit(() => ({ _tag: "RunChanged", runId, status }))
+  if (Exit.isSuccess(exit)) {
+    const leftOver = journal.leftOver(place)
+    if (leftOver !== undefined) return yield* leftOver
+    if (journal.status !== "completed") {
+      yield* journal.appendRun({ _tag: "RunCompleted", steps: place.next }, "completed")
+    }
+    yield* changed("completed")
+    return exit.value
+  }
+  const end = endOf(exit)
+  if (end !== undefined && journal.status !== "completed" && !journal.isBroken()) {
+    // The failure that ended the run is what the caller needs to hear, not that it could not be written down as well:
+    // the run is still `running` in the store, as after a crash, and can be resumed.
+    yield* Effect.ignore(journal.appendRun(end.record, end.status))
+    yield* changed(end.status)
+  }
+  return yield* exit
+})
+
+// A run that was interrupted is neither failed nor suspended: it stays as it is, to be resumed.
+const endOf = <A, E>(exit: Exit.Exit<A, E>) => {
+  const error = Exit.findErrorOption(exit)
+  if (Option.isNone(error)) {
+    return Exit.hasDies(exit)
+      ? { status: "failed" as const, record: { _tag: "RunFailed" as const, error: "Defect" } }
+      : undefined
+  }
+  if (Step.isSuspension(error.value)) {
+    const { escalationId, reason, step } = error.value
+    return escalationId === undefined
+      ? { status: "suspended" as const, record: { _tag: "RunSuspended" as const, step, reason } }
+      : { status: "escalated" as const, record: { _tag: "RunSuspended" as const, step, reason, escalationId } }
+  }
+  const tag = Predicate.hasProperty(error.value, "_tag") && typeof error.value._tag === "string"
+    ? error.value._tag
+    : undefined
+  return {
+    status: "failed" as const,
+    record: tag === undefined ? { _tag: "RunFailed" as const } : { _tag: "RunFailed" as const, error: tag }
+  }
+}
+
+const locked = (runId: string) => (error: CheckpointStoreError): CheckpointStoreError | RunLocked =>
+  error.reason._tag === "LeaseHeld"
+    ? new RunLocked({ runId, owner: error.reason.owner, remaining: error.reason.remaining })
+    : error
+
+/**
+ * Opens a run, or resumes the one that has this id, and runs the program in it.
+ *
+ * **When to use**
+ *
+ * Use it around a program whose steps must survive a crash. To resume, call it again with the same program, id,
+ * version and input, in this process or another one.
+ *
+ * **Details**
+ *
+ * The program runs from its start; steps that are in the journal give back what they gave. The run ends `completed`,
+ * `failed` (also resumable: steps that failed without a remembered error run again), or, when the program fails with
+ * `RunSuspended`, `suspended` or `escalated`. An interrupted run stays `running`, as after a crash.
+ *
+ * One process at a time works on a run. It holds a lease whose token every record carries to the store: if another
+ * process has taken the run over, the next record is refused, and this program is interrupted and fails with
+ * `CheckpointStoreError`. A record the store did not acknowledge stops the run in the same way.
+ *
+ * Fails with `CheckpointStoreError`, `CheckpointCorrupt` (a record does not decode), `CheckpointMismatch` (the program
+ * ended before the journal did), `RunConflict` (another input or version), `RunLocked` (another owner holds the run),
+ * or `InputNotJson`.
+ *
+ * **Example** (Resuming where a run failed)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Schema } from "effect"
+ * import { Checkpoint, CheckpointStore } from "effect-resilience"
+ *
+ * const calls: Array<string> = []
+ * let down = true
+ *
+ * const report = Effect.gen(function*() {
+ *   const plan = yield* Checkpoint.step("plan", { success: Schema.String }, Effect.sync(() => {
+ *     calls.push("plan")
+ *     return "three parts"
+ *   }))
+ *   yield* Checkpoint.step("publish", {}, Effect.suspend(() => {
+ *     calls.push("publish")
+ *     return down ? Effect.fail("the site is down") : Effect.void
+ *   }))
+ *   return plan
+ * }).pipe(Checkpoint.run({ id: "report-7", input: { topic: "tides" } }))
+ *
+ * const program = Effect.gen(function*() {
+ *   yield* Effect.flip(report)
+ *   down = false
+ *   return yield* report
+ * })
+ *
+ * await Effect.runPromise(Effect.provide(program, CheckpointStore.layerMemory)) // => "three parts"
+ * calls // => ["plan", "publish", "publish"]
+ * ```
+ *
+ * @category running
+ * @since 0.1.0
+ */
+export const run: {
+  (
+    options: RunOptions
+  ): <A, E, R>(
+    program: Effect.Effect<A, E, R>
+  ) => Effect.Effect<A, E | RunError, Exclude<R, Run> | CheckpointStore>
+  <A, E, R>(
+    program: Effect.Effect<A, E, R>,
+    options: RunOptions
+  ): Effect.Effect<A, E | RunError, Exclude<R, Run> | CheckpointStore>
+} = dual(2, <A, E, R>(program: Effect.Effect<A, E, R>, options: RunOptions) =>
+  Effect.gen(function*() {
+    const runId = config.nonEmpty("Checkpoint.run", "id", options.id)
+    const version = config.integer("Checkpoint.run", "version", options.version ?? 1, 0)
+    const ttl = config.duration("Checkpoint.run", "lease", options.lease ?? "30 seconds", { minimum: "1 second" })
+    const input = yield* readInput(runId, options.input)
+    const store = yield* CheckpointStore
+
+    const work = Effect.fnUntraced(function*(lease: Lease) {
+      const journal = yield* Journal.open(store, lease)
+      yield* opening(journal, version, input)
+      if (journal.status !== "completed") {
+        yield* Telemetry.emit(() => ({ _tag: "RunChanged", runId, status: "running" }))
+      }
+      const place = Scope.root()
+      // A store that cannot be reached costs nothing yet: as long as nobody took the run over, the lease is good.
+      const renewing = Effect.sleep(Duration.divideUnsafe(ttl, 3)).pipe(
+        Effect.andThen(store.renew(lease, ttl)),
+        Effect.catchIf((error) => error.reason._tag === "Fenced", journal.breakDown, () => Effect.void),
+        Effect.forever
+      )
+      const watched = Effect.raceAllFirst([
+        Effect.provideService(program, Run_.Run, Run_.at(journal, place)),
+        journal.broken,
+        renewing
+      ])
+      return yield* Effect.uninterruptibleMask((restore) =>
+        Effect.flatMap(Effect.exit(restore(watched)), (exit) => closing(journal, place, exit))
+      )
+    })
+
+    return yield* Effect.acquireUseRelease(
+      Effect.mapError(store.acquire(runId, ttl), locked(runId)),
+      work,
+      // A lease that cannot be given back ends by itself.
+      (lease) => Effect.ignore(store.release(lease))
+    )
+  }))
+
+const readInput = (runId: string, input: unknown) => {
+  if (input === undefined) return Effect.succeed(undefined)
+  return Effect.fromResult(canonicalJson(input)).pipe(
+    Effect.mapError(({ found, path }) => new InputNotJson({ runId, path, found })),
+    Effect.flatMap((text) =>
+      // The canonical text is JSON, so reading it back cannot fail.
+      Effect.map(Effect.orDie(Schema.decodeEffect(inputText)(text)), (json) => ({ json, text }))
+    )
+  )
+}
+
+const inputText = Schema.fromJsonString(Schema.Json)
+
+/**
+ * Options of {@link step}.
+ *
+ * **Details**
+ *
+ * - `success`: how the result is written, default `Schema.Void`. It must hold no `Redacted`: JSON would show it in
+ *   clear, so such a step fails with `StepNotEncodable` before it runs.
+ * - `error`: how a failure is written. With it a failure is remembered and given back on resume; without it, and for an
+ *   error that the schema does not accept, the failure is only noted and the step runs again on resume.
+ * - `effects`: `"idempotent"` (default) runs an unfinished step again. `"atMostOnce"` writes an intent before the step
+ *   runs, and an intent without a result is never run again on its own.
+ * - `reconcile`: finds out whether an unfinished `"atMostOnce"` attempt took effect: {@link happened},
+ *   {@link notHappened} (the step runs now) or {@link unknown} (`AmbiguousStep`). It may have steps of its own.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface StepOptions<
+  Success extends Schema.Constraint,
+  Failure extends Schema.Constraint,
+  Effects extends "idempotent" | "atMostOnce",
+  E2,
+  R2
+> {
+  readonly success?: Success | undefined
+  readonly error?: Failure | undefined
+  readonly effects?: Effects | undefined
+  readonly reconcile?: Effect.Effect<Reconciliation<NoInfer<Success["Type"]>>, E2, R2> | undefined
+}
+
+/**
+ * Runs an effect once in the life of a run: its result is in the journal before anybody sees it.
+ *
+ * **Details**
+ *
+ * A step's identity is the path of its scopes, its name, and from the second time on its occurrence in its scope:
+ * `plan`, `section[3]/write`, `turn#2`. Steps called by the effect itself get a scope of their own. Steps must not be
+ * called at the same time in one scope: see {@link forEach}, {@link all} and {@link within}.
+ *
+ * The effect runs with `Fault.Idempotent` set to whether the step is idempotent. With `effects: "atMostOnce"`, a failure
+ * with the verdict `Ambiguous`, `TimedOut` or `Malformed`, a defect and an interruption leave the attempt open, exactly
+ * as a crash does: on the spot (for an interruption: on resume) `reconcile` decides, or the step fails with
+ * `AmbiguousStep`. Any other typed failure says that nothing was done, and the step may run again on resume. A step that
+ * may be retried is retried inside: `Checkpoint.step("a", {}, Retry.apply(call, policy))`.
+ *
+ * Fails with the effect's errors, those of `reconcile`, `AmbiguousStep` (only with `"atMostOnce"`), `ConcurrentSteps`,
+ * `CheckpointMismatch` (the journal has another step in this place), `CheckpointCorrupt` (the record does not decode),
+ * `StepNotEncodable`, and `CheckpointStoreError` (the record was not acknowledged; the run stops).
+ *
+ * **Example** (Never paying twice)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { Checkpoint, CheckpointStore } from "effect-resilience"
+ *
+ * const paid: Array<string> = []
+ * const pay = Effect.andThen(Effect.sync(() => paid.push("invoice 7")), Effect.die("the process is killed"))
+ *
+ * const program = Checkpoint.step("pay", { effects: "atMostOnce" }, pay).pipe(
+ *   Checkpoint.run({ id: "invoice-7" }),
+ *   Effect.catchTag("AmbiguousStep", (error) => Effect.succeed(error.reason))
+ * )
+ *
+ * const twice = Effect.all([program, program]).pipe(Effect.provide(CheckpointStore.layerMemory))
+ * await Effect.runPromise(twice) // => ["Died", "Unfinished"]
+ * paid // => ["invoice 7"]
+ * ```
+ *
+ * @category steps
+ * @since 0.1.0
+ */
+export const step = <
+  E,
+  R,
+  Success extends Schema.Constraint = typeof Schema.Void,
+  Failure extends Schema.Constraint = typeof Schema.Never,
+  Effects extends "idempotent" | "atMostOnce" = "idempotent",
+  E2 = never,
+  R2 = never
+>(
+  name: string,
+  options: StepOptions<Success, Failure, Effects, E2, R2>,
+  execute: Effect.Effect<NoInfer<Success["Type"]>, E, R>
+): Effect.Effect<
+  Success["Type"],
+  E | Failure["Type"] | E2 | StepError | (Effects extends "atMostOnce" ? AmbiguousStep : never),
+  | R
+  | R2
+  | Run
+  | Success["DecodingServices"]
+  | Success["EncodingServices"]
+  | Failure["DecodingServices"]
+  | Failure["EncodingServices"]
+> =>
+  Step.step(
+    config.nonEmpty("Checkpoint.step", "name", name),
+    {
+      success: options.success ?? Schema.Void,
+      error: options.error,
+      atMostOnce: options.effects === "atMostOnce",
+      reconcile: options.reconcile
+    },
+    execute
+  )
+
+/**
+ * Says that the attempt took effect, and what it gave.
+ *
+ * @category reconciling
+ * @since 0.1.0
+ */
+export const happened = <A>(value: A): Reconciliation<A> => ({ _tag: "Happened", value })
+
+/**
+ * Says that the attempt certainly did not take effect, so that the step may run.
+ *
+ * @category reconciling
+ * @since 0.1.0
+ */
+export const notHappened: Reconciliation<never> = { _tag: "NotHappened" }
+
+/**
+ * Says that it could not be found out, which is an `AmbiguousStep`.
+ *
+ * @category reconciling
+ * @since 0.1.0
+ */
+export const unknown: Reconciliation<never> = { _tag: "Unknown" }
+
+/**
+ * Tells which run and scope the program is in.
+ *
+ * @category scopes
+ * @since 0.1.0
+ */
+export const current: Effect.Effect<{ readonly runId: string; readonly scope: string }, never, Run> = Effect.map(
+  Run_.Run,
+  ({ runId, scope }) => ({ runId, scope })
+)
+
+/**
+ * Options of {@link forEach} and {@link all}.
+ *
+ * **Details**
+ *
+ * - `name` of the group in its branches' paths, default `each` and `all`.
+ * - `concurrency`: how many branches run at a time, default 1.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface GroupOptions {
+  readonly name?: string | undefined
+  readonly concurrency?: Concurrency | undefined
+}
+
+// One branch that waits for a person must not cut off the others in the middle of what they do: they run to their own
+// end first, and the group suspends after that.
+const branches = <A, E, R>(
+  name: string,
+  concurrency: Concurrency | undefined,
+  items: ReadonlyArray<readonly [key: string, effect: () => Effect.Effect<A, E, R>]>
+): Effect.Effect<Array<A>, E | StepError, R | Run> =>
+  Step.claiming(config.nonEmpty("Checkpoint", "name", name), Scope.enterGroup, (run_, claim, restore) => {
+    const keys = new Set<string>()
+    for (const [key] of items) {
+      if (keys.has(key)) {
+        const branch = `${claim.id}[${key}]`
+        return Effect.fail<E | StepError>(Step.concurrent(run_, branch, branch))
+      }
+      keys.add(key)
+    }
+    const one = ([key, effect]: (typeof items)[number]) =>
+      Effect.suspend(() => Run_.inside(Effect.suspend(effect), run_, Scope.insideGroup(claim, key))).pipe(
+        Effect.matchEffect({
+          onSuccess: (value) => Effect.succeed(Result.succeed(value)),
+          onFailure: (error) => Step.isSuspension(error) ? Effect.succeed(Result.fail(error)) : Effect.fail(error)
+        })
+      )
+    return restore(Effect.forEach(items, one, { concurrency: concurrency ?? 1 })).pipe(
+      Effect.flatMap((results) => Effect.forEach(results, Effect.fromResult))
+    )
+  })
+
+/**
+ * Runs an effect for every item, each in a scope of its own, so that the steps of parallel branches never meet.
+ *
+ * **Details**
+ *
+ * The scope's key is the item's index, or what `key` gives, which has to be different for every item. Choose `key` when
+ * the order of the items may differ on resume. The results are in the order of the items. When a branch suspends the
+ * run, the others go on to their own end first; any other failure interrupts them.
+ *
+ * Fails with the effects' errors, with `ConcurrentSteps` (two items of one key, or a step running in the scope around),
+ * and with what a {@link step} can fail with.
+ *
+ * **Example** (Writing sections side by side)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Schema } from "effect"
+ * import { Checkpoint, CheckpointStore } from "effect-resilience"
+ *
+ * const write = (title: string) =>
+ *   Checkpoint.step("write", { success: Schema.String }, Effect.succeed(`About ${title}`))
+ *
+ * const program = Checkpoint.forEach(["tides", "moons"], write, { name: "section", concurrency: 4 }).pipe(
+ *   Checkpoint.run({ id: "report" }),
+ *   Effect.andThen(Checkpoint.inspect("report")),
+ *   Effect.map((run) => run.records.map((record) => record.step).filter((step) => step !== "")),
+ *   Effect.provide(CheckpointStore.layerMemory)
+ * )
+ *
+ * await Effect.runPromise(program) // => ["section[0]/write", "section[1]/write"]
+ * ```
+ *
+ * @category scopes
+ * @since 0.1.0
+ */
+export const forEach = <A, B, E, R>(
+  items: Iterable<A>,
+  f: (item: A, index: number) => Effect.Effect<B, E, R>,
+  options?: GroupOptions & { readonly key?: ((item: A, index: number) => string) | undefined }
+): Effect.Effect<Array<B>, E | StepError, R | Run> =>
+  Effect.suspend(() =>
+    branches(
+      options?.name ?? "each",
+      options?.concurrency,
+      Array.from(items, (item, index) => [options?.key?.(item, index) ?? String(index), () => f(item, index)])
+    )
+  )
+
+/**
+ * Runs the effects of a tuple or record, each in a scope of its own, named by its index or key. See {@link forEach}.
+ *
+ * @category scopes
+ * @since 0.1.0
+ */
+export const all = <
+  const Arg extends ReadonlyArray<Effect.Effect<unknown, unknown, unknown>> | {
+    readonly [key: string]: Effect.Effect<unknown, unknown, unknown>
+  }
+>(
+  effects: Arg,
+  options?: GroupOptions
+): Effect.Effect<
+  { -readonly [K in keyof Arg]: Effect.Success<Arg[K]> },
+  Effect.Error<Arg[keyof Arg]> | StepError,
+  Effect.Services<Arg[keyof Arg]> | Run
+> => {
+  const keys = Object.keys(effects)
+  const items = Object.values(effects).map((effect, index) => [keys[index] ?? "", () => effect] as const)
+  const results = Effect.map(
+    branches(options?.name ?? "all", options?.concurrency, items),
+    (values) => Array.isArray(effects) ? values : Object.fromEntries(values.map((value, index) => [keys[index], value]))
+  )
+  // The type of each value is known only by its key, which TypeScript cannot follow through an array.
+  return results as never
+}
+
+/**
+ * Runs an effect in a scope of its own, for parallel branches that {@link forEach} and {@link all} do not fit.
+ *
+ * **Details**
+ *
+ * Branches of different keys may run at the same time. The same key again, later, is another scope; the same key at
+ * the same time fails with `ConcurrentSteps`.
+ *
+ * @category scopes
+ * @since 0.1.0
+ */
+export const within =
+  (key: string) => <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E | ConcurrentSteps, R | Run> =>
+    Effect.uninterruptibleMask((restore) =>
+      Effect.flatMap(Run_.Run, (run_) => {
+        const { branches } = run_.place
+        if (branches.has(key)) {
+          return Effect.fail<E | ConcurrentSteps>(Step.concurrent(run_, `[${key}]`, `[${key}]`))
+        }
+        branches.add(key)
+        return restore(Run_.inside(self, run_, Scope.openBranch(run_.place, key))).pipe(
+          Effect.ensuring(Effect.sync(() => branches.delete(key)))
+        )
+      })
+    )
+
+/**
+ * Lists the runs of the store, oldest first.
+ *
+ * @category inspecting
+ * @since 0.1.0
+ */
+export const list = (
+  options?: { readonly status?: RunStatus | undefined }
+): Effect.Effect<ReadonlyArray<RunSummary>, CheckpointStoreError, CheckpointStore> =>
+  CheckpointStore.use((store) => store.list(options))
+
+/**
+ * Tells the status of a run, if there is one.
+ *
+ * @category inspecting
+ * @since 0.1.0
+ */
+export const status = (
+  runId: string
+): Effect.Effect<Option.Option<RunStatus>, CheckpointStoreError, CheckpointStore> =>
+  CheckpointStore.use((store) => Effect.map(store.get(runId), Option.map((run) => run.status)))
+
+/**
+ * One record of a journal, as {@link inspect} shows it.
+ *
+ * **Details**
+ *
+ * `step` is empty for records about the run itself. `at` is in milliseconds since the epoch. `value` is the JSON of a
+ * result, of a remembered failure, or of the run's input. `error` is the tag of a failure, `verdict` what it meant.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface RecordSummary {
+  readonly position: number
+  readonly at: number
+  readonly kind: Record.Record["_tag"]
+  readonly step: string
+  readonly value?: Schema.Json
+  readonly error?: string
+  readonly verdict?: string
+}
+
+/**
+ * A run with its whole journal.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Inspection extends RunSummary {
+  readonly version: number
+  readonly records: ReadonlyArray<RecordSummary>
+}
+
+const summarize = (position: number, step: string, record: Record.Record): RecordSummary => {
+  const base = { position, at: record.at, kind: record._tag, step }
+  switch (record._tag) {
+    case "RunOpened":
+      return record.input === undefined ? base : { ...base, value: record.input }
+    case "RunFailed":
+      return record.error === undefined ? base : { ...base, error: record.error }
+    case "StepSucceeded":
+      return { ...base, value: record.value }
+    case "StepFailed":
+      return {
+        ...base,
+        verdict: record.verdict,
+        ...(record.tag === undefined ? {} : { error: record.tag }),
+        ...(record.error === undefined ? {} : { value: record.error })
+      }
+    default:
+      return base
+  }
+}
+
+/**
+ * Reads the journal of a run. Needs no lease: it may be called while the run is at work.
+ *
+ * **Details**
+ *
+ * Fails with `RunNotFound`, `CheckpointCorrupt` (a record does not decode), or `CheckpointStoreError`.
+ *
+ * @category inspecting
+ * @since 0.1.0
+ */
+export const inspect = (
+  runId: string
+): Effect.Effect<Inspection, RunNotFound | CheckpointCorrupt | CheckpointStoreError, CheckpointStore> =>
+  CheckpointStore.use(Effect.fnUntraced(function*(store) {
+    const summary = yield* store.get(runId)
+    if (Option.isNone(summary)) return yield* new RunNotFound({ runId })
+    const records = yield* Journal.readRecords(store, runId)
+    const first = records[0]?.record
+    return {
+      ...summary.value,
+      version: first?._tag === "RunOpened" ? first.version : 0,
+      records: records.map(({ position, record, step }) => summarize(position, step, record))
+    }
+  }))
+
+/**
+ * Deletes a run and its journal, whatever its status.
+ *
+ * **Details**
+ *
+ * Fails with `RunLocked` while an owner works on the run, or `CheckpointStoreError`. A run that is not there is no
+ * failure.
+ *
+ * @category running
+ * @since 0.1.0
+ */
+export const clear = (
+  runId: string
+): Effect.Effect<void, RunLocked | CheckpointStoreError, CheckpointStore> =>
+  CheckpointStore.use((store) =>
+    Effect.uninterruptible(
+      Effect.flatMap(
+        Effect.mapError(store.acquire(runId, Duration.seconds(30)), locked(runId)),
+        (lease) => Effect.tapError(store.remove(lease), () => Effect.ignore(store.release(lease)))
+      )
+    )
+  )

@@ -1,0 +1,342 @@
+/**
+ * Where the journals of runs are kept: a small contract that memory, files and databases can fulfil.
+ *
+ * @since 0.1.0
+ */
+import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Random from "effect/Random"
+import * as Schema from "effect/Schema"
+import * as Fault from "../Fault.ts"
+
+/**
+ * Schema of {@link RunStatus}.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const RunStatus = Schema.Literals(["running", "suspended", "completed", "failed", "escalated"])
+
+/**
+ * The state of a run: `running` (or cut off by a crash), `suspended` and `escalated` (ended on purpose, to be resumed;
+ * escalated when a person's decision is awaited), `completed`, and `failed` (which may be resumed too).
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type RunStatus = typeof RunStatus.Type
+
+/**
+ * Why a store could not do what it was asked.
+ *
+ * **Details**
+ *
+ * - `Unavailable`: the store is down, busy, full or slow; the same request may work later.
+ * - `LeaseHeld`: another owner holds the run, for the time that remains.
+ * - `Fenced`: the lease was lost to another owner, whose token is newer; nothing was written.
+ * - `PositionTaken`: the journal is longer than the writer believed; nothing was written.
+ * - `SchemaTooNew`: the stored tables are of a newer release than this code.
+ * - `InTransaction`: the caller has a transaction open on the same client, which could roll the record back later.
+ * - `Rejected`: the store refused for another reason, and will again.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export const CheckpointStoreReason = Schema.TaggedUnion({
+  Unavailable: { cause: Schema.optionalKey(Schema.Defect()) },
+  LeaseHeld: { owner: Schema.String, remaining: Schema.DurationFromMillis },
+  Fenced: { token: Schema.Finite },
+  PositionTaken: { position: Schema.Finite, length: Schema.Finite },
+  SchemaTooNew: { found: Schema.Finite, known: Schema.Finite },
+  InTransaction: {},
+  Rejected: { cause: Schema.optionalKey(Schema.Defect()) }
+})
+
+/**
+ * Failure of a {@link CheckpointStore}.
+ *
+ * **Details**
+ *
+ * Whatever the reason, a record that was not acknowledged counts as not written: the run stops, and resuming it reads
+ * what the journal really has.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class CheckpointStoreError
+  extends Schema.TaggedError<CheckpointStoreError>("effect-resilience/durable/CheckpointStore/CheckpointStoreError")(
+    "CheckpointStoreError",
+    {
+      operation: Schema.String,
+      runId: Schema.optionalKey(Schema.String),
+      reason: CheckpointStoreReason
+    }
+  )
+{
+  get [Fault.verdictOf](): Extract<Fault.Verdict, { readonly _tag: "Transient" | "Rejected" | "Permanent" }> {
+    switch (this.reason._tag) {
+      case "Unavailable":
+        return Fault.transient
+      case "LeaseHeld":
+        return Fault.rejected(this.reason.remaining)
+      default:
+        return Fault.permanent
+    }
+  }
+  override get message() {
+    const where = this.runId === undefined
+      ? `checkpoint store, ${this.operation}`
+      : `checkpoint store, ${this.operation} of run "${this.runId}"`
+    const reason = this.reason
+    switch (reason._tag) {
+      case "Unavailable":
+        return `${where}: the store is unavailable; nothing unacknowledged counts, resume the run when it is back`
+      case "LeaseHeld":
+        return `${where}: held by ${reason.owner} for another ${Duration.format(reason.remaining)}`
+      case "Fenced":
+        return `${where}: the lease with token ${reason.token} was taken over by another owner; nothing was written`
+      case "PositionTaken":
+        return `${where}: expected to write record ${reason.position}, the journal has ${reason.length}; nothing was written`
+      case "SchemaTooNew":
+        return `${where}: the tables are at version ${reason.found}, this release knows ${reason.known}; upgrade effect-resilience`
+      case "InTransaction":
+        return `${where}: called inside a transaction of the same SqlClient; move the step out of the transaction`
+      case "Rejected":
+        return `${where}: the store rejected the request`
+    }
+  }
+}
+
+/**
+ * The right to write one run's journal. Of two leases on one run the one with the greater `token` is valid.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Lease {
+  readonly runId: string
+  readonly token: number
+}
+
+/**
+ * One record of a journal: where it stands, which step it is about (empty for the run itself), and its JSON text.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Entry {
+  readonly position: number
+  readonly step: string
+  readonly body: string
+}
+
+/**
+ * What a store tells about a run without reading its journal. Times are in milliseconds since the epoch.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface RunSummary {
+  readonly runId: string
+  readonly status: RunStatus
+  readonly entries: number
+  readonly createdAt: number
+  readonly updatedAt: number
+  readonly lease: { readonly owner: string; readonly expiresAt: number } | undefined
+}
+
+/**
+ * Who takes leases, and who is known to be gone.
+ *
+ * **Details**
+ *
+ * A lease whose owner `isGone` is taken over at once instead of when its time is over. The default owner is a random
+ * name that never knows of another one being gone; `stores/Sqlite` names the host and the process, so that a process
+ * killed on this host blocks nobody.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface LeaseOwner {
+  readonly id: string
+  readonly isGone: (owner: string) => Effect.Effect<boolean>
+}
+
+/**
+ * Creates the owner that a store uses when it is given none.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const anonymousOwner: Effect.Effect<LeaseOwner> = Effect.map(
+  Random.nextIntBetween(0, Number.MAX_SAFE_INTEGER),
+  (n) => ({ id: `owner-${n.toString(36)}`, isGone: () => Effect.succeed(false) })
+)
+
+/**
+ * Keeps the journals of runs. Programs use `Checkpoint`; this is the contract for whoever brings a store.
+ *
+ * **Details**
+ *
+ * - `acquire` grants the lease of a run, new or old, with a token greater than any this store ever granted. It fails
+ *   with `LeaseHeld` while another lease lives, even one of the same owner.
+ * - `renew` and `release` fail with `Fenced` when the lease was taken over. A lease that ran out and that nobody took
+ *   over is still good.
+ * - `append` writes one record, and the run's status if given, in one atomic step: acknowledged means durable. It fails
+ *   with `Fenced`, or with `PositionTaken` if `position` is not the journal's length. Appending once more exactly what
+ *   the same lease appended last succeeds and changes nothing, so that a lost acknowledgement can be asked for again.
+ * - `read` gives all records in order, `get` and `list` the runs that have at least one, oldest first.
+ * - `remove` deletes the run and its journal, and ends the lease.
+ *
+ * `test/durable/contracts/CheckpointStoreContract.ts` is the suite that a store has to pass.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export class CheckpointStore extends Context.Service<CheckpointStore, {
+  readonly acquire: (runId: string, ttl: Duration.Duration) => Effect.Effect<Lease, CheckpointStoreError>
+  readonly renew: (lease: Lease, ttl: Duration.Duration) => Effect.Effect<void, CheckpointStoreError>
+  readonly release: (lease: Lease) => Effect.Effect<void, CheckpointStoreError>
+  readonly append: (
+    lease: Lease,
+    entry: Entry,
+    status?: RunStatus | undefined
+  ) => Effect.Effect<void, CheckpointStoreError>
+  readonly read: (runId: string) => Effect.Effect<ReadonlyArray<Entry>, CheckpointStoreError>
+  readonly get: (runId: string) => Effect.Effect<Option.Option<RunSummary>, CheckpointStoreError>
+  readonly list: (options?: {
+    readonly status?: RunStatus | undefined
+  }) => Effect.Effect<ReadonlyArray<RunSummary>, CheckpointStoreError>
+  readonly remove: (lease: Lease) => Effect.Effect<void, CheckpointStoreError>
+}>()("effect-resilience/durable/CheckpointStore") {}
+
+interface MemoryRun {
+  status: RunStatus
+  readonly entries: Array<Entry>
+  readonly createdAt: number
+  updatedAt: number
+  token: number
+  appendedBy: number
+  lease: { readonly owner: string; readonly expiresAt: number } | undefined
+}
+
+/**
+ * Creates a store that lives as long as the process.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const makeMemory = Effect.fnUntraced(function*(options: { readonly owner?: LeaseOwner | undefined } = {}) {
+  const owner = options.owner ?? (yield* anonymousOwner)
+  const runs = new Map<string, MemoryRun>()
+  let tokens = 0
+
+  // A run without a record is only a lease: it is not a run yet for those who look.
+  const summary = (runId: string, run: MemoryRun): RunSummary => ({
+    runId,
+    status: run.status,
+    entries: run.entries.length,
+    createdAt: run.createdAt,
+    updatedAt: run.updatedAt,
+    lease: run.lease
+  })
+
+  const fenced = (operation: string, lease: Lease) =>
+    Effect.fail(
+      new CheckpointStoreError({ operation, runId: lease.runId, reason: { _tag: "Fenced", token: lease.token } })
+    )
+
+  const holding = <A>(
+    operation: string,
+    lease: Lease,
+    use: (run: MemoryRun, now: number) => Effect.Effect<A, CheckpointStoreError>
+  ) =>
+    Effect.flatMap(Clock.currentTimeMillis, (now) => {
+      const run = runs.get(lease.runId)
+      return run === undefined || run.token !== lease.token ? fenced(operation, lease) : use(run, now)
+    })
+
+  return CheckpointStore.of({
+    acquire: Effect.fnUntraced(function*(runId, ttl) {
+      const holder = runs.get(runId)?.lease
+      const gone = holder !== undefined && (yield* owner.isGone(holder.owner))
+      const now = yield* Clock.currentTimeMillis
+      const existing = runs.get(runId)
+      const held = existing?.lease
+      if (held !== undefined && held.expiresAt > now && !(gone && held === holder)) {
+        const remaining = Duration.millis(held.expiresAt - now)
+        return yield* new CheckpointStoreError({
+          operation: "acquire",
+          runId,
+          reason: { _tag: "LeaseHeld", owner: held.owner, remaining }
+        })
+      }
+      const run = existing ??
+        { status: "running", entries: [], createdAt: now, updatedAt: now, token: 0, appendedBy: 0, lease: undefined }
+      run.token = ++tokens
+      run.lease = { owner: owner.id, expiresAt: now + Duration.toMillis(ttl) }
+      runs.set(runId, run)
+      return { runId, token: run.token }
+    }),
+    renew: (lease, ttl) =>
+      holding("renew", lease, (run, now) => {
+        run.lease = { owner: owner.id, expiresAt: now + Duration.toMillis(ttl) }
+        return Effect.void
+      }),
+    release: (lease) =>
+      holding("release", lease, (run) => {
+        run.lease = undefined
+        if (run.entries.length === 0) runs.delete(lease.runId)
+        return Effect.void
+      }),
+    append: (lease, entry, status) =>
+      holding("append", lease, (run, now) => {
+        if (entry.position !== run.entries.length) {
+          const last = run.entries.at(-1)
+          const repeated = last !== undefined && run.appendedBy === lease.token && last.position === entry.position &&
+            last.step === entry.step && last.body === entry.body
+          return repeated ? Effect.void : Effect.fail(
+            new CheckpointStoreError({
+              operation: "append",
+              runId: lease.runId,
+              reason: { _tag: "PositionTaken", position: entry.position, length: run.entries.length }
+            })
+          )
+        }
+        run.entries.push(entry)
+        run.appendedBy = lease.token
+        run.updatedAt = now
+        if (status !== undefined) run.status = status
+        return Effect.void
+      }),
+    read: (runId) => Effect.sync(() => runs.get(runId)?.entries.slice() ?? []),
+    get: (runId) =>
+      Effect.sync(() => {
+        const run = runs.get(runId)
+        return run === undefined || run.entries.length === 0 ? Option.none() : Option.some(summary(runId, run))
+      }),
+    list: (options) =>
+      Effect.sync(() =>
+        Array.from(runs, ([runId, run]) => summary(runId, run)).filter((run) =>
+          run.entries > 0 && (options?.status === undefined || run.status === options.status)
+        )
+      ),
+    remove: (lease) =>
+      holding("remove", lease, () => {
+        runs.delete(lease.runId)
+        return Effect.void
+      })
+  })
+})
+
+/**
+ * Keeps journals in memory, for tests and for programs that need no more than to resume in the same process.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerMemory: Layer.Layer<CheckpointStore> = Layer.effect(CheckpointStore, makeMemory())

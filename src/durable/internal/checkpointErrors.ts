@@ -1,0 +1,227 @@
+import * as Duration from "effect/Duration"
+import * as Schema from "effect/Schema"
+import * as Fault from "../../Fault.ts"
+
+/**
+ * A journal record that does not decode. Nothing is run again in its place: repair or clear the run.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class CheckpointCorrupt
+  extends Schema.TaggedError<CheckpointCorrupt>("effect-resilience/durable/Checkpoint/CheckpointCorrupt")(
+    "CheckpointCorrupt",
+    { runId: Schema.String, step: Schema.String, detail: Schema.String }
+  )
+{
+  readonly [Fault.verdictOf] = Fault.permanent
+  override get message() {
+    const record = this.step === "" ? "a record about the run itself" : `the record of step "${this.step}"`
+    return `run "${this.runId}": ${record} is corrupt: ${this.detail}; restore the journal, or clear the run to start over`
+  }
+}
+
+/**
+ * A resumed program that asks for other steps than its journal has. Raise `version` when a program changes its steps.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class CheckpointMismatch
+  extends Schema.TaggedError<CheckpointMismatch>("effect-resilience/durable/Checkpoint/CheckpointMismatch")(
+    "CheckpointMismatch",
+    { runId: Schema.String, scope: Schema.String, expected: Schema.String, found: Schema.String }
+  )
+{
+  readonly [Fault.verdictOf] = Fault.permanent
+  override get message() {
+    const where = this.scope === "" ? "" : ` in scope "${this.scope}"`
+    return `run "${this.runId}"${where}: the journal has ${this.expected} where the program asks for ${this.found}; ` +
+      "resume with the program that wrote the journal, or raise its version and start a new run"
+  }
+}
+
+/**
+ * Steps called at the same time in one scope, whose identity would depend on timing. Give parallel branches scopes of
+ * their own with `Checkpoint.forEach`, `Checkpoint.all` or `Checkpoint.within`.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class ConcurrentSteps
+  extends Schema.TaggedError<ConcurrentSteps>("effect-resilience/durable/Checkpoint/ConcurrentSteps")(
+    "ConcurrentSteps",
+    { runId: Schema.String, scope: Schema.String, running: Schema.String, requested: Schema.String }
+  )
+{
+  readonly [Fault.verdictOf] = Fault.permanent
+  override get message() {
+    const where = this.scope === "" ? "the run's own scope" : `scope "${this.scope}"`
+    return `run "${this.runId}": "${this.requested}" was called in ${where} while "${this.running}" was still running; ` +
+      "give parallel branches scopes of their own with Checkpoint.forEach, Checkpoint.all or Checkpoint.within"
+  }
+}
+
+/**
+ * A step whose result cannot be written down: its schema would store a `Redacted` value in clear (found before the
+ * step runs), or the value is not what its schema says.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class StepNotEncodable
+  extends Schema.TaggedError<StepNotEncodable>("effect-resilience/durable/Checkpoint/StepNotEncodable")(
+    "StepNotEncodable",
+    {
+      runId: Schema.String,
+      step: Schema.String,
+      reason: Schema.Literals(["Redacted", "Value"]),
+      detail: Schema.String
+    }
+  )
+{
+  readonly [Fault.verdictOf] = Fault.permanent
+  override get message() {
+    const what = `run "${this.runId}": the result of step "${this.step}" was not stored: ${this.detail}`
+    return this.reason === "Redacted"
+      ? `${what}; leave the secret out of the result, and read it from its source where it is needed`
+      : `${what}; correct the step's schema or its result`
+  }
+}
+
+/**
+ * A step marked `atMostOnce` of which nobody knows whether it took effect. It is never executed again on its own:
+ * look, and give the step a `reconcile` effect that says what happened.
+ *
+ * **Details**
+ *
+ * `reason` is `Unfinished` when the process ended between the intent and the result, `Failed` when the attempt failed
+ * with a verdict that leaves it open (`Ambiguous`, `TimedOut`, `Malformed`), and `Died` when it ended in a defect.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AmbiguousStep
+  extends Schema.TaggedError<AmbiguousStep>("effect-resilience/durable/Checkpoint/AmbiguousStep")(
+    "AmbiguousStep",
+    {
+      runId: Schema.String,
+      step: Schema.String,
+      reason: Schema.Literals(["Unfinished", "Failed", "Died"]),
+      cause: Schema.optionalKey(Schema.Defect())
+    }
+  )
+{
+  readonly [Fault.verdictOf] = Fault.ambiguous
+  override get message() {
+    const what = this.reason === "Unfinished"
+      ? "started earlier and was never finished"
+      : this.reason === "Failed"
+      ? "failed after it may have taken effect"
+      : "died after it may have taken effect"
+    return `run "${this.runId}": step "${this.step}" ${what}; it is not executed again: find out whether it happened, ` +
+      "and let the step's reconcile say so"
+  }
+}
+
+/**
+ * A run opened with another input or version than its journal was written with.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class RunConflict extends Schema.TaggedError<RunConflict>("effect-resilience/durable/Checkpoint/RunConflict")(
+  "RunConflict",
+  {
+    runId: Schema.String,
+    reason: Schema.Literals(["Input", "Version"]),
+    expected: Schema.String,
+    found: Schema.String
+  }
+) {
+  readonly [Fault.verdictOf] = Fault.permanent
+  override get message() {
+    const option = this.reason === "Input" ? "input" : "version"
+    return `run "${this.runId}" was started with ${option} ${this.expected} and resumed with ${this.found}; ` +
+      "use another run id, or clear the run to start over"
+  }
+}
+
+/**
+ * A run that another owner is working on, and for how long its lease lasts unless it is renewed.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class RunLocked extends Schema.TaggedError<RunLocked>("effect-resilience/durable/Checkpoint/RunLocked")(
+  "RunLocked",
+  { runId: Schema.String, owner: Schema.String, remaining: Schema.DurationFromMillis }
+) {
+  get [Fault.verdictOf](): Extract<Fault.Verdict, { readonly _tag: "Rejected" }> {
+    return Fault.rejected(this.remaining)
+  }
+  override get message() {
+    return `run "${this.runId}" is being worked on by ${this.owner}, whose lease lasts another ` +
+      `${Duration.format(this.remaining)}; try again after that`
+  }
+}
+
+/**
+ * An input that is not JSON, so that a resumed run could not be compared with it.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class InputNotJson extends Schema.TaggedError<InputNotJson>("effect-resilience/durable/Checkpoint/InputNotJson")(
+  "InputNotJson",
+  { runId: Schema.String, path: Schema.String, found: Schema.String }
+) {
+  readonly [Fault.verdictOf] = Fault.permanent
+  override get message() {
+    return `run "${this.runId}": its input has ${this.found} at ${this.path}; pass plain JSON data`
+  }
+}
+
+/**
+ * A run that the store does not have.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class RunNotFound extends Schema.TaggedError<RunNotFound>("effect-resilience/durable/Checkpoint/RunNotFound")(
+  "RunNotFound",
+  { runId: Schema.String }
+) {
+  readonly [Fault.verdictOf] = Fault.permanent
+  override get message() {
+    return `the store has no run "${this.runId}"; check the id, or list the runs`
+  }
+}
+
+/**
+ * Ends a run on purpose, to be resumed by calling it again: something has to happen first that the program cannot do,
+ * such as a person's decision.
+ *
+ * **Details**
+ *
+ * It travels like any failure and is never recorded as one. A run that ends with it is `escalated` if `escalationId`
+ * names what is waited for, else `suspended`.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class RunSuspended extends Schema.TaggedError<RunSuspended>("effect-resilience/durable/Checkpoint/RunSuspended")(
+  "RunSuspended",
+  {
+    runId: Schema.String,
+    step: Schema.String,
+    escalationId: Schema.optional(Schema.String),
+    reason: Schema.String
+  }
+) {
+  readonly [Fault.verdictOf] = Fault.permanent
+  override get message() {
+    const waiting = this.escalationId === undefined ? "" : ` (escalation ${this.escalationId})`
+    return `run "${this.runId}" is suspended at "${this.step}": ${this.reason}${waiting}; run it again to resume`
+  }
+}

@@ -1,0 +1,234 @@
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Option from "effect/Option"
+import * as Predicate from "effect/Predicate"
+import * as Schema from "effect/Schema"
+import * as Fault from "../../Fault.ts"
+import * as Telemetry from "../../Telemetry.ts"
+import type { CheckpointStoreError } from "../CheckpointStore.ts"
+import {
+  AmbiguousStep,
+  CheckpointCorrupt,
+  type CheckpointMismatch,
+  ConcurrentSteps,
+  RunSuspended,
+  StepNotEncodable
+} from "./checkpointErrors.ts"
+import { where } from "./checkpointRecord.ts"
+import { inside, Run } from "./checkpointRun.ts"
+import * as Scope from "./checkpointScope.ts"
+import { hasRedacted } from "./checkpointSecrets.ts"
+
+/**
+ * What is known about an attempt whose result was never written.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Reconciliation<A> =
+  | { readonly _tag: "Happened"; readonly value: A }
+  | { readonly _tag: "NotHappened" }
+  | { readonly _tag: "Unknown" }
+
+/** @internal */
+export type Failure =
+  | CheckpointStoreError
+  | CheckpointCorrupt
+  | CheckpointMismatch
+  | ConcurrentSteps
+  | StepNotEncodable
+
+/** @internal */
+export const isSuspension = Schema.is(RunSuspended)
+
+const isOpenVerdict = (verdict: Fault.Verdict): boolean =>
+  verdict._tag === "Ambiguous" || verdict._tag === "TimedOut" || verdict._tag === "Malformed"
+
+const tagOf = (error: unknown): string | undefined =>
+  Predicate.hasProperty(error, "_tag") && typeof error._tag === "string" ? error._tag : undefined
+
+/** @internal */
+export const concurrent = (run: Run["Service"], running: string, requested: string): ConcurrentSteps =>
+  new ConcurrentSteps({ runId: run.runId, scope: run.scope, running, requested })
+
+/**
+ * Takes the scope around for a step or a group of branches, and runs it unless the journal refuses.
+ *
+ * @internal
+ */
+export const claiming = <A, E, R>(
+  name: string,
+  enter: (scope: Scope.Scope, name: string) => Scope.Claim,
+  use: (
+    run: Run["Service"],
+    claim: Scope.Claim,
+    restore: <A2, E2, R2>(effect: Effect.Effect<A2, E2, R2>) => Effect.Effect<A2, E2, R2>
+  ) => Effect.Effect<A, E, R>
+): Effect.Effect<A, E | Failure, R | Run> =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.flatMap(Run, (run) => {
+      const scope = run.place
+      if (scope.running !== undefined) return Effect.fail<E | Failure>(concurrent(run, scope.running, name))
+      const claim = enter(scope, name)
+      const refused = run.journal.refusal(scope, claim)
+      const body = refused === undefined ? use(run, claim, restore) : Effect.fail<E | Failure>(refused)
+      return Effect.ensuring(body, Effect.sync(() => Scope.leave(scope)))
+    })
+  )
+
+/**
+ * The life of one step. Interruptible while the caller's own effects run, and nowhere else: between a result and its
+ * record nothing can come.
+ *
+ * @internal
+ */
+export const step = <A, E, R, Success extends Schema.Constraint, Remembered extends Schema.Constraint, E2, R2>(
+  name: string,
+  options: {
+    readonly success: Success & { readonly Type: A }
+    readonly error: Remembered | undefined
+    readonly atMostOnce: boolean
+    readonly reconcile: Effect.Effect<Reconciliation<A>, E2, R2> | undefined
+  },
+  execute: Effect.Effect<A, E, R>
+) =>
+  claiming(name, Scope.enterStep, (run, claim, restore) => {
+    const { atMostOnce, reconcile } = options
+    const { journal, runId } = run
+    const { id, order } = claim
+    const success = Schema.toCodecJson(options.success)
+    const failure = options.error === undefined ? undefined : Schema.toCodecJson(options.error)
+
+    const corrupt = (detail: string) => new CheckpointCorrupt({ runId, step: id, detail })
+    const completed = (replayed: boolean) =>
+      Telemetry.emit(() => ({ _tag: "StepCompleted", runId, step: id, replayed }))
+    const failed = (replayed: boolean) => Telemetry.emit(() => ({ _tag: "StepFailed", runId, step: id, replayed }))
+
+    const succeed = Effect.fnUntraced(function*(value: A) {
+      const json = yield* Effect.mapError(
+        Schema.encodeEffect(success)(value),
+        (error) => new StepNotEncodable({ runId, step: id, reason: "Value", detail: where(error) })
+      )
+      yield* journal.appendStep(id, { _tag: "StepSucceeded", order, value: json })
+      yield* completed(false)
+      return value
+    })
+
+    // The outer scope of a reconcile is the attempt: what was found out about one attempt says nothing of the next.
+    const settle = Effect.fnUntraced(function*(
+      reason: AmbiguousStep["reason"],
+      attempt: number,
+      cause: { readonly cause?: unknown }
+    ) {
+      yield* Telemetry.emit(() => ({ _tag: "StepAmbiguous", runId, step: id }))
+      const ambiguous = new AmbiguousStep({ runId, step: id, reason, ...cause })
+      if (reconcile === undefined) return yield* ambiguous
+      const answer = yield* restore(inside(reconcile, run, Scope.insideReconcile(claim, attempt)))
+      switch (answer._tag) {
+        case "Happened":
+          return Option.some(yield* succeed(answer.value))
+        case "NotHappened":
+          return Option.none<A>()
+        case "Unknown":
+          return yield* ambiguous
+      }
+    })
+
+    // What the error is, but not what it says, which may be a secret.
+    const note = Effect.fnUntraced(function*(error: E, verdict: Fault.Verdict) {
+      const tag = tagOf(error)
+      const encoded = failure === undefined ? Option.none() : yield* Effect.option(
+        Schema.encodeUnknownEffect(failure)(error)
+      )
+      yield* journal.appendStep(id, {
+        _tag: "StepFailed",
+        order,
+        verdict: verdict._tag,
+        ...(tag === undefined ? {} : { tag }),
+        ...(Option.isSome(encoded) ? { error: encoded.value } : {})
+      })
+      yield* failed(false)
+    })
+
+    const attempt = Effect.fnUntraced(function*(number: number) {
+      if (atMostOnce) yield* journal.appendStep(id, { _tag: "StepIntended", order })
+      let started = false
+      const work = Effect.suspend(() => {
+        started = true
+        return inside(execute, run, Scope.insideStep(claim))
+      })
+      const exit = yield* Effect.exit(restore(Effect.provideService(work, Fault.Idempotent, !atMostOnce)))
+      if (Exit.isSuccess(exit)) return yield* succeed(exit.value)
+      const again = Effect.failCause(exit.cause)
+      if (journal.isBroken()) return yield* again
+      const release = journal.appendStep(id, { _tag: "StepReleased", order })
+      if (Cause.hasDies(exit.cause)) {
+        yield* failed(false)
+        if (!atMostOnce) return yield* again
+        const happened = yield* settle("Died", number, { cause: Cause.squash(exit.cause) })
+        if (Option.isSome(happened)) return happened.value
+        yield* release
+        return yield* again
+      }
+      const found = Cause.findErrorOption(exit.cause)
+      if (Option.isNone(found)) {
+        if (atMostOnce && !started) yield* release
+        return yield* again
+      }
+      const error = found.value
+      if (isSuspension(error)) {
+        if (atMostOnce) yield* release
+        return yield* again
+      }
+      const verdict = yield* Effect.provideService(Fault.classify(error), Fault.Idempotent, !atMostOnce)
+      if (atMostOnce && isOpenVerdict(verdict)) {
+        const happened = yield* settle("Failed", number, { cause: error })
+        if (Option.isSome(happened)) return happened.value
+      }
+      yield* note(error, verdict)
+      return yield* again
+    })
+
+    return Effect.gen(function*() {
+      for (const schema of options.error === undefined ? [options.success] : [options.success, options.error]) {
+        if (hasRedacted(schema)) {
+          const detail = "its schema holds a Redacted value, which JSON would show in clear"
+          return yield* new StepNotEncodable({ runId, step: id, reason: "Redacted", detail })
+        }
+      }
+      // Lets the fibers that were started together with this one come to their own steps while this scope is taken, so
+      // that steps without a scope of their own meet here the first time they run.
+      yield* restore(Effect.yieldNow)
+      const outcome = journal.outcome(id)
+      const attempts = outcome?.attempts ?? 0
+      switch (outcome?._tag) {
+        case "Succeeded": {
+          const value = yield* Effect.mapError(
+            Schema.decodeUnknownEffect(success)(outcome.value),
+            (error) => corrupt(where(error))
+          )
+          yield* completed(true)
+          return value
+        }
+        case "Failed": {
+          if (failure === undefined) {
+            return yield* corrupt("it has a failure, and the step has no error schema any more")
+          }
+          const error = yield* Effect.mapError(
+            Schema.decodeUnknownEffect(failure)(outcome.error),
+            (error) => corrupt(where(error))
+          )
+          yield* failed(true)
+          return yield* Effect.fail(error)
+        }
+        case "Intended": {
+          if (!atMostOnce) return yield* attempt(attempts + 1)
+          const happened = yield* settle("Unfinished", attempts, {})
+          return Option.isSome(happened) ? happened.value : yield* attempt(attempts + 1)
+        }
+        default:
+          return yield* attempt(attempts + 1)
+      }
+    })
+  })
