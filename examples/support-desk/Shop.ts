@@ -65,24 +65,25 @@ const customers: ReadonlyArray<readonly [email: string, name: string, plan: stri
   ["arjun@mehtatextiles.example", "Arjun Mehta", "Business", "2025-05-21"]
 ]
 
-const orders: ReadonlyArray<readonly [id: string, email: string, item: string, amountCents: number, charges: number]> = [
-  ["HB-1042", "maria@nordlicht.example", "Team plan, October", 4900, 2],
-  ["HB-1051", "priya@kettleandkin.example", "Analytics add-on", 2900, 1],
-  ["HB-1063", "lucia@floresfernandez.example", "Team plan, November", 4900, 2],
-  ["HB-1077", "jonas.weber@weberhaus.example", "Team plan, October", 4900, 1],
-  ["HB-1088", "sara@nilssonoptik.example", "Business plan, one year", 58800, 1],
-  ["HB-1101", "dmitri@volkovaudio.example", "Starter plan, November", 1900, 1],
-  ["HB-1110", "isabelle@moreaudeco.example", "Analytics add-on", 2900, 1],
-  ["HB-1123", "will@hartgarden.example", "Team plan, November", 4900, 1],
-  ["HB-1130", "nadia@haddadjewels.example", "Business plan, November", 14700, 1],
-  ["HB-1139", "liam@doylesurf.example", "Team plan, October", 4900, 1],
-  ["HB-1147", "anna@kowalskaceramics.example", "Starter plan, October", 1900, 1],
-  ["HB-1160", "felix@bauerimkerei.example", "Starter plan, November", 1900, 2],
-  ["HB-1171", "julia@santosplants.example", "Domain, one year", 1200, 1],
-  ["HB-1175", "victor@langinstruments.example", "20 label printers", 124000, 1],
-  ["HB-1183", "helen@mosspets.example", "Team plan, November", 4900, 2],
-  ["HB-1190", "arjun@mehtatextiles.example", "Business plan, November", 14700, 1]
-]
+const orders: ReadonlyArray<readonly [id: string, email: string, item: string, amountCents: number, charges: number]> =
+  [
+    ["HB-1042", "maria@nordlicht.example", "Team plan, October", 4900, 2],
+    ["HB-1051", "priya@kettleandkin.example", "Analytics add-on", 2900, 1],
+    ["HB-1063", "lucia@floresfernandez.example", "Team plan, November", 4900, 2],
+    ["HB-1077", "jonas.weber@weberhaus.example", "Team plan, October", 4900, 1],
+    ["HB-1088", "sara@nilssonoptik.example", "Business plan, one year", 58800, 1],
+    ["HB-1101", "dmitri@volkovaudio.example", "Starter plan, November", 1900, 1],
+    ["HB-1110", "isabelle@moreaudeco.example", "Analytics add-on", 2900, 1],
+    ["HB-1123", "will@hartgarden.example", "Team plan, November", 4900, 1],
+    ["HB-1130", "nadia@haddadjewels.example", "Business plan, November", 14700, 1],
+    ["HB-1139", "liam@doylesurf.example", "Team plan, October", 4900, 1],
+    ["HB-1147", "anna@kowalskaceramics.example", "Starter plan, October", 1900, 1],
+    ["HB-1160", "felix@bauerimkerei.example", "Starter plan, November", 1900, 2],
+    ["HB-1171", "julia@santosplants.example", "Domain, one year", 1200, 1],
+    ["HB-1175", "victor@langinstruments.example", "20 label printers", 124000, 1],
+    ["HB-1183", "helen@mosspets.example", "Team plan, November", 4900, 2],
+    ["HB-1190", "arjun@mehtatextiles.example", "Business plan, November", 14700, 1]
+  ]
 
 type Failure = SqlError.SqlError | Schema.SchemaError
 

@@ -20,7 +20,12 @@ export type Move =
   | { readonly _tag: "Call"; readonly calls: ReadonlyArray<{ readonly name: string; readonly input: unknown }> }
 
 const CustomerFound = Schema.Struct({ name: Schema.String, plan: Schema.String })
-const OrderFound = Schema.Struct({ id: Schema.String, amountCents: Schema.Int, charges: Schema.Int, item: Schema.String })
+const OrderFound = Schema.Struct({
+  id: Schema.String,
+  amountCents: Schema.Int,
+  charges: Schema.Int,
+  item: Schema.String
+})
 const Status = Schema.Struct({ region: Schema.String, state: Schema.String })
 const Refunded = Schema.Struct({ refunded: Schema.Int })
 
@@ -62,7 +67,8 @@ const phrases: Record<Language, {
   },
   de: {
     hello: (name) => `Guten Tag ${name},`,
-    refunded: (amount, order) => `wir haben ${amount} für ${order} zurückgezahlt, in drei bis fünf Tagen ist das Geld da.`,
+    refunded: (amount, order) =>
+      `wir haben ${amount} für ${order} zurückgezahlt, in drei bis fünf Tagen ist das Geld da.`,
     notRefunded: (order) => `die Rückzahlung für ${order} haben wir an eine Kollegin übergeben.`,
     help: { billing: "die Rechnung ist unterwegs zu Ihnen." },
     bye: "Mit freundlichen Grüßen, Harbor"
