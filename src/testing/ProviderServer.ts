@@ -8,6 +8,7 @@ import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
@@ -103,8 +104,8 @@ export interface Stats {
  *
  * **Details**
  *
- * - `answer`: the healthy answer to a request, also as an effect, which may wait. Default: `Echo: ` and the text of the
- *   last user turn.
+ * - `answer`: the healthy answer to a request, also as an effect, which may wait. It is not asked about a request that is
+ *   refused, hangs or is reset before its headers. Default: `Echo: ` and the text of the last user turn.
  * - `faults`: a queue for the first requests, or a rule for all.
  * - `seed`: of message ids and latencies. Default 0.
  * - `latency`: added to every answer, drawn evenly from the range. Default none.
@@ -143,7 +144,7 @@ export interface Options {
  *   takes no fault.
  * - `setFaults`: asked for each request while nothing is injected; `undefined` ends it.
  * - `requests`: what came in, oldest first.
- * - `awaitRequest(index)`: waits until this request, counted from 0, has come in whole.
+ * - `awaitRequest(index)`: waits until this request, counted from 0, has come in whole and its fault is chosen.
  * - `awaitClosedByClient(index)`: waits until the client has closed the connection of this request before its answer was
  *   complete.
  * - `stats`: counts since the start.
@@ -273,7 +274,7 @@ export const make = Effect.fnUntraced(function*(
     }
   }
   const awaitLog = (index: number, ready: (entry: RequestLog) => boolean): Effect.Effect<RequestLog> =>
-    Effect.callback((resume) => {
+    Effect.callback<RequestLog>((resume) => {
       const wake = (): void => {
         const entry = log.get(index)
         if (entry !== undefined && ready(entry)) resume(Effect.succeed(entry))
@@ -284,7 +285,11 @@ export const make = Effect.fnUntraced(function*(
       waiters.add(wake)
       wake()
       return Effect.sync(() => waiters.delete(wake))
-    })
+    }).pipe(
+      // who waits resumes in the middle of the server's own step: let that step end, so that a delay is being waited for
+      // and a hang hangs before the test goes on
+      Effect.tap(() => Effect.yieldNow)
+    )
 
   const nextFault = (request: FaultRequest): Fault | undefined => {
     const fault = queue.shift() ?? rule?.(request)
@@ -296,40 +301,20 @@ export const make = Effect.fnUntraced(function*(
     delayMillis: planned.delayMillis + latency.min + (latency.max - latency.min) * uniform(seed, index, "latency")
   })
 
-  const serveMessages = Effect.fnUntraced(function*(
-    body: MessagesRequest,
-    index: number,
-    attemptOf: number | undefined,
-    requestId: string
-  ) {
-    const now = yield* Clock.currentTimeMillis
-    const stream = body.stream === true
-    const fault = nextFault({ index, attemptOf, stream, body, millisSinceStart: now - startedAt })
-    if (fault !== undefined) update(index, { fault: fault._tag })
-    const answered = answer(body, index)
-    const content = Effect.isEffect(answered) ? yield* answered : answered
-    const message = wire.buildMessage(body, content, seed, index)
-    if (fault === undefined || reply.refusal(fault) === undefined) {
-      const wait = options.rateLimit === undefined ? 0 : window.wait(now, message.usage.input_tokens)
-      if (wait > 0) {
-        const throttled: Fault = { _tag: "RateLimited", retryAfter: Math.ceil(wait / 1_000) }
-        return { planned: reply.plan(throttled, body, message, requestId), healthy: false }
-      }
-      window.charge(now, message.usage.input_tokens, message.usage.output_tokens)
-    }
-    const healthy = fault === undefined || fault._tag === "SlowFirstByte"
-    return { planned: delayed(reply.plan(fault, body, message, requestId), index), healthy }
-  })
+  type Decision =
+    | { readonly _tag: "Reply"; readonly planned: Reply }
+    | { readonly _tag: "Message"; readonly body: MessagesRequest; readonly fault: Fault | undefined }
 
-  const route = (
+  const decide = (
     exchange: http.Exchange,
     json: Result.Result<unknown, unknown>,
-    index: number,
-    attemptOf: number | undefined,
-    requestId: string
-  ): Effect.Effect<{ readonly planned: Reply; readonly healthy: boolean }> => {
-    const refuse = (status: number, type: string, message: string) =>
-      Effect.succeed({ planned: reply.refuse({ status, type, message }, requestId), healthy: false })
+    requestId: string,
+    faultFor: (body: MessagesRequest) => Fault | undefined
+  ): Decision => {
+    const refuse = (status: number, type: string, message: string): Decision => ({
+      _tag: "Reply",
+      planned: reply.refuse({ status, type, message }, requestId)
+    })
     const isMessages = exchange.path === "/v1/messages"
     if (!isMessages && exchange.path !== "/v1/messages/count_tokens") {
       return refuse(404, "not_found_error", `Not found: ${exchange.path}`)
@@ -341,22 +326,47 @@ export const make = Effect.fnUntraced(function*(
     if (!/^Bearer \S/i.test(exchange.headers["authorization"] ?? "") && !exchange.headers["x-api-key"]) {
       return refuse(401, "authentication_error", "Authentication is required: no credentials were sent.")
     }
-    if (Result.isFailure(json)) {
-      return refuse(400, "invalid_request_error", "The request body is not valid JSON.")
-    }
+    if (Result.isFailure(json)) return refuse(400, "invalid_request_error", "The request body is not valid JSON.")
     if (isMessages) {
       const decoded = incoming.decodeMessages(json.success)
-      return Result.isFailure(decoded)
-        ? refuse(400, "invalid_request_error", decoded.failure)
-        : serveMessages(decoded.success, index, attemptOf, requestId)
+      if (Result.isFailure(decoded)) return refuse(400, "invalid_request_error", decoded.failure)
+      return { _tag: "Message", body: decoded.success, fault: faultFor(decoded.success) }
     }
     const decoded = incoming.decodeCount(json.success)
     if (Result.isFailure(decoded)) return refuse(400, "invalid_request_error", decoded.failure)
-    const counted = JSON.stringify({ input_tokens: wire.inputTokens(decoded.success) })
-    return Effect.succeed({ planned: reply.succeed(counted), healthy: false })
+    return { _tag: "Reply", planned: reply.countedTokens(wire.inputTokens(decoded.success)) }
   }
 
+  const planMessage = Effect.fnUntraced(function*(
+    { body, fault }: Extract<Decision, { readonly _tag: "Message" }>,
+    index: number,
+    requestId: string
+  ) {
+    const unanswered = fault === undefined ? undefined : reply.unanswered(fault, requestId)
+    if (unanswered !== undefined) return { planned: delayed(unanswered, index), healthy: false }
+
+    const inputTokens = wire.inputTokens(body)
+    const now = yield* Clock.currentTimeMillis
+    const wait = options.rateLimit === undefined ? 0 : window.wait(now, inputTokens)
+    if (wait > 0) return { planned: reply.throttled(Math.ceil(wait / 1_000), requestId), healthy: false }
+    window.charge(now, { requests: 1, inputTokens, outputTokens: 0 })
+
+    const given = answer(body, index)
+    const content = Effect.isEffect(given) ? yield* given : given
+    const message = wire.buildMessage(body, content, seed, index)
+    window.charge(yield* Clock.currentTimeMillis, {
+      requests: 0,
+      inputTokens: message.usage.input_tokens - inputTokens,
+      outputTokens: message.usage.output_tokens
+    })
+    return {
+      planned: delayed(reply.answered(fault, body, message, requestId), index),
+      healthy: fault === undefined || fault._tag === "SlowFirstByte"
+    }
+  })
+
   const handle = Effect.fnUntraced(function*(exchange: http.Exchange) {
+    const millisSinceStart = (yield* Clock.currentTimeMillis) - startedAt
     const index = counts.requests
     counts.requests += 1
     const requestId = identifier("req", seed, index, "request")
@@ -364,6 +374,17 @@ export const make = Effect.fnUntraced(function*(
     const json = decodeJson(text)
     const attemptOf = text === "" ? undefined : firstWithBody.get(text)
     if (text !== "" && attemptOf === undefined) firstWithBody.set(text, index)
+    // as an exit, so that a request whose rule throws is in the log all the same
+    const decided = yield* Effect.exit(Effect.sync(() =>
+      decide(
+        exchange,
+        json,
+        requestId,
+        (body) => nextFault({ index, attemptOf, stream: body.stream === true, body, millisSinceStart })
+      )
+    ))
+    const fault = Exit.isSuccess(decided) && decided.value._tag === "Message" ? decided.value.fault : undefined
+    let healthy = false
     record({
       index,
       method: exchange.method,
@@ -371,21 +392,22 @@ export const make = Effect.fnUntraced(function*(
       headers: exchange.headers,
       body: Result.getOrElse(json, () => text),
       attemptOf,
-      fault: undefined,
+      fault: fault?._tag,
       closedByClient: false,
       completed: false
     })
     forget()
-    let healthy = false
     exchange.onOutcome((outcome) => {
       if (outcome === "completed" && healthy) counts.answered += 1
       if (outcome === "closedByClient") counts.closedByClient += 1
       update(index, { completed: outcome === "completed", closedByClient: outcome === "closedByClient" })
     })
-    const routed = yield* route(exchange, json, index, attemptOf, requestId)
-    healthy = routed.healthy
+    const decision = yield* decided
+    let planned: Reply
+    if (decision._tag === "Reply") planned = decision.planned
+    else ({ healthy, planned } = yield* planMessage(decision, index, requestId))
     const now = yield* Clock.currentTimeMillis
-    yield* exchange.send(routed.planned, { "request-id": requestId, ...window.headers(now) })
+    yield* exchange.send(planned, { "request-id": requestId, ...window.headers(now) })
   })
 
   const listening = yield* http.listen(port, handle)

@@ -94,6 +94,17 @@ export interface WireEvent {
 
 const tokens = (text: string): number => Math.max(1, Math.ceil(text.length / 4))
 
+const spokenText = (block: WireBlock): string => {
+  switch (block.type) {
+    case "text":
+      return block.text
+    case "thinking":
+      return block.thinking
+    case "tool_use":
+      return block.name + JSON.stringify(block.input)
+  }
+}
+
 /** @internal */
 export const inputTokens = (request: CountRequest): number =>
   tokens(JSON.stringify([request.system ?? "", request.messages, request.tools ?? []]))
@@ -132,7 +143,7 @@ export const buildMessage = (
     stopDetails: null,
     usage: {
       input_tokens: given.usage?.input_tokens ?? inputTokens(request),
-      output_tokens: given.usage?.output_tokens ?? tokens(JSON.stringify(content)),
+      output_tokens: given.usage?.output_tokens ?? tokens(content.map(spokenText).join("")),
       cache_creation_input_tokens: given.usage?.cache_creation_input_tokens ?? 0,
       cache_read_input_tokens: given.usage?.cache_read_input_tokens ?? 0
     }

@@ -89,7 +89,7 @@ export const listen = Effect.fnUntraced(function*(
           refuse({
             status: 500,
             type: "api_error",
-            message: `the test's own code failed: ${Cause.pretty(cause)}`,
+            message: `the test's own code failed: ${String(Cause.squash(cause))}`,
             headers: { "x-should-retry": "false" }
           }, "req_defect"),
           {}

@@ -59,8 +59,10 @@ const errorBody = (error: ErrorAnswer, requestId: string): string =>
 export const refuse = (error: ErrorAnswer, requestId: string): Reply =>
   finish(error.status, { ...json, ...error.headers }, errorBody(error, requestId))
 
+const succeed = (text: string): Reply => finish(200, json, text)
+
 /** @internal */
-export const succeed = (text: string): Reply => finish(200, json, text)
+export const countedTokens = (inputTokens: number): Reply => succeed(JSON.stringify({ input_tokens: inputTokens }))
 
 const retryAfter = (value: number | string | undefined): Readonly<Record<string, string>> =>
   value === undefined ? {} : { "retry-after": String(value) }
@@ -79,14 +81,22 @@ const statusOfType: Readonly<Record<string, number>> = {
   overloaded_error: 529
 }
 
+const rateLimited = (after: number | string | undefined): ErrorAnswer => ({
+  status: 429,
+  type: "rate_limit_error",
+  message: "This request would exceed your organization's rate limit. Please try again later.",
+  headers: retryAfter(after)
+})
+
 /** @internal */
-export const refusal = (fault: Fault): ErrorAnswer | undefined => {
+export const throttled = (seconds: number, requestId: string): Reply => refuse(rateLimited(seconds), requestId)
+
+const refusal = (fault: Fault): ErrorAnswer | undefined => {
   switch (fault._tag) {
     case "RateLimited":
+      // a client that learns from the headers must not read that there is room
       return {
-        status: 429,
-        type: "rate_limit_error",
-        message: "This request would exceed your organization's rate limit. Please try again later.",
+        ...rateLimited(fault.retryAfter),
         headers: { ...retryAfter(fault.retryAfter), "anthropic-ratelimit-requests-remaining": "0" }
       }
     case "SpendLimit":
@@ -227,7 +237,7 @@ const streamReply = (fault: Fault | undefined, message: wire.WireMessage, reques
   const events = wire.messageEvents(message)
   const texts = events.map(wire.eventText)
   const middle = Math.floor(texts.length / 2)
-  const first = (count: number | undefined) => texts.slice(0, Math.min(count ?? 2, texts.length - 1))
+  const first = (count: number | undefined) => texts.slice(0, Math.max(0, Math.min(count ?? 2, texts.length - 1)))
   switch (fault?._tag) {
     case "HangBody":
       return streamOf(texts.slice(0, middle), "hang")
@@ -268,8 +278,23 @@ const streamReply = (fault: Fault | undefined, message: wire.WireMessage, reques
   }
 }
 
+/**
+ * The reply to a request whose answer is never made: it is refused, or the connection says nothing at all.
+ *
+ * @internal
+ */
+export const unanswered = (fault: Fault, requestId: string): Reply | undefined => {
+  if (fault._tag === "Hang") return silence
+  if (fault._tag === "ResetBeforeHeaders") return { ...silence, end: "reset" }
+  const error = refusal(fault)
+  if (error === undefined) return undefined
+  return fault._tag === "ServerError" && fault.html === true
+    ? finish(error.status, html, page(`${error.status} Server Error`))
+    : refuse(error, requestId)
+}
+
 /** @internal */
-export const plan = (
+export const answered = (
   fault: Fault | undefined,
   request: MessagesRequest,
   healthy: wire.WireMessage,
@@ -278,13 +303,7 @@ export const plan = (
   const stream = request.stream === true
   const whole = stream ? streamReply : jsonReply
   if (fault === undefined) return whole(undefined, healthy, requestId)
-  if (fault._tag === "Hang") return silence
-  if (fault._tag === "ResetBeforeHeaders") return { ...silence, end: "reset" }
   if (fault._tag === "NotAMessage") return notAMessage(fault.variant, healthy, stream, requestId)
   if (fault._tag === "SlowFirstByte") return { ...whole(undefined, healthy, requestId), delayMillis: fault.millis }
-  const error = refusal(fault)
-  if (error === undefined) return whole(fault, alteredMessage(fault, healthy, request), requestId)
-  return fault._tag === "ServerError" && fault.html === true
-    ? finish(error.status, html, page(`${error.status} Server Error`))
-    : refuse(error, requestId)
+  return whole(fault, alteredMessage(fault, healthy, request), requestId)
 }

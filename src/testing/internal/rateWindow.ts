@@ -42,11 +42,14 @@ export const make = (limits: Limits, startedAt: number) => {
       fill(now)
       return Math.max(millisUntil(requests, 1), millisUntil(input, inputTokens), millisUntil(output, 1))
     },
-    charge: (now: number, inputTokens: number, outputTokens: number): void => {
+    charge: (
+      now: number,
+      used: { readonly requests: number; readonly inputTokens: number; readonly outputTokens: number }
+    ): void => {
       fill(now)
-      requests.available -= 1
-      input.available -= inputTokens
-      output.available -= outputTokens
+      requests.available -= used.requests
+      input.available -= used.inputTokens
+      output.available -= used.outputTokens
     },
     headers: (now: number): Readonly<Record<string, string>> => {
       fill(now)
