@@ -10,6 +10,7 @@ const Entry = Schema.Struct({
 })
 const Line = Schema.fromJsonString(Entry)
 const encode = Schema.encodeSync(Line)
+const decode = Schema.decodeEffect(Line)
 
 type Recorder = (ticket: string | undefined) => (event: Telemetry.Event) => void
 
@@ -54,7 +55,7 @@ export const read = Effect.fn("support-desk.readTally")(function*(folder: string
   // A kill can cut the last line; a line that does not decode is that one.
   const [entries] = yield* Effect.partition(
     text.split("\n").filter((line) => line !== ""),
-    Schema.decodeUnknownEffect(Line)
+    (line) => decode(line)
   )
   const count: Tally["count"] = (tag, label) =>
     entries.filter((entry) => entry.tag === tag && (label === undefined || entry.label === label)).length

@@ -5,7 +5,7 @@ import * as ProviderServer from "effect-resilience/testing/ProviderServer"
 import type { Prompt } from "effect/ai"
 import { type Move, type Situation, think } from "./simulated.ts"
 
-const fromJson = Schema.decodeUnknownOption(Schema.UnknownFromJsonString)
+const fromJson = Schema.decodeUnknownOption(Schema.fromJsonString(Schema.Unknown))
 
 const jsonOr = (value: unknown): unknown => {
   const decoded = fromJson(value)
@@ -24,11 +24,12 @@ export const situationOfRequest = (request: ProviderServer.MessagesRequest): Sit
   const blocks = request.messages.flatMap((turn) =>
     typeof turn.content === "string" ? [{ type: "text", text: turn.content }] : turn.content
   )
-  const names = new Map(
-    blocks.filter((block) => block.type === "tool_use").map((block) => [block["id"], block["name"]])
-  )
+  const names = new Map<unknown, string>()
+  for (const block of blocks) {
+    if (block.type === "tool_use" && typeof block["name"] === "string") names.set(block["id"], block["name"])
+  }
   const results = blocks.filter((block) => block.type === "tool_result").map((block) => ({
-    name: String(names.get(block["tool_use_id"]) ?? ""),
+    name: names.get(block["tool_use_id"]) ?? "",
     result: jsonOr(textOf(block["content"])),
     isError: block["is_error"] === true
   }))
