@@ -259,7 +259,10 @@ export const fromThrown = (
     return AiError.make({ ...origin, reason: fromAnswer(error.status, reply, details, nowMillis) })
   }
   const reply = readReply(exchange.response?.status, exchange.response?.headers, nowMillis)
-  return AiError.make({ ...origin, reason: fromWire(exchange, reply) ?? fromSdkError(error, exchange, reply, nowMillis) })
+  return AiError.make({
+    ...origin,
+    reason: fromWire(exchange, reply) ?? fromSdkError(error, exchange, reply, nowMillis)
+  })
 }
 
 const typeOf = (event: unknown): string | null => text(event, "type")
