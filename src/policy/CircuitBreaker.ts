@@ -259,9 +259,8 @@ export interface Opening extends circuits.Opening {}
  * - `probeTimeout`: how long a probe may hold its slot; default 5 minutes. It does not end the call: it lets the next
  *   caller probe and drops the late answer. Keep it longer than the slowest good answer.
  * - `metricsOnly`: count and never open; default `false`. A hold by hand still refuses.
- * - `countsAsFailure`: which verdicts count; by default `Transient`, `Overloaded`, `TimedOut`, `Malformed`,
- *   `Ambiguous` and errors nobody knows. Defects always count, interruption never does. What does not count is neither
- *   a failure nor a success.
+ * - `countsAsFailure`: which verdicts count; default `Fault.countsAsFailure`. Defects always count, interruption never
+ *   does. What does not count is neither a failure nor a success.
  *
  * @category models
  * @since 0.1.0
@@ -358,7 +357,7 @@ const circuitSettings = (options: CircuitOptions): circuits.Settings => {
       config.duration(module, "probeTimeout", options.probeTimeout ?? "5 minutes", atLeastAMilli)
     ),
     metricsOnly: options.metricsOnly ?? false,
-    countsAsFailure: options.countsAsFailure ?? countsByDefault
+    countsAsFailure: options.countsAsFailure ?? Fault.countsAsFailure
   }
 }
 
@@ -379,19 +378,6 @@ const serviceSettings = (options: Options): ServiceSettings => {
     idleTimeToLive: Duration.toMillis(
       config.duration(module, "idleTimeToLive", options.idleTimeToLive ?? "1 hour", atLeastAMilli)
     )
-  }
-}
-
-const countsByDefault = (verdict: Fault.Verdict): boolean => {
-  switch (verdict._tag) {
-    case "Transient":
-    case "Overloaded":
-    case "TimedOut":
-    case "Malformed":
-    case "Ambiguous":
-      return true
-    default:
-      return false
   }
 }
 
