@@ -149,6 +149,18 @@ describe("Fallback", () => {
           ["object", ""],
           ["undefined", ""]
         ])
+        const hostile = {
+          _tag: "Hostile",
+          get message(): string {
+            throw new Error("no message for you")
+          }
+        }
+        assert.deepStrictEqual(yield* error(hostile), {
+          label: "primary",
+          tag: "Hostile",
+          message: "",
+          verdict: "Permanent"
+        })
       }))
 
     it("refuses an empty label", () => {

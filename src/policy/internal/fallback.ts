@@ -41,11 +41,20 @@ const messageOf = (error: unknown): string => {
   return typeof error === "string" ? error : ""
 }
 
+const attempt = (read: () => string): string => {
+  try {
+    return read()
+  } catch {
+    // a foreign error's getter threw: that must not turn the failure into a defect
+    return ""
+  }
+}
+
 /** @internal */
 export const summarise = (label: string, error: unknown, verdict: Fault.Verdict): FailedStep => ({
   label,
-  tag: tagOf(error),
-  message: shorten(messageOf(error)),
+  tag: attempt(() => tagOf(error)),
+  message: attempt(() => shorten(messageOf(error))),
   verdict: verdict._tag
 })
 
