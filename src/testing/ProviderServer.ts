@@ -24,6 +24,7 @@ import * as http from "./internal/providerHttp.ts"
 import type { Reply } from "./internal/providerReply.ts"
 import * as reply from "./internal/providerReply.ts"
 import * as rateWindow from "./internal/rateWindow.ts"
+import * as requestHistory from "./internal/requestHistory.ts"
 import { identifier, uniform } from "./internal/seeded.ts"
 import * as weather from "./internal/storm.ts"
 
@@ -63,9 +64,9 @@ export type FaultRule = (request: FaultRequest) => Fault | undefined
  *
  * **Details**
  *
- * `body` is the decoded JSON, or the text where it is none. `completed` is true once the response was sent whole,
- * whatever its status, and `closedByClient` once the client closed the connection before that. Both stay false where
- * the server itself cut the connection.
+ * `body` is the decoded JSON, or the text where it is none. How it ended: `completed` once the response was sent whole,
+ * whatever its status, `closedByClient` once the client closed the connection before that, `cutByServer` once a fault or
+ * the end of the scope cut it. Until then all three are false.
  *
  * @category models
  * @since 0.1.0
@@ -78,8 +79,9 @@ export interface RequestLog {
   readonly body: unknown
   readonly attemptOf: number | undefined
   readonly fault: FaultTag | undefined
-  readonly closedByClient: boolean
   readonly completed: boolean
+  readonly closedByClient: boolean
+  readonly cutByServer: boolean
 }
 
 /**
@@ -148,6 +150,9 @@ export interface Options {
  * - `awaitClosedByClient(index)`: waits until the client has closed the connection of this request before its answer was
  *   complete.
  * - `stats`: counts since the start.
+ *
+ * Both waits end by state and never poll. One that can never end, because the request ended otherwise or the server has
+ * closed, dies and says why.
  *
  * @category services
  * @since 0.1.0
@@ -237,7 +242,7 @@ export const make = Effect.fnUntraced(function*(
   options: Options = {}
 ): Effect.fn.Return<ProviderServer["Service"], never, Scope.Scope> {
   const port = config.integer(module, "port", options.port ?? 0, 0)
-  const history = config.integer(module, "history", options.history ?? 10_000, 1)
+  const kept = config.integer(module, "history", options.history ?? 10_000, 1)
   const latency = latencyRange(options)
   const limits = limitsOf(options.rateLimit ?? {})
   const answer = options.answer ?? echo
@@ -250,46 +255,8 @@ export const make = Effect.fnUntraced(function*(
   if (typeof options.faults === "function") rule = options.faults
   else queue.push(...options.faults ?? [])
 
-  const log = new Map<number, RequestLog>()
-  const firstWithBody = new Map<string, number>()
+  const history = requestHistory.make<RequestLog>(kept)
   const counts = { requests: 0, answered: 0, closedByClient: 0, injected: noneInjected() }
-  const waiters = new Set<() => void>()
-
-  const record = (entry: RequestLog): void => {
-    log.set(entry.index, entry)
-    for (const wake of waiters) wake()
-  }
-  const update = (index: number, change: Partial<RequestLog>): void => {
-    const entry = log.get(index)
-    if (entry !== undefined) record({ ...entry, ...change })
-  }
-  const forget = (): void => {
-    for (const [index] of log) {
-      if (log.size <= history) break
-      log.delete(index)
-    }
-    for (const [text, index] of firstWithBody) {
-      if (log.has(index)) break
-      firstWithBody.delete(text)
-    }
-  }
-  const awaitLog = (index: number, ready: (entry: RequestLog) => boolean): Effect.Effect<RequestLog> =>
-    Effect.callback<RequestLog>((resume) => {
-      const wake = (): void => {
-        const entry = log.get(index)
-        if (entry !== undefined && ready(entry)) resume(Effect.succeed(entry))
-        else if (entry === undefined && index < counts.requests) {
-          resume(Effect.die(new Error(`request ${index} is no longer kept: raise the option "history"`)))
-        }
-      }
-      waiters.add(wake)
-      wake()
-      return Effect.sync(() => waiters.delete(wake))
-    }).pipe(
-      // who waits resumes in the middle of the server's own step: let that step end, so that a delay is being waited for
-      // and a hang hangs before the test goes on
-      Effect.tap(() => Effect.yieldNow)
-    )
 
   const nextFault = (request: FaultRequest): Fault | undefined => {
     const fault = queue.shift() ?? rule?.(request)
@@ -348,7 +315,9 @@ export const make = Effect.fnUntraced(function*(
     const inputTokens = wire.inputTokens(body)
     const now = yield* Clock.currentTimeMillis
     const wait = options.rateLimit === undefined ? 0 : window.wait(now, inputTokens)
-    if (wait > 0) return { planned: reply.throttled(Math.ceil(wait / 1_000), requestId), healthy: false }
+    if (wait > 0) {
+      return { planned: delayed(reply.throttled(Math.ceil(wait / 1_000), requestId), index), healthy: false }
+    }
     window.charge(now, { requests: 1, inputTokens, outputTokens: 0 })
 
     const given = answer(body, index)
@@ -367,13 +336,12 @@ export const make = Effect.fnUntraced(function*(
 
   const handle = Effect.fnUntraced(function*(exchange: http.Exchange) {
     const millisSinceStart = (yield* Clock.currentTimeMillis) - startedAt
-    const index = counts.requests
+    const index = history.nextIndex()
     counts.requests += 1
     const requestId = identifier("req", seed, index, "request")
     const text = exchange.text ?? ""
     const json = decodeJson(text)
-    const attemptOf = text === "" ? undefined : firstWithBody.get(text)
-    if (text !== "" && attemptOf === undefined) firstWithBody.set(text, index)
+    const attemptOf = text === "" ? undefined : history.repeated(text, index)
     // as an exit, so that a request whose rule throws is in the log all the same
     const decided = yield* Effect.exit(Effect.sync(() =>
       decide(
@@ -385,7 +353,7 @@ export const make = Effect.fnUntraced(function*(
     ))
     const fault = Exit.isSuccess(decided) && decided.value._tag === "Message" ? decided.value.fault : undefined
     let healthy = false
-    record({
+    history.add({
       index,
       method: exchange.method,
       path: exchange.path,
@@ -393,14 +361,14 @@ export const make = Effect.fnUntraced(function*(
       body: Result.getOrElse(json, () => text),
       attemptOf,
       fault: fault?._tag,
+      completed: false,
       closedByClient: false,
-      completed: false
+      cutByServer: false
     })
-    forget()
     exchange.onOutcome((outcome) => {
       if (outcome === "completed" && healthy) counts.answered += 1
       if (outcome === "closedByClient") counts.closedByClient += 1
-      update(index, { completed: outcome === "completed", closedByClient: outcome === "closedByClient" })
+      history.update(index, { [outcome]: true })
     })
     const decision = yield* decided
     let planned: Reply
@@ -410,6 +378,7 @@ export const make = Effect.fnUntraced(function*(
     yield* exchange.send(planned, { "request-id": requestId, ...window.headers(now) })
   })
 
+  yield* Effect.addFinalizer(() => Effect.sync(history.close))
   const listening = yield* http.listen(port, handle)
   return ProviderServer.of({
     url: `http://127.0.0.1:${listening}`,
@@ -419,9 +388,13 @@ export const make = Effect.fnUntraced(function*(
       Effect.sync(() => {
         rule = next
       }),
-    requests: Effect.sync(() => Array.from(log.values())),
-    awaitRequest: (index) => awaitLog(index, () => true),
-    awaitClosedByClient: (index) => awaitLog(index, (entry) => entry.closedByClient),
+    requests: Effect.sync(history.all),
+    awaitRequest: (index) => history.wait(index, () => true),
+    awaitClosedByClient: (index) =>
+      history.wait(index, ({ closedByClient, completed, cutByServer }) => {
+        if (completed) return "it was answered whole before its client could leave"
+        return cutByServer ? "the server itself cut its connection" : closedByClient
+      }),
     stats: Effect.sync(() => ({ ...counts, injected: { ...counts.injected } }))
   })
 })

@@ -7,7 +7,7 @@ import type { Reply } from "./providerReply.ts"
 import { refuse } from "./providerReply.ts"
 
 /** How an exchange ended, seen from the server. */
-type Outcome = "completed" | "cut" | "closedByClient"
+type Outcome = "completed" | "cutByServer" | "closedByClient"
 
 /**
  * One request that came in whole, and the way to answer it.
@@ -84,7 +84,10 @@ export const listen = Effect.fnUntraced(function*(
     // a rule or an answer of the test that throws must not look like a server that hangs
     const report = (cause: Cause.Cause<never>) =>
       response.headersSent
-        ? Effect.sync(() => request.socket.destroy())
+        ? Effect.sync(() => {
+          cut = true
+          request.socket.destroy()
+        })
         : send(
           refuse({
             status: 500,
@@ -96,7 +99,7 @@ export const listen = Effect.fnUntraced(function*(
         )
 
     response.on("finish", () => settle("completed"))
-    response.on("close", () => settle(cut || closing ? "cut" : "closedByClient"))
+    response.on("close", () => settle(cut || closing ? "cutByServer" : "closedByClient"))
     // a peer that goes away is an outcome and not a crash of the test process
     request.on("error", () => undefined)
     response.on("error", () => undefined)
