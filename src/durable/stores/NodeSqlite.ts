@@ -1,0 +1,198 @@
+/**
+ * A `SqlClient` over the SQLite that is built into Node.
+ *
+ * @since 0.1.0
+ */
+// No published SQLite client loads on Effect 4.1: they import modules that moved when 4.0 was finished.
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Predicate from "effect/Predicate"
+import * as Reactivity from "effect/reactivity/Reactivity"
+import type * as Scope from "effect/Scope"
+import * as Semaphore from "effect/Semaphore"
+import * as SqlClient from "effect/sql/SqlClient"
+import type { Connection } from "effect/sql/SqlConnection"
+import * as SqlError from "effect/sql/SqlError"
+import * as Statement from "effect/sql/Statement"
+import * as Stream from "effect/Stream"
+import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite"
+import * as config from "../../internal/config.ts"
+
+/**
+ * Options of {@link layer}.
+ *
+ * **Details**
+ *
+ * - `filename` of the database, or `:memory:`.
+ * - `busyTimeout`: how long a statement waits for another process's lock before it fails as retryable, default 5
+ *   seconds. `node:sqlite` is synchronous: the whole process waits, so keep transactions short.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options {
+  readonly filename: string
+  readonly busyTimeout?: Duration.Input | undefined
+}
+
+const maxStatements = 128
+
+const attempt = <A>(operation: string, f: () => A): Effect.Effect<A, SqlError.SqlError> =>
+  Effect.try({
+    try: f,
+    catch: (cause) => {
+      // The classifier looks for SQLite's result code in `errno`, node:sqlite has it in `errcode`.
+      const coded = cause instanceof Error && "errcode" in cause
+        ? Object.assign(cause, { errno: cause.errcode })
+        : cause
+      return new SqlError.SqlError({
+        reason: SqlError.classifySqliteError(coded, { message: `SQLite failed to ${operation}`, operation })
+      })
+    }
+  })
+
+const toInput = (value: unknown): SQLInputValue => {
+  switch (typeof value) {
+    case "string":
+    case "number":
+    case "bigint":
+      return value
+    case "boolean":
+      return value ? 1 : 0
+    case "undefined":
+      return null
+    default:
+      if (value === null || value instanceof Uint8Array) return value
+      if (value instanceof Date) return value.toISOString()
+      throw new TypeError(
+        `SQLite cannot store a parameter of type ${Predicate.isObject(value) ? "object" : typeof value}`
+      )
+  }
+}
+
+/**
+ * Opens a database.
+ *
+ * **Details**
+ *
+ * A file is opened with `journal_mode = WAL` and `synchronous = FULL`: what is committed survives the loss of power.
+ * Foreign keys are enforced. There is one connection: a statement waits for the transaction of another fiber to end.
+ *
+ * Fails with `SqlError` if the file cannot be opened.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Return<
+  SqlClient.SqlClient,
+  SqlError.SqlError,
+  Scope.Scope | Reactivity.Reactivity
+> {
+  const busyTimeout = config.duration("NodeSqlite", "busyTimeout", options.busyTimeout ?? "5 seconds")
+  const db = yield* Effect.acquireRelease(
+    attempt("open the database", () => new DatabaseSync(config.nonEmpty("NodeSqlite", "filename", options.filename))),
+    (db) => Effect.sync(() => db.close())
+  )
+  yield* attempt("configure the database", () =>
+    db.exec(
+      `PRAGMA busy_timeout = ${Math.ceil(Duration.toMillis(busyTimeout))};
+       PRAGMA journal_mode = WAL;
+       PRAGMA synchronous = FULL;
+       PRAGMA foreign_keys = ON`
+    ))
+
+  const statements = new Map<string, StatementSync>()
+  const prepared = (sql: string): StatementSync => {
+    const statement = statements.get(sql) ?? db.prepare(sql)
+    // A Map keeps the order of insertion, so the first key is the one that was used longest ago.
+    statements.delete(sql)
+    statements.set(sql, statement)
+    if (statements.size > maxStatements) {
+      for (const oldest of statements.keys()) {
+        statements.delete(oldest)
+        break
+      }
+    }
+    return statement
+  }
+
+  const run = (
+    prepare: (sql: string) => StatementSync,
+    sql: string,
+    params: ReadonlyArray<unknown>,
+    mode: "rows" | "arrays" | "raw"
+  ) =>
+    Effect.flatMap(
+      SqlClient.SafeIntegers,
+      (safeIntegers) =>
+        attempt("execute a statement", (): ReadonlyArray<unknown> | object => {
+          const statement = prepare(sql)
+          statement.setReturnArrays(mode === "arrays")
+          statement.setReadBigInts(safeIntegers)
+          const input = params.map(toInput)
+          if (statement.columns().length > 0) return statement.all(...input)
+          const changes = statement.run(...input)
+          return mode === "raw" ? changes : []
+        })
+    )
+
+  // What `setReturnArrays` does is not in the types of node:sqlite, and a statement that gives rows gives an array.
+  const rows = (sql: string, params: ReadonlyArray<unknown>, prepare = prepared) =>
+    run(prepare, sql, params, "rows") as Effect.Effect<ReadonlyArray<object>, SqlError.SqlError>
+  const arrays = (sql: string, params: ReadonlyArray<unknown>, prepare = prepared) =>
+    run(prepare, sql, params, "arrays") as Effect.Effect<ReadonlyArray<ReadonlyArray<unknown>>, SqlError.SqlError>
+  const unprepared = (sql: string) => db.prepare(sql)
+
+  const connection: Connection = {
+    execute: (sql, params, transform) => transform ? Effect.map(rows(sql, params), transform) : rows(sql, params),
+    executeUnprepared: (sql, params, transform) =>
+      transform ? Effect.map(rows(sql, params, unprepared), transform) : rows(sql, params, unprepared),
+    executeRaw: (sql, params) => run(prepared, sql, params, "raw"),
+    executeValues: (sql, params) => arrays(sql, params),
+    executeValuesUnprepared: (sql, params) => arrays(sql, params, unprepared),
+    executeStream: (sql, params, transform) =>
+      Stream.unwrap(
+        Effect.map(rows(sql, params), (all) => Stream.fromIterable(transform === undefined ? all : transform(all)))
+      )
+  }
+
+  return yield* SqlClient.make({
+    ...SqlClient.makeSqliteAcquirers({
+      connection: Effect.succeed(connection),
+      semaphore: yield* Semaphore.make(1),
+      isTransaction: () => db.isTransaction
+    }),
+    compiler: Statement.makeCompilerSqlite(),
+    // A transaction that turns from reading to writing fails when another one wrote meanwhile; this one waits instead.
+    beginTransaction: "BEGIN IMMEDIATE",
+    prepareTransactionControls: true,
+    driver: "node:sqlite",
+    spanAttributes: [["db.system.name", "sqlite"]]
+  })
+})
+
+/**
+ * Provides a `SqlClient` on one SQLite database, see {@link make}.
+ *
+ * **Example** (Asking SQLite)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { SqlClient } from "effect/sql"
+ * import { layer } from "effect-resilience/durable/stores/NodeSqlite"
+ *
+ * const program = Effect.gen(function*() {
+ *   const sql = yield* SqlClient.SqlClient
+ *   const rows = yield* sql<{ readonly answer: number }>`SELECT 6 * ${7} AS answer`
+ *   return rows[0]?.answer
+ * })
+ *
+ * await Effect.runPromise(Effect.provide(program, layer({ filename: ":memory:" }))) // => 42
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer = (options: Options): Layer.Layer<SqlClient.SqlClient, SqlError.SqlError> =>
+  Layer.effect(SqlClient.SqlClient, make(options)).pipe(Layer.provide(Reactivity.layer))
