@@ -359,10 +359,9 @@ export const make = (
  *   const third = yield* Effect.flip(LanguageModel.generateText({ prompt: "And now?" }))
  *   return [first.text, second.text, third.reason._tag]
  * })
+ * const scripted = ScriptedModel.layer(["Hi", ScriptedModel.text("Yes", { usage: { outputTokens: 3 } })])
  *
- * await Effect.runPromise(
- *   Effect.provide(program, ScriptedModel.layer(["Hi", ScriptedModel.text("Yes", { usage: { outputTokens: 3 } })]))
- * ) // => ["Hi", "Yes", "UnknownError"]
+ * await Effect.runPromise(Effect.provide(program, scripted)) // => ["Hi", "Yes", "UnknownError"]
  * ```
  *
  * **Example** (Computing the answer)

@@ -1,4 +1,5 @@
 /**
  * @since 0.1.0
  */
+export * as FaultPlan from "./FaultPlan.ts"
 export * as ScriptedModel from "./ScriptedModel.ts"

@@ -2,7 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Duration, Effect, Fiber, Schema, Stream } from "effect"
 import { Fault } from "effect-resilience"
 import { ScriptedModel } from "effect-resilience/testing"
-import { AiError, LanguageModel, Response, Tool, Toolkit } from "effect/ai"
+import { AiError, LanguageModel, type Response, Tool, Toolkit } from "effect/ai"
 import { TestClock } from "effect/testing"
 
 const Search = Tool.make("Search", {
