@@ -226,7 +226,8 @@ const fromSdkError = (
   }
   if (causes(error).some((cause) => cause instanceof SyntaxError)) return notAMessage(reply, explain(error))
   if (error instanceof Sdk.AnthropicError) {
-    return exchange.response === undefined ? badInput(error.message) : cutShort(reply, error.message)
+    if (exchange.response === undefined) return badInput(error.message)
+    return exchange.response.body === null ? notAMessage(reply, "it has no body") : cutShort(reply, error.message)
   }
   // Last, because the SDK also aborts a request when it has thrown for another reason.
   if (exchange.aborted) return abortedByCaller(reply)
