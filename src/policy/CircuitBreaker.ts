@@ -1,6 +1,14 @@
 /**
  * Stops calling what keeps failing, and finds out carefully when it works again.
  *
+ * One circuit per key: closed, it runs calls and watches how they end; open, it refuses them at once; half-open, it lets
+ * a few probes through, which close it or open it again. What counts as a failure is the verdict of `Fault`.
+ *
+ * **Details**
+ *
+ * The circuit breaker never waits. Put a timeout inside of it, so that a call that hangs is a failure, and retries
+ * outside of it, so that each attempt counts. Time is measured with the monotonic clock.
+ *
  * @since 0.1.0
  */
 // effect/persistence/CircuitBreaker is experimental and shaped by its shared store: one probe, two trip rules, no hold
@@ -161,6 +169,23 @@ export interface TripRule extends rules.TripRule {}
 /**
  * Opens after `failures` failures in a row, in the order in which calls end.
  *
+ * **Example** (Opening after two failures in a row)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { CircuitBreaker } from "effect-resilience"
+ *
+ * const program = Effect.gen(function*() {
+ *   const breaker = yield* CircuitBreaker.CircuitBreaker
+ *   const failing = Effect.exit(CircuitBreaker.protect(Effect.fail("connection lost"), "search"))
+ *   yield* failing
+ *   yield* failing
+ *   return (yield* breaker.state("search"))._tag
+ * }).pipe(Effect.provide(CircuitBreaker.layer({ trip: CircuitBreaker.consecutive(2) })))
+ *
+ * await Effect.runPromise(program) // => "Open"
+ * ```
+ *
  * @category trip rules
  * @since 0.1.0
  */
@@ -174,6 +199,16 @@ export const consecutive: (failures: number) => TripRule = rules.consecutive
  * `threshold` is from 0 to 1 (default 0.5) and compared with `>=`; without a failure the circuit never opens. `size` is
  * how many calls are remembered (default 100), `minimumCalls` how many there have to be (default 10, or `size` where
  * that is less). Calls that are running, refused, interrupted or do not count are not among them.
+ *
+ * **Example** (Opening when half of the last 20 calls failed)
+ *
+ * ```ts import.meta.vitest
+ * import { CircuitBreaker } from "effect-resilience"
+ *
+ * export const Live = CircuitBreaker.layer({
+ *   trip: CircuitBreaker.rate({ threshold: 0.5, size: 20, minimumCalls: 10 })
+ * })
+ * ```
  *
  * @category trip rules
  * @since 0.1.0
@@ -191,6 +226,16 @@ export const rate: (options: {
  *
  * As {@link rate}, over a span of time. The span is kept in 20 buckets, so that a call is forgotten when it is between
  * 95 % and 100 % of `window` old, and neither cost nor memory grow with the traffic.
+ *
+ * **Example** (Opening when a fifth of the last minute's calls failed)
+ *
+ * ```ts import.meta.vitest
+ * import { CircuitBreaker } from "effect-resilience"
+ *
+ * export const Live = CircuitBreaker.layer({
+ *   trip: CircuitBreaker.rateOver({ window: "1 minute", threshold: 0.2, minimumCalls: 20 })
+ * })
+ * ```
  *
  * @category trip rules
  * @since 0.1.0
@@ -210,6 +255,16 @@ export const rateOver: (options: {
  * slow and not failed; a slow failure is both. A half-open probe that was slow does not speak for closing. The other
  * options are those of {@link rate}.
  *
+ * **Example** (Opening when most calls take longer than 20 seconds)
+ *
+ * ```ts import.meta.vitest
+ * import { CircuitBreaker } from "effect-resilience"
+ *
+ * export const Live = CircuitBreaker.layer({
+ *   trip: CircuitBreaker.slowRate({ slowerThan: "20 seconds", threshold: 0.8, window: "5 minutes" })
+ * })
+ * ```
+ *
  * @category trip rules
  * @since 0.1.0
  */
@@ -228,6 +283,16 @@ export const slowRate: (
 
 /**
  * Opens when any of the rules would.
+ *
+ * **Example** (Opening after a row of failures or at a high rate of them)
+ *
+ * ```ts import.meta.vitest
+ * import { CircuitBreaker } from "effect-resilience"
+ *
+ * export const Live = CircuitBreaker.layer({
+ *   trip: CircuitBreaker.any(CircuitBreaker.consecutive(5), CircuitBreaker.rate({ threshold: 0.3, size: 100 }))
+ * })
+ * ```
  *
  * @category trip rules
  * @since 0.1.0
@@ -318,6 +383,44 @@ export interface Hold {
  * - `configure(options)` replaces the options of the whole service. States and counts stay.
  *
  * Calls that were running when a circuit opened, was reset or isolated run on, and how they end changes nothing.
+ *
+ * **Example** (Holding a circuit open during maintenance)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { CircuitBreaker } from "effect-resilience"
+ *
+ * const program = Effect.gen(function*() {
+ *   const breaker = yield* CircuitBreaker.CircuitBreaker
+ *   const hold = yield* breaker.isolate("billing")
+ *   const during = yield* Effect.flip(CircuitBreaker.protect(Effect.succeed("paid"), "billing"))
+ *   yield* hold.release
+ *   const after = yield* CircuitBreaker.protect(Effect.succeed("paid"), "billing")
+ *   return [during.state, after]
+ * }).pipe(Effect.provide(CircuitBreaker.layer()))
+ *
+ * await Effect.runPromise(program) // => ["Isolated", "paid"]
+ * ```
+ *
+ * **Example** (Watching the transitions)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Fiber, Stream } from "effect"
+ * import { CircuitBreaker } from "effect-resilience"
+ *
+ * const program = Effect.gen(function*() {
+ *   const breaker = yield* CircuitBreaker.CircuitBreaker
+ *   const first = yield* breaker.transitions.pipe(
+ *     Stream.take(1),
+ *     Stream.runCollect,
+ *     Effect.forkChild({ startImmediately: true })
+ *   )
+ *   yield* Effect.exit(CircuitBreaker.protect(Effect.die("connection lost"), "search"))
+ *   return yield* Fiber.join(first)
+ * }).pipe(Effect.provide(CircuitBreaker.layer({ trip: CircuitBreaker.consecutive(1) })))
+ *
+ * await Effect.runPromise(program) // => [{ key: "search", from: "Closed", to: "Open" }]
+ * ```
  *
  * @category services
  * @since 0.1.0
@@ -425,9 +528,27 @@ const nowIn = (context: Context.Context<never>): number =>
 /**
  * Creates a `CircuitBreaker` that keeps its circuits in this process.
  *
+ * **When to use**
+ *
+ * Use {@link layer} for the one of a program, and this for a set of circuits of your own.
+ *
  * **Details**
  *
  * Dies with `InvalidConfig` when an option is out of range.
+ *
+ * **Example** (Protecting calls with circuits of one's own)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { CircuitBreaker } from "effect-resilience"
+ *
+ * const program = Effect.gen(function*() {
+ *   const breaker = yield* CircuitBreaker.make({ openFor: "30 seconds" })
+ *   return yield* Effect.succeed("found").pipe(breaker.protect("search"))
+ * })
+ *
+ * await Effect.runPromise(Effect.scoped(program)) // => "found"
+ * ```
  *
  * @category constructors
  * @since 0.1.0
@@ -580,6 +701,24 @@ interface RunningCall {
 /**
  * Provides a `CircuitBreaker` that keeps its circuits in this process.
  *
+ * **Details**
+ *
+ * By default a circuit opens after 5 failures in a row, for 60 seconds, and closes after 2 successful probes. Building
+ * the layer dies with `InvalidConfig` when an option is out of range.
+ *
+ * **Example** (Growing the open time, and treating one key differently)
+ *
+ * ```ts import.meta.vitest
+ * import { Schedule } from "effect"
+ * import { CircuitBreaker } from "effect-resilience"
+ *
+ * export const Live = CircuitBreaker.layer({
+ *   openFor: Schedule.exponential("10 seconds"),
+ *   maxOpenFor: "10 minutes",
+ *   keys: { embeddings: { trip: CircuitBreaker.rate({ threshold: 0.2, size: 50 }) } }
+ * })
+ * ```
+ *
  * @category layers
  * @since 0.1.0
  */
@@ -587,6 +726,17 @@ export const layer = (options?: Options): Layer.Layer<CircuitBreaker> => Layer.e
 
 /**
  * Provides a `CircuitBreaker` that lets every call through and remembers nothing.
+ *
+ * **Example** (Testing without circuits)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { CircuitBreaker } from "effect-resilience"
+ *
+ * const search = CircuitBreaker.protect(Effect.succeed("found"), "search")
+ *
+ * await Effect.runPromise(Effect.provide(search, CircuitBreaker.layerNoop)) // => "found"
+ * ```
  *
  * @category layers
  * @since 0.1.0
@@ -603,6 +753,31 @@ export const layerNoop: Layer.Layer<CircuitBreaker> = Layer.succeed(CircuitBreak
 
 /**
  * Runs an effect through the circuit of a key; fails with `CircuitOpen`, without running it, where the circuit refuses.
+ *
+ * **Details**
+ *
+ * A failure counts by its verdict, read with the `Fault.Classifier` around the call; a defect counts, an interruption
+ * does not. When the classifier throws, the call dies of it and counts for nothing.
+ *
+ * **Example** (Falling back while a circuit is open)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { CircuitBreaker } from "effect-resilience"
+ *
+ * const answer = Effect.fail("connection lost").pipe(
+ *   CircuitBreaker.protect("search"),
+ *   Effect.catchTag("CircuitOpen", (error) => Effect.succeed(`${error.key} is ${error.state}`))
+ * )
+ *
+ * const program = Effect.gen(function*() {
+ *   const first = yield* Effect.flip(answer)
+ *   const second = yield* answer
+ *   return [first, second]
+ * }).pipe(Effect.provide(CircuitBreaker.layer({ trip: CircuitBreaker.consecutive(1) })))
+ *
+ * await Effect.runPromise(program) // => ["connection lost", "search is Open"]
+ * ```
  *
  * @category combinators
  * @since 0.1.0

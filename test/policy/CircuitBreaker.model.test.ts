@@ -1,5 +1,5 @@
 import { assert, it } from "@effect/vitest"
-import { Deferred, Duration, Effect, Exit, Fiber, Schema } from "effect"
+import { Deferred, Duration, Effect, type Exit, Fiber, Schema } from "effect"
 import { CircuitBreaker, Fault } from "effect-resilience"
 import { TestClock } from "effect/testing"
 
@@ -21,20 +21,23 @@ type End = keyof typeof ends
 
 const upTo = (maximum: number) => Schema.Int.check(Schema.isBetween({ minimum: 0, maximum }))
 
-const Command = Schema.Union([
-  Schema.Struct({ do: Schema.Literal("start") }),
-  Schema.Struct({
-    do: Schema.Literal("end"),
-    which: upTo(5),
-    how: Schema.Literals(["success", "success", "failure", "failure", "defect", "ignored", "interrupted"])
-  }),
-  Schema.Struct({ do: Schema.Literal("wait"), millis: Schema.Literals([1, 400, 999, 1000, 2000, 2999, 9000]) }),
-  Schema.Struct({ do: Schema.Literal("hold") }),
-  Schema.Struct({ do: Schema.Literal("release"), which: upTo(2) }),
-  Schema.Struct({ do: Schema.Literals(["start", "reset"]) })
-])
+const Command = Schema.Struct({
+  dice: upTo(99),
+  which: upTo(5),
+  end: Schema.Literals(["success", "failure", "defect", "ignored", "interrupted"]),
+  millis: Schema.Literals([1, 100, 400, 500, 999, 1000, 3000])
+})
 
-const Commands = Schema.Array(Command).check(Schema.isMinLength(10), Schema.isMaxLength(60))
+/** Mostly calls and their ends: what starts everything anew has to be rare for the rest to be seen. */
+const action = (dice: number) => {
+  if (dice < 45) return "start"
+  if (dice < 82) return "end"
+  if (dice < 96) return "wait"
+  if (dice < 97) return "hold"
+  return dice < 99 ? "release" : "reset"
+}
+
+const Commands = Schema.Array(Command).check(Schema.isMinLength(20), Schema.isMaxLength(200))
 
 const Setup = Schema.Struct({
   rule: Schema.Literals(["consecutive", "rate", "rateOver", "slowRate"]),
@@ -215,7 +218,7 @@ it.effect.prop(
       const holds: Array<CircuitBreaker.Hold> = []
 
       for (const command of commands) {
-        switch (command.do) {
+        switch (action(command.dice)) {
           case "start": {
             const gate = yield* Deferred.make<Effect.Effect<void, Told>>()
             const fiber = yield* Effect.flatten(Deferred.await(gate)).pipe(
@@ -238,10 +241,10 @@ it.effect.prop(
           case "end": {
             const [call] = calls.splice(command.which % Math.max(1, calls.length), 1)
             if (call === undefined) break
-            if (command.how === "interrupted") yield* Fiber.interrupt(call.fiber)
-            else yield* Deferred.succeed(call.gate, ends[command.how])
+            if (command.end === "interrupted") yield* Fiber.interrupt(call.fiber)
+            else yield* Deferred.succeed(call.gate, ends[command.end])
             yield* Fiber.await(call.fiber)
-            model.end(call.modelled, command.how, now)
+            model.end(call.modelled, command.end, now)
             break
           }
           case "wait": {

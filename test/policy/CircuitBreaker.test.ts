@@ -190,7 +190,9 @@ describe("CircuitBreaker", () => {
         const clock = yield* Clock.Clock
         let wall = 0
         const jumping: Clock.Clock = {
-          ...clock,
+          monotonicTimeNanosUnsafe: () => clock.monotonicTimeNanosUnsafe(),
+          monotonicTimeNanos: clock.monotonicTimeNanos,
+          sleep: (duration) => clock.sleep(duration),
           currentTimeMillisUnsafe: () => wall,
           currentTimeMillis: Effect.sync(() => wall),
           currentTimeNanosUnsafe: () => BigInt(wall) * 1_000_000n,

@@ -179,7 +179,6 @@ export class Circuit {
   }
 
   release(holder: object, now: number): void {
-    if (!this.holders.has(holder)) return
     this.lastUsed = now
     this.change(() => this.holders.delete(holder))
   }
