@@ -3,6 +3,7 @@
  */
 export * as Checkpoint from "./durable/Checkpoint.ts"
 export * as CheckpointStore from "./durable/CheckpointStore.ts"
+export * as EscalationQueue from "./durable/EscalationQueue.ts"
 export * as Idempotency from "./durable/Idempotency.ts"
 export * as Fault from "./Fault.ts"
 export * as Backoff from "./policy/Backoff.ts"

@@ -1,0 +1,723 @@
+/**
+ * Asks a supervisor, a person or another program, what no policy can decide, and resumes with the answer.
+ *
+ * @since 0.1.0
+ */
+import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
+import * as DateTime from "effect/DateTime"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as PubSub from "effect/PubSub"
+import * as Random from "effect/Random"
+import * as Result from "effect/Result"
+import * as Schema from "effect/Schema"
+import * as Stream from "effect/Stream"
+import * as config from "../internal/config.ts"
+import * as Telemetry from "../Telemetry.ts"
+import * as Checkpoint from "./Checkpoint.ts"
+import { excerpt, excerptText, summary } from "./internal/escalationExcerpt.ts"
+import {
+  Abandoned,
+  Decision,
+  type DecisionTag,
+  Escalation,
+  EscalationError,
+  type FailureReason,
+  type Reason,
+  type Status
+} from "./internal/escalationModel.ts"
+import * as State from "./internal/escalationState.ts"
+import { sha256 } from "./internal/idempotencyDigest.ts"
+
+export * from "./internal/escalationModel.ts"
+
+/**
+ * What to ask, for {@link submit}.
+ *
+ * **Details**
+ *
+ * - `reason`, `task`: why, and about what, in words that a person understands.
+ * - `runId`, `step`: which run waits, and where.
+ * - `error`: the failure behind it. Its tag and message are kept.
+ * - `checkpoint`: where the whole state of the agent is; `state`: the state itself, or what matters of it.
+ * - `context`: whatever helps to decide.
+ * - `decisions`: the decisions that make sense. Default: all.
+ * - `accepts`: schema of a value that can be supplied. Other values are refused when they are supplied, as far as the
+ *   schema's JSON Schema can tell them.
+ * - `timeToLive`: after this time without a decision it is expired. Default: never.
+ * - `dedupeKey`: a second submission with the same key is the first one, decided or not. Default: none.
+ *
+ * `error`, `state` and `context` are bounded (by default to 8000 characters each, with a marker where something was
+ * left out) and lose what is `Redacted`, what stands under the name of a secret, and what looks like one.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Submission {
+  readonly reason: Reason
+  readonly task: string
+  readonly runId?: string | undefined
+  readonly step?: string | undefined
+  readonly error?: unknown
+  readonly checkpoint?: string | undefined
+  readonly state?: unknown
+  readonly context?: unknown
+  readonly decisions?: ReadonlyArray<DecisionTag> | undefined
+  readonly accepts?: Schema.Constraint | undefined
+  readonly timeToLive?: Duration.Input | undefined
+  readonly dedupeKey?: string | undefined
+}
+
+/**
+ * Which escalations to list. Default: the oldest 100, whatever their status.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Filter {
+  readonly status?: Status | undefined
+  readonly reason?: Reason | undefined
+  readonly runId?: string | undefined
+  readonly limit?: number | undefined
+}
+
+/**
+ * Who claims, and for how long. `lease` defaults to 5 minutes; claiming again prolongs it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface ClaimOptions {
+  readonly by: string
+  readonly lease?: Duration.Input | undefined
+}
+
+/**
+ * Service that holds escalations until they are decided.
+ *
+ * **When to use**
+ *
+ * Use it directly to supervise: list, claim, decide. Inside a run use {@link ask} and {@link reconcile}.
+ *
+ * **Details**
+ *
+ * Every method fails with {@link EscalationError}, and a failed method has changed nothing.
+ *
+ * **Example** (Deciding an escalation)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { EscalationQueue } from "effect-resilience"
+ *
+ * const program = Effect.gen(function*() {
+ *   const queue = yield* EscalationQueue.EscalationQueue
+ *   const { id } = yield* queue.submit({ reason: "IrreversibleAction", task: "delete the archive?" })
+ *   yield* queue.decide(id, { _tag: "Reject", reason: "not today" }, { by: "ann" })
+ *   const late = yield* Effect.flip(queue.decide(id, { _tag: "Approve" }, { by: "bob" }))
+ *   return late.reason._tag
+ * })
+ *
+ * await Effect.runPromise(Effect.provide(program, EscalationQueue.layerMemory)) // => "AlreadyDecided"
+ * ```
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export class EscalationQueue extends Context.Service<EscalationQueue, {
+  /** Opens an escalation, or returns the one with the same `dedupeKey`, which may be decided already. */
+  readonly submit: (submission: Submission) => Effect.Effect<Escalation, EscalationError>
+  /** Reads an escalation. */
+  readonly get: (id: string) => Effect.Effect<Escalation, EscalationError>
+  /** Lists escalations, the oldest first. */
+  readonly list: (filter?: Filter) => Effect.Effect<ReadonlyArray<Escalation>, EscalationError>
+  /**
+   * Decides an escalation. Of several deciders exactly one wins, the others get `AlreadyDecided`. While somebody holds
+   * it, nobody else can decide it.
+   */
+  readonly decide: (
+    id: string,
+    decision: Decision,
+    options?: { readonly by?: string | undefined }
+  ) => Effect.Effect<Escalation, EscalationError>
+  /** Takes back a decision that the run could not use, so that it can be decided again. */
+  readonly reopen: (id: string) => Effect.Effect<Escalation, EscalationError>
+  /** Holds an escalation for the time of a lease; once that is over, it is open again. */
+  readonly claim: (id: string, options: ClaimOptions) => Effect.Effect<Escalation, EscalationError>
+  /** Claims the oldest open escalation, if there is one. */
+  readonly claimNext: (
+    options: ClaimOptions & Pick<Filter, "reason" | "runId">
+  ) => Effect.Effect<Option.Option<Escalation>, EscalationError>
+  /** Gives a claimed escalation back before its lease is over. */
+  readonly release: (id: string, options: { readonly by: string }) => Effect.Effect<Escalation, EscalationError>
+  /** How many escalations wait for a decision, claimed or not. */
+  readonly depth: Effect.Effect<number, EscalationError>
+  /** How long the oldest of them has been waiting. */
+  readonly oldestAge: Effect.Effect<Option.Option<Duration.Duration>, EscalationError>
+  /**
+   * Every escalation that changes from now on, as it stands after the change. Several changes of one escalation in a
+   * row may be seen as one; a slow reader misses nothing else and holds nothing up.
+   */
+  readonly changes: Stream.Stream<Escalation, EscalationError>
+  /**
+   * The escalations that are open, and then each that comes to be. One that is open again because a lease ran out
+   * is found by `claimNext`.
+   */
+  readonly open: Stream.Stream<Escalation, EscalationError>
+  /** Removes what was decided, or has expired, longer ago than this, and returns how many. */
+  readonly prune: (olderThan: Duration.Input) => Effect.Effect<number, EscalationError>
+}>()("effect-resilience/durable/EscalationQueue/EscalationQueue") {}
+
+/**
+ * What keeps the escalations: the contract to implement for another database.
+ *
+ * **Details**
+ *
+ * Each record is kept with a `revision` that the store assigns: a number that grows with every write to the whole
+ * store, in the order in which the writes become visible. Times are in milliseconds since the epoch.
+ *
+ * - `insert` keeps the record unless there is one with the same id, and returns the one kept.
+ * - `replace` writes the record if the stored one still has its `revision`, and otherwise returns nothing.
+ * - `select` returns the oldest first; status as of `now`.
+ * - `changedSince` returns what was written after a revision, in the order of revisions.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Store {
+  readonly insert: (
+    record: Escalation
+  ) => Effect.Effect<{ readonly record: Escalation; readonly inserted: boolean }, EscalationError>
+  readonly find: (id: string) => Effect.Effect<Escalation | undefined, EscalationError>
+  readonly replace: (record: Escalation) => Effect.Effect<Escalation | undefined, EscalationError>
+  readonly select: (
+    filter: Filter & { readonly limit: number; readonly now: number }
+  ) => Effect.Effect<ReadonlyArray<Escalation>, EscalationError>
+  readonly waiting: (
+    now: number
+  ) => Effect.Effect<{ readonly count: number; readonly oldest: number | undefined }, EscalationError>
+  readonly revision: Effect.Effect<number, EscalationError>
+  readonly changedSince: (
+    revision: number,
+    options: { readonly undecided: boolean; readonly limit: number }
+  ) => Effect.Effect<ReadonlyArray<Escalation>, EscalationError>
+  readonly prune: (before: number) => Effect.Effect<number, EscalationError>
+}
+
+/**
+ * Options of {@link make}.
+ *
+ * **Details**
+ *
+ * - `excerptLimit`: characters of `error`, `state` and `context` that are kept, each. Default: 8000.
+ * - `pollInterval`: how often the streams look for what other processes have changed. Default: never.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options {
+  readonly excerptLimit?: number | undefined
+  readonly pollInterval?: Duration.Input | undefined
+}
+
+const streamBatch = 100
+
+const randomId = Effect.map(
+  Effect.all(Array.from({ length: 4 }, () => Random.nextIntBetween(0, 2 ** 32, { halfOpen: true }))),
+  (words) => words.map((word) => word.toString(16).padStart(8, "0")).join("")
+)
+
+const millis = DateTime.toEpochMillis
+
+/**
+ * Creates an `EscalationQueue` over a store.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = Effect.fnUntraced(function*(
+  options: Options & { readonly store: Store }
+): Effect.fn.Return<EscalationQueue["Service"]> {
+  const { store } = options
+  const limit = config.integer("EscalationQueue", "excerptLimit", options.excerptLimit ?? 8000, 1)
+  const poll = config.duration("EscalationQueue", "pollInterval", options.pollInterval ?? Duration.infinity, {
+    minimum: "1 millis",
+    infinite: true
+  })
+  // Only says that something has changed: what, is read from the store. So one place is enough for any number of
+  // changes, and a reader that sleeps holds nothing up.
+  const touched = yield* PubSub.sliding<void>(1)
+
+  const asOfNow = (record: Escalation) => Effect.map(Clock.currentTimeMillis, (now) => State.asOf(record, now))
+
+  const submit = Effect.fnUntraced(function*(submission: Submission) {
+    const { accepts, checkpoint, context, decisions, dedupeKey, error, reason, runId, state, step, task } = submission
+    const now = yield* DateTime.now
+    const timeToLive = submission.timeToLive === undefined
+      ? undefined
+      : config.duration("EscalationQueue", "timeToLive", submission.timeToLive, { minimum: "1 millis" })
+    const record = new Escalation({
+      id: dedupeKey === undefined ? yield* randomId : sha256(dedupeKey).slice(0, 32),
+      revision: 0,
+      reason,
+      task: excerptText(task, limit),
+      decisions: decisions ?? ["Retry", "Approve", "Reject", "Supply", "Abandon"],
+      submittedAt: now,
+      status: "open",
+      ...(runId === undefined ? {} : { runId }),
+      ...(step === undefined ? {} : { step }),
+      ...(error === undefined ? {} : { error: summary(error, limit) }),
+      ...(checkpoint === undefined ? {} : { checkpoint }),
+      ...(state === undefined ? {} : { state: excerpt(state, limit) }),
+      ...(context === undefined ? {} : { context: excerpt(context, limit) }),
+      ...(accepts === undefined
+        ? {}
+        : Option.match(State.acceptsOf(accepts), { onNone: () => ({}), onSome: (accepts) => ({ accepts }) })),
+      ...(timeToLive === undefined ? {} : { expiresAt: DateTime.addDuration(now, timeToLive) })
+    })
+    const kept = yield* Effect.uninterruptible(Effect.tap(
+      store.insert(record),
+      ({ inserted, record: { id } }) =>
+        inserted
+          ? Effect.andThen(
+            PubSub.publish(touched, undefined),
+            Telemetry.emit(() => ({ _tag: "EscalationOpened", id, runId, reason }))
+          )
+          : Effect.void
+    ))
+    return yield* asOfNow(kept.record)
+  })
+
+  const get = (operation: string, id: string) =>
+    Effect.flatMap(
+      store.find(id),
+      (record) =>
+        record === undefined
+          ? Effect.fail(new EscalationError({ operation, id, reason: { _tag: "NotFound" } }))
+          : asOfNow(record)
+    )
+
+  // Read, decide, compare and set: who loses against another writer looks again, and finds what that one has done. So
+  // it goes round again only when another writer has got on.
+  const change = (
+    operation: string,
+    id: string,
+    transition: State.Transition
+  ): Effect.Effect<Escalation, EscalationError> =>
+    Effect.gen(function*() {
+      const now = yield* Clock.currentTimeMillis
+      const before = yield* get(operation, id)
+      const after = transition(before, now)
+      if (Result.isFailure(after)) return yield* new EscalationError({ operation, id, reason: after.failure })
+      const written = yield* Effect.uninterruptible(Effect.tap(
+        store.replace(after.success),
+        (written) => written === undefined ? Effect.void : PubSub.publish(touched, undefined)
+      ))
+      return written ?? (yield* change(operation, id, transition))
+    })
+
+  const leaseOf = ({ by, lease }: ClaimOptions) =>
+    State.claim(
+      config.nonEmpty("EscalationQueue", "by", by),
+      Duration.toMillis(config.duration("EscalationQueue", "lease", lease ?? "5 minutes", { minimum: "1 millis" }))
+    )
+
+  const claimNext = (
+    options: ClaimOptions & Pick<Filter, "reason" | "runId">
+  ): Effect.Effect<Option.Option<Escalation>, EscalationError> =>
+    Effect.gen(function*() {
+      const transition = leaseOf(options)
+      const now = yield* Clock.currentTimeMillis
+      const { reason, runId } = options
+      const [oldest] = yield* store.select({ status: "open", reason, runId, limit: 1, now })
+      if (oldest === undefined) return Option.none()
+      // Its `by` may be the same in two workers: an open record that is gone by now is not theirs.
+      const onlyOpen: State.Transition = (record, now) =>
+        record.claim === undefined ? transition(record, now) : Result.fail({ _tag: "AlreadyClaimed", ...record.claim })
+      const claimed = yield* change("claimNext", oldest.id, onlyOpen).pipe(
+        Effect.map(Option.some),
+        Effect.catchIf(({ reason }) => isLost(reason), () => Effect.succeedNone)
+      )
+      return Option.isSome(claimed) ? claimed : yield* claimNext(options)
+    })
+
+  /** A page of changes, as soon as there is one. */
+  const page = (subscription: PubSub.Subscription<void>, cursor: number, undecided: boolean) =>
+    Effect.gen(function*() {
+      while (true) {
+        const records = yield* store.changedSince(cursor, { undecided, limit: streamBatch })
+        const last = records.at(-1)
+        if (last !== undefined) {
+          return [yield* Effect.forEach(records, asOfNow), Option.some(last.revision)] as const
+        }
+        const wait = PubSub.take(subscription)
+        yield* Duration.isFinite(poll) ? Effect.timeoutOption(wait, poll) : wait
+      }
+    })
+
+  const watch = (from: Effect.Effect<number, EscalationError>, undecided: boolean) =>
+    Stream.unwrap(Effect.gen(function*() {
+      // Subscribed before the first look at the store, so that nothing can come between unheard.
+      const subscription = yield* PubSub.subscribe(touched)
+      const cursor = yield* from
+      return Stream.paginate(cursor, (cursor) => page(subscription, cursor, undecided))
+    }))
+
+  return EscalationQueue.of({
+    submit,
+    get: (id) => get("get", id),
+    list: (filter = {}) =>
+      Effect.flatMap(Clock.currentTimeMillis, (now) =>
+        Effect.map(
+          store.select({
+            ...filter,
+            limit: config.integer("EscalationQueue", "limit", filter.limit ?? 100, 1),
+            now
+          }),
+          (records) => records.map((record) => State.asOf(record, now))
+        )),
+    decide: (id, decision, options) =>
+      Effect.tap(
+        change("decide", id, State.decide(decision, options?.by)),
+        Telemetry.emit(() => ({ _tag: "EscalationDecided", id, decision: decision._tag }))
+      ),
+    reopen: (id) => change("reopen", id, State.reopen),
+    claim: (id, options) => Effect.suspend(() => change("claim", id, leaseOf(options))),
+    claimNext,
+    release: (id, { by }) => change("release", id, State.release(by)),
+    depth: Effect.flatMap(Clock.currentTimeMillis, (now) => Effect.map(store.waiting(now), ({ count }) => count)),
+    oldestAge: Effect.flatMap(Clock.currentTimeMillis, (now) =>
+      Effect.map(
+        store.waiting(now),
+        ({ oldest }) => Option.map(Option.fromUndefinedOr(oldest), (at) => Duration.millis(now - at))
+      )),
+    changes: watch(store.revision, false),
+    open: Stream.filter(watch(Effect.succeed(-1), true), ({ status }) => status === "open"),
+    prune: (olderThan) =>
+      Effect.flatMap(
+        Clock.currentTimeMillis,
+        (now) => store.prune(now - Duration.toMillis(config.duration("EscalationQueue", "olderThan", olderThan)))
+      )
+  })
+})
+
+const isLost = (reason: FailureReason): boolean =>
+  reason._tag === "AlreadyClaimed" || reason._tag === "AlreadyDecided" || reason._tag === "Expired" ||
+  reason._tag === "NotFound"
+
+/**
+ * Creates a store in memory.
+ *
+ * **Details**
+ *
+ * - `capacity`: how many undecided escalations it holds; one more is refused with `QueueFull`. Default: 10 000.
+ * - `history`: how many decided or expired ones it remembers; the oldest are forgotten. Default: 10 000.
+ *
+ * @category stores
+ * @since 0.1.0
+ */
+export const makeStoreMemory = (
+  options: { readonly capacity?: number | undefined; readonly history?: number | undefined } = {}
+): Effect.Effect<Store> => {
+  const capacity = config.integer("EscalationQueue", "capacity", options.capacity ?? 10_000, 1)
+  const history = config.integer("EscalationQueue", "history", options.history ?? 10_000, 0)
+  return Effect.sync(() => {
+    // In the order of submission. The decided ones are listed a second time, in the order of their decisions.
+    const records = new Map<string, Escalation>()
+    const over = new Set<string>()
+    let revision = 0
+
+    const isOver = (record: Escalation, now: number): boolean => {
+      const { status } = State.asOf(record, now)
+      return status === "resolved" || status === "expired"
+    }
+    const write = (record: Escalation): Escalation => {
+      const written = new Escalation({ ...record, revision: ++revision })
+      records.set(written.id, written)
+      over.delete(written.id)
+      if (written.resolution !== undefined) over.add(written.id)
+      return written
+    }
+    const forget = () => {
+      for (const id of over) {
+        if (over.size <= history) break
+        over.delete(id)
+        records.delete(id)
+      }
+    }
+
+    return {
+      insert: (record) =>
+        Effect.gen(function*() {
+          const found = records.get(record.id)
+          if (found !== undefined) return { record: found, inserted: false }
+          if (records.size - over.size >= capacity) {
+            const now = millis(record.submittedAt)
+            for (const held of records.values()) if (isOver(held, now)) over.add(held.id)
+            forget()
+          }
+          if (records.size - over.size >= capacity) {
+            return yield* new EscalationError({ operation: "submit", reason: { _tag: "QueueFull", capacity } })
+          }
+          return { record: write(record), inserted: true }
+        }),
+      find: (id) => Effect.sync(() => records.get(id)),
+      replace: (record) =>
+        Effect.sync(() => {
+          if (records.get(record.id)?.revision !== record.revision) return undefined
+          const written = write(record)
+          forget()
+          return written
+        }),
+      select: ({ limit, now, reason, runId, status }) =>
+        Effect.sync(() => {
+          const found: Array<Escalation> = []
+          for (const record of records.values()) {
+            if (found.length >= limit) break
+            if (reason !== undefined && record.reason !== reason) continue
+            if (runId !== undefined && record.runId !== runId) continue
+            if (status === undefined || State.asOf(record, now).status === status) found.push(record)
+          }
+          return found
+        }),
+      waiting: (now) =>
+        Effect.sync(() => {
+          const waiting = Array.from(records.values()).filter((record) => !isOver(record, now))
+          const [oldest] = waiting
+          return { count: waiting.length, oldest: oldest && millis(oldest.submittedAt) }
+        }),
+      revision: Effect.sync(() => revision),
+      changedSince: (cursor, { limit, undecided }) =>
+        Effect.sync(() =>
+          Array.from(records.values())
+            .filter((record) => record.revision > cursor && !(undecided && record.resolution !== undefined))
+            .sort((one, other) => one.revision - other.revision)
+            .slice(0, limit)
+        ),
+      prune: (before) =>
+        Effect.sync(() => {
+          let count = 0
+          for (const record of records.values()) {
+            const end = record.resolution?.at ?? record.expiresAt
+            if (end === undefined || millis(end) > before) continue
+            records.delete(record.id)
+            over.delete(record.id)
+            count += 1
+          }
+          return count
+        })
+    }
+  })
+}
+
+/**
+ * Provides an `EscalationQueue` in memory, for tests and for runs that need not outlive the process.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerMemory: Layer.Layer<EscalationQueue> = Layer.effect(
+  EscalationQueue,
+  Effect.flatMap(makeStoreMemory(), (store) => make({ store }))
+)
+
+/**
+ * Opens an escalation, see {@link Submission}.
+ *
+ * Fails with {@link EscalationError}.
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const submit = (submission: Submission): Effect.Effect<Escalation, EscalationError, EscalationQueue> =>
+  EscalationQueue.use((queue) => queue.submit(submission))
+
+/**
+ * Decides an escalation.
+ *
+ * Fails with {@link EscalationError}: `NotFound`, `AlreadyDecided`, `Expired`, `AlreadyClaimed`, `InvalidDecision`.
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const decide = (
+  id: string,
+  decision: Decision,
+  options?: { readonly by?: string | undefined }
+): Effect.Effect<Escalation, EscalationError, EscalationQueue> =>
+  EscalationQueue.use((queue) => queue.decide(id, decision, options))
+
+/**
+ * What to ask, for {@link ask}: a {@link Submission} with the `name` of the step. Run, step and de-duplication come
+ * from the run around.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Question extends Omit<Submission, "runId" | "step" | "dedupeKey"> {
+  readonly name: string
+}
+
+/**
+ * Asks for a decision inside a run, as a step of it.
+ *
+ * **When to use**
+ *
+ * Use it before an action that must be approved, or after a failure that no policy resolves.
+ *
+ * **Details**
+ *
+ * The escalation is opened once for the run and the step, however often the run is resumed. As long as it is undecided
+ * the run ends with `Checkpoint.RunSuspended`. Once it is decided, here or in another process, running the run again
+ * answers the decision, which is recorded in its journal and never asked for again.
+ *
+ * Fails with
+ * - `Checkpoint.RunSuspended`: there is no decision yet.
+ * - {@link EscalationError}: `Expired`, if its time ran out, or the failure of the store.
+ * - the errors of a step, `Checkpoint.StepError`.
+ *
+ * **Example** (Waiting for an approval)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Layer } from "effect"
+ * import { Checkpoint, CheckpointStore, EscalationQueue } from "effect-resilience"
+ *
+ * const transfer = EscalationQueue.ask({ name: "approval", reason: "IrreversibleAction", task: "pay 900 to ann?" }).pipe(
+ *   Effect.map((decision) => decision._tag === "Approve" ? "paid" : "kept"),
+ *   Checkpoint.run({ id: "transfer-1" })
+ * )
+ *
+ * const program = Effect.gen(function*() {
+ *   const suspended = yield* Effect.flip(transfer)
+ *   const queue = yield* EscalationQueue.EscalationQueue
+ *   const [waiting] = yield* queue.list({ status: "open" })
+ *   if (waiting !== undefined) yield* queue.decide(waiting.id, { _tag: "Approve" }, { by: "bob" })
+ *   return [suspended._tag, yield* transfer]
+ * })
+ *
+ * const world = Layer.mergeAll(CheckpointStore.layerMemory, EscalationQueue.layerMemory)
+ * await Effect.runPromise(Effect.provide(program, world)) // => ["RunSuspended", "paid"]
+ * ```
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const ask = (
+  question: Question
+): Effect.Effect<
+  Decision,
+  EscalationError | Checkpoint.RunSuspended | Checkpoint.StepError,
+  EscalationQueue | Checkpoint.Run
+> => Effect.map(askWith(question, () => Effect.void), ({ decision }) => decision)
+
+const Answer = Schema.Struct({ id: Schema.String, decision: Decision })
+
+/** The decision as a step, checked before it is written into the journal: there it could not be taken back. */
+const askWith = <E, R>(
+  { name, ...submission }: Question,
+  check: (answer: typeof Answer.Type) => Effect.Effect<unknown, E, R>
+) =>
+  Checkpoint.step(
+    name,
+    { success: Answer },
+    Effect.gen(function*() {
+      const { runId, scope: step } = yield* Checkpoint.current
+      const queue = yield* EscalationQueue
+      // As JSON, so that no run and step can be put together like another run and step.
+      const dedupeKey = JSON.stringify([runId, step])
+      const { expiresAt, id, resolution, status } = yield* queue.submit({ ...submission, runId, step, dedupeKey })
+      if (resolution !== undefined) {
+        const answer = { id, decision: resolution.decision }
+        yield* check(answer)
+        return answer
+      }
+      if (status === "expired" && expiresAt !== undefined) {
+        return yield* new EscalationError({ operation: "ask", id, reason: { _tag: "Expired", at: expiresAt } })
+      }
+      const reason = `waiting for a decision (${submission.reason})`
+      return yield* new Checkpoint.RunSuspended({ runId, step, escalationId: id, reason })
+    })
+  )
+
+/**
+ * Creates a `reconcile` for `Checkpoint.step` that asks a supervisor whether the step took effect.
+ *
+ * **Details**
+ *
+ * `task` says what may have happened, `success` is the schema of the step's result. `Retry` says that it has not
+ * happened and executes it again; `Supply` says that it has, and with which result; `Reject` and `Abandon` end it.
+ * Without a decision the run is suspended.
+ *
+ * Fails with
+ * - {@link Abandoned}: the decision was `Reject` or `Abandon`.
+ * - {@link EscalationError}: `InvalidDecision`, if the supplied value does not decode; nothing is recorded, `reopen` the
+ *   escalation to have it decided again. Otherwise as {@link ask}.
+ *
+ * **Example** (Asking whether a payment went out)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Layer, Schema } from "effect"
+ * import { Checkpoint, CheckpointStore, EscalationQueue } from "effect-resilience"
+ *
+ * const reconcile = EscalationQueue.reconcile({ task: "did payment 7 go out? supply its number", success: Schema.Int })
+ *
+ * const pay = Checkpoint.step(
+ *   "pay",
+ *   { success: Schema.Int, effects: "atMostOnce", reconcile },
+ *   Effect.die("the connection broke in the middle")
+ * ).pipe(Checkpoint.run({ id: "payment-7" }))
+ *
+ * const program = Effect.gen(function*() {
+ *   const suspended = yield* Effect.flip(pay)
+ *   const queue = yield* EscalationQueue.EscalationQueue
+ *   const [waiting] = yield* queue.list({ status: "open" })
+ *   if (waiting !== undefined) yield* queue.decide(waiting.id, { _tag: "Supply", value: 4711 })
+ *   return [suspended._tag, yield* pay]
+ * })
+ *
+ * const world = Layer.mergeAll(CheckpointStore.layerMemory, EscalationQueue.layerMemory)
+ * await Effect.runPromise(Effect.provide(program, world)) // => ["RunSuspended", 4711]
+ * ```
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const reconcile = <Success extends Schema.Constraint>(
+  options: Omit<Question, "name" | "reason" | "decisions" | "accepts"> & { readonly success: Success }
+): Effect.Effect<
+  Checkpoint.Reconciliation<Success["Type"]>,
+  Abandoned | EscalationError | Checkpoint.RunSuspended | Checkpoint.StepError,
+  EscalationQueue | Checkpoint.Run | Success["DecodingServices"]
+> => {
+  const { success, ...submission } = options
+  const decode = (id: string, value: Schema.Json) =>
+    Effect.mapError(
+      Schema.decodeUnknownEffect(Schema.toCodecJson(success))(value),
+      ({ message: issue }) =>
+        new EscalationError({ operation: "ask", id, reason: { _tag: "InvalidDecision", decision: "Supply", issue } })
+    )
+  const question: Question = {
+    ...submission,
+    name: "decision",
+    reason: "AmbiguousState",
+    decisions: ["Retry", "Supply", "Reject", "Abandon"],
+    accepts: success
+  }
+  const check = ({ decision, id }: typeof Answer.Type) =>
+    decision._tag === "Supply" ? decode(id, decision.value) : Effect.void
+  return Effect.gen(function*() {
+    const { decision, id } = yield* askWith(question, check)
+    switch (decision._tag) {
+      case "Supply":
+        return Checkpoint.happened(yield* decode(id, decision.value))
+      case "Reject":
+      case "Abandon":
+        return yield* new Abandoned({ escalationId: id, decision: decision._tag, reason: decision.reason })
+      case "Approve":
+      case "Retry":
+        return Checkpoint.notHappened
+    }
+  })
+}

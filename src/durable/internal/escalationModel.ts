@@ -1,0 +1,228 @@
+import * as DateTime from "effect/DateTime"
+import * as Schema from "effect/Schema"
+import * as Fault from "../../Fault.ts"
+
+/**
+ * Why a run asks for help.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const Reason = Schema.Literals([
+  "MaxRetriesExceeded",
+  "AmbiguousState",
+  "LowConfidence",
+  "RequiresHuman",
+  "IrreversibleAction",
+  "BudgetExceeded",
+  "LoopDetected",
+  "InvalidOutput"
+])
+
+/**
+ * Why a run asks for help.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Reason = typeof Reason.Type
+
+/**
+ * Schema of {@link Decision}.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const Decision = Schema.TaggedUnion({
+  Retry: {},
+  Approve: {},
+  Reject: { reason: Schema.String },
+  Supply: { value: Schema.Json },
+  Abandon: { reason: Schema.String }
+})
+
+/**
+ * What a supervisor answers: try again, go on, do not do it, take this value instead, or give up.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Decision = typeof Decision.Type
+
+/**
+ * Schema of {@link DecisionTag}.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const DecisionTag = Schema.Literals(["Retry", "Approve", "Reject", "Supply", "Abandon"])
+
+/**
+ * The tag of a decision.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type DecisionTag = typeof DecisionTag.Type
+
+/**
+ * Schema of {@link Status}.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const Status = Schema.Literals(["open", "claimed", "resolved", "expired"])
+
+/**
+ * Where an escalation stands: waiting, held by somebody for the time of a lease, decided, or out of time undecided.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Status = typeof Status.Type
+
+/**
+ * A question to a supervisor, and its answer once there is one.
+ *
+ * **Details**
+ *
+ * - `error`, `state` and `context` are excerpts: bounded in size, and without secrets as far as those can be told.
+ * - `checkpoint` says where the whole state is.
+ * - `decisions` are those it takes, and `accepts` is the JSON Schema of a value that can be supplied.
+ * - `revision` grows with every change to any record of the queue.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export class Escalation extends Schema.Class<Escalation>("effect-resilience/durable/EscalationQueue/Escalation")({
+  id: Schema.String,
+  revision: Schema.Int,
+  reason: Reason,
+  task: Schema.String,
+  runId: Schema.optionalKey(Schema.String),
+  step: Schema.optionalKey(Schema.String),
+  error: Schema.optionalKey(Schema.Struct({ tag: Schema.String, message: Schema.String })),
+  checkpoint: Schema.optionalKey(Schema.String),
+  state: Schema.optionalKey(Schema.Json),
+  context: Schema.optionalKey(Schema.Json),
+  decisions: Schema.Array(DecisionTag),
+  accepts: Schema.optionalKey(Schema.Json),
+  submittedAt: Schema.DateTimeUtcFromMillis,
+  expiresAt: Schema.optionalKey(Schema.DateTimeUtcFromMillis),
+  status: Status,
+  claim: Schema.optionalKey(Schema.Struct({ by: Schema.String, until: Schema.DateTimeUtcFromMillis })),
+  resolution: Schema.optionalKey(Schema.Struct({
+    decision: Decision,
+    by: Schema.optionalKey(Schema.String),
+    at: Schema.DateTimeUtcFromMillis
+  }))
+}) {}
+
+/**
+ * Schema of {@link FailureReason}.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const FailureReason = Schema.TaggedUnion({
+  NotFound: {},
+  AlreadyDecided: { decision: DecisionTag, by: Schema.optionalKey(Schema.String) },
+  Expired: { at: Schema.DateTimeUtcFromMillis },
+  AlreadyClaimed: { by: Schema.String, until: Schema.DateTimeUtcFromMillis },
+  InvalidDecision: { decision: DecisionTag, issue: Schema.String },
+  QueueFull: { capacity: Schema.Int },
+  Corrupt: { issue: Schema.String },
+  Unavailable: { cause: Schema.Defect() },
+  Rejected: { cause: Schema.Defect() }
+})
+
+/**
+ * What the queue can refuse or fail with. Whatever it is, nothing was changed.
+ *
+ * **Details**
+ *
+ * - `NotFound`: no escalation has this id.
+ * - `AlreadyDecided`: there is a decision, and the first one stands.
+ * - `Expired`: its time has run out without a decision.
+ * - `AlreadyClaimed`: somebody else holds it.
+ * - `InvalidDecision`: it does not take such a decision, or not with this value.
+ * - `QueueFull`: the queue in memory holds as many undecided escalations as it may.
+ * - `Corrupt`: the stored record does not decode.
+ * - `Unavailable`, `Rejected`: the store failed, for now or for good.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type FailureReason = typeof FailureReason.Type
+
+/**
+ * Failure of an operation on the queue, see {@link FailureReason}.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class EscalationError
+  extends Schema.TaggedError<EscalationError>("effect-resilience/durable/EscalationQueue/EscalationError")(
+    "EscalationError",
+    { operation: Schema.String, id: Schema.optionalKey(Schema.String), reason: FailureReason }
+  )
+{
+  get [Fault.verdictOf](): Extract<Fault.Verdict, { readonly _tag: "Transient" | "Rejected" | "Permanent" }> {
+    switch (this.reason._tag) {
+      case "Unavailable":
+        return Fault.transient
+      case "QueueFull":
+        return Fault.rejected()
+      default:
+        return Fault.permanent
+    }
+  }
+  override get message() {
+    const { id, operation, reason } = this
+    return `escalation queue, ${operation}${id === undefined ? "" : ` of "${id}"`}: ${explain(reason)}`
+  }
+}
+
+const causeOf = (cause: unknown): string => cause instanceof Error ? cause.message : String(cause)
+
+const explain = (reason: FailureReason): string => {
+  switch (reason._tag) {
+    case "NotFound":
+      return "there is no such escalation; list the open ones"
+    case "AlreadyDecided":
+      return `already decided (${reason.decision}${
+        reason.by === undefined ? "" : ` by ${reason.by}`
+      }); that decision stands`
+    case "Expired":
+      return `it expired undecided at ${DateTime.formatIso(reason.at)}; run the work again to ask anew`
+    case "AlreadyClaimed":
+      return `held by ${reason.by} until ${DateTime.formatIso(reason.until)}; ask them, or wait`
+    case "InvalidDecision":
+      return `${reason.decision} is not a decision it takes: ${reason.issue}; decide again`
+    case "QueueFull":
+      return `${reason.capacity} escalations are undecided and more are not held; decide some`
+    case "Corrupt":
+      return `the stored record does not decode: ${reason.issue}`
+    case "Unavailable":
+      return `the store is unavailable, nothing was changed: ${causeOf(reason.cause)}`
+    case "Rejected":
+      return `the store rejected it, nothing was changed: ${causeOf(reason.cause)}`
+  }
+}
+
+/**
+ * Failure of a step or run that a supervisor rejected or abandoned.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class Abandoned extends Schema.TaggedError<Abandoned>("effect-resilience/durable/EscalationQueue/Abandoned")(
+  "Abandoned",
+  { escalationId: Schema.String, decision: Schema.Literals(["Reject", "Abandon"]), reason: Schema.String }
+) {
+  readonly [Fault.verdictOf] = Fault.permanent
+  override get message() {
+    const word = this.decision === "Reject" ? "rejected" : "abandoned"
+    return `${word} by the decision on escalation "${this.escalationId}": ${this.reason}`
+  }
+}

@@ -1,0 +1,254 @@
+/**
+ * Keeps the escalations of `EscalationQueue` in a SQL database.
+ *
+ * @since 0.1.0
+ */
+import * as DateTime from "effect/DateTime"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Schema from "effect/Schema"
+import * as Migrator from "effect/sql/Migrator"
+import * as SqlClient from "effect/sql/SqlClient"
+import type { SqlError } from "effect/sql/SqlError"
+import type { Fragment } from "effect/sql/Statement"
+import * as EscalationQueue from "../EscalationQueue.ts"
+import { isUnavailable } from "../internal/idempotencySql.ts"
+
+// Times and what is asked for in a WHERE have columns of their own; the rest of a record is one JSON text. No column is
+// null: never is a time that does not come.
+const never = Number.MAX_SAFE_INTEGER
+
+const migrate = Migrator.make({})({
+  table: "effect_resilience_escalation_migrations",
+  loader: Migrator.fromRecord({
+    "0001_create_escalations": Effect.gen(function*() {
+      const sql = yield* SqlClient.SqlClient
+      yield* sql`CREATE TABLE effect_resilience_escalations (
+        id TEXT NOT NULL PRIMARY KEY,
+        revision BIGINT NOT NULL UNIQUE,
+        reason TEXT NOT NULL,
+        run_id TEXT NOT NULL,
+        submitted_at BIGINT NOT NULL,
+        expires_at BIGINT NOT NULL,
+        claimed_until BIGINT NOT NULL,
+        decided_at BIGINT NOT NULL,
+        record TEXT NOT NULL
+      )`
+      yield* sql`CREATE INDEX effect_resilience_escalations_waiting
+        ON effect_resilience_escalations (decided_at, submitted_at)`
+      yield* sql`CREATE INDEX effect_resilience_escalations_run ON effect_resilience_escalations (run_id)`
+    })
+  })
+})
+
+// PostgreSQL hands a BIGINT over as text, SQLite as a number.
+const BigInteger = Schema.Union([Schema.Finite, Schema.FiniteFromString])
+const Row = Schema.Struct({ id: Schema.String, revision: BigInteger, record: Schema.String })
+const Rows = Schema.Array(Row)
+const decodeRows = Schema.decodeUnknownEffect(Rows)
+const decodeNumbers = Schema.decodeUnknownEffect(Schema.Array(Schema.Struct({ value: Schema.NullOr(BigInteger) })))
+const decodeWaiting = Schema.decodeUnknownEffect(
+  Schema.Array(Schema.Struct({ count: BigInteger, oldest: Schema.NullOr(BigInteger) }))
+)
+const RecordText = Schema.fromJsonString(Schema.toCodecJson(EscalationQueue.Escalation))
+const encodeRecord = Schema.encodeEffect(RecordText)
+const decodeRecord = Schema.decodeEffect(RecordText)
+
+const millisOr = (at: DateTime.Utc | undefined, otherwise: number) =>
+  at === undefined ? otherwise : DateTime.toEpochMillis(at)
+
+/**
+ * Creates a store on the `SqlClient` at hand (SQLite, PostgreSQL), with its table.
+ *
+ * **Details**
+ *
+ * Safe for several processes over one database: every change is a compare-and-set, and all changes have one order.
+ *
+ * Fails with `EscalationError` if the table cannot be made.
+ *
+ * @category stores
+ * @since 0.1.0
+ */
+export const makeStore: Effect.Effect<
+  EscalationQueue.Store,
+  EscalationQueue.EscalationError,
+  SqlClient.SqlClient
+> = Effect.gen(function*() {
+  const failed = (operation: string, id?: string) => (cause: unknown) =>
+    new EscalationQueue.EscalationError({
+      operation,
+      ...(id === undefined ? {} : { id }),
+      reason: { _tag: isUnavailable(cause) ? "Unavailable" : "Rejected", cause }
+    })
+  yield* Effect.mapError(migrate, failed("open"))
+  const sql = (yield* SqlClient.SqlClient).withoutTransforms()
+
+  const decode = ({ id, record, revision }: typeof Row.Type) =>
+    decodeRecord(record).pipe(
+      Effect.map((record) => new EscalationQueue.Escalation({ ...record, revision })),
+      Effect.mapError(({ message: issue }) =>
+        new EscalationQueue.EscalationError({ operation: "read", id, reason: { _tag: "Corrupt", issue } })
+      )
+    )
+  const read = (operation: string, rows: Effect.Effect<unknown, SqlError>) =>
+    Effect.flatMap(
+      Effect.mapError(Effect.flatMap(rows, decodeRows), failed(operation)),
+      (rows) => Effect.forEach(rows, decode)
+    )
+  const one = <A, E, R>(rows: Effect.Effect<ReadonlyArray<A>, E, R>) => Effect.map(rows, ([row]) => row)
+
+  // All writers one after the other, so that revisions become visible in their order. SQLite is so by itself: its
+  // transactions begin as writers.
+  const lock = sql.onDialectOrElse({
+    pg: () => Effect.asVoid(sql`LOCK TABLE effect_resilience_escalations IN EXCLUSIVE MODE`),
+    orElse: () => Effect.void
+  })
+  const writing = <A, E>(operation: string, id: string | undefined, write: Effect.Effect<A, E>) =>
+    Effect.mapError(
+      sql.withTransaction(Effect.andThen(lock, write)),
+      (error) => error instanceof EscalationQueue.EscalationError ? error : failed(operation, id)(error)
+    )
+
+  const last = Effect.map(
+    Effect.flatMap(
+      sql`SELECT COALESCE(MAX(revision), 0) AS value FROM effect_resilience_escalations`,
+      decodeNumbers
+    ),
+    ([row]) => row?.value ?? 0
+  )
+  const find = (id: string) =>
+    one(read("get", sql`SELECT id, revision, record FROM effect_resilience_escalations WHERE id = ${id}`))
+
+  const columns = (record: EscalationQueue.Escalation) => ({
+    expires_at: millisOr(record.expiresAt, never),
+    claimed_until: millisOr(record.claim?.until, 0),
+    decided_at: millisOr(record.resolution?.at, never)
+  })
+
+  const undecided = sql`decided_at = ${never}`
+  const isStatus = (status: EscalationQueue.Status, now: number): Fragment => {
+    switch (status) {
+      case "resolved":
+        return sql`decided_at <> ${never}`
+      case "expired":
+        return sql.and([undecided, sql`expires_at <= ${now}`])
+      case "claimed":
+        return sql.and([undecided, sql`expires_at > ${now}`, sql`claimed_until > ${now}`])
+      case "open":
+        return sql.and([undecided, sql`expires_at > ${now}`, sql`claimed_until <= ${now}`])
+    }
+  }
+
+  return {
+    insert: (record) =>
+      writing(
+        "submit",
+        record.id,
+        Effect.gen(function*() {
+          const found = yield* find(record.id)
+          if (found !== undefined) return { record: found, inserted: false }
+          const revision = (yield* last) + 1
+          const { decided_at, claimed_until, expires_at } = columns(record)
+          yield* sql`INSERT INTO effect_resilience_escalations
+            (id, revision, reason, run_id, submitted_at, expires_at, claimed_until, decided_at, record)
+            VALUES (${record.id}, ${revision}, ${record.reason}, ${record.runId ?? ""},
+              ${DateTime.toEpochMillis(record.submittedAt)}, ${expires_at}, ${claimed_until}, ${decided_at},
+              ${yield* encodeRecord(record)})`
+          return { record: new EscalationQueue.Escalation({ ...record, revision }), inserted: true }
+        })
+      ),
+    find,
+    replace: (record) =>
+      writing(
+        "change",
+        record.id,
+        Effect.gen(function*() {
+          const revision = (yield* last) + 1
+          const { decided_at, claimed_until, expires_at } = columns(record)
+          const rows = yield* sql`UPDATE effect_resilience_escalations
+            SET revision = ${revision}, expires_at = ${expires_at}, claimed_until = ${claimed_until},
+              decided_at = ${decided_at}, record = ${yield* encodeRecord(record)}
+            WHERE id = ${record.id} AND revision = ${record.revision}
+            RETURNING id`
+          return rows.length === 0 ? undefined : new EscalationQueue.Escalation({ ...record, revision })
+        })
+      ),
+    select: ({ limit, now, reason, runId, status }) => {
+      const where = [
+        ...(reason === undefined ? [] : [sql`reason = ${reason}`]),
+        ...(runId === undefined ? [] : [sql`run_id = ${runId}`]),
+        ...(status === undefined ? [] : [isStatus(status, now)])
+      ]
+      return read(
+        "list",
+        sql`SELECT id, revision, record FROM effect_resilience_escalations
+          WHERE ${where.length === 0 ? sql`1 = 1` : sql.and(where)}
+          ORDER BY submitted_at, id LIMIT ${limit}`
+      )
+    },
+    waiting: (now) =>
+      Effect.mapError(
+        Effect.map(
+          one(Effect.flatMap(
+            sql`SELECT COUNT(*) AS count, MIN(submitted_at) AS oldest FROM effect_resilience_escalations
+              WHERE ${sql.and([undecided, sql`expires_at > ${now}`])}`,
+            decodeWaiting
+          )),
+          (row) => ({ count: row?.count ?? 0, oldest: row?.oldest ?? undefined })
+        ),
+        failed("depth")
+      ),
+    revision: Effect.mapError(last, failed("changes")),
+    changedSince: (revision, options) =>
+      read(
+        "changes",
+        sql`SELECT id, revision, record FROM effect_resilience_escalations
+          WHERE ${sql.and([sql`revision > ${revision}`, ...(options.undecided ? [undecided] : [])])}
+          ORDER BY revision LIMIT ${options.limit}`
+      ),
+    prune: (before) =>
+      writing(
+        "prune",
+        undefined,
+        Effect.map(
+          // The newest revision stays: the next one must be greater than any that a stream has seen.
+          sql`DELETE FROM effect_resilience_escalations
+            WHERE (decided_at <= ${before} OR (${undecided} AND expires_at <= ${before}))
+              AND revision < (SELECT MAX(revision) FROM effect_resilience_escalations)
+            RETURNING id`,
+          (rows) => rows.length
+        )
+      )
+  }
+})
+
+/**
+ * Provides an `EscalationQueue` that survives a restart and that several processes share.
+ *
+ * **Details**
+ *
+ * `pollInterval` is how often the streams look for the changes of other processes. Default: 1 second.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerWith = (
+  options: EscalationQueue.Options
+): Layer.Layer<EscalationQueue.EscalationQueue, EscalationQueue.EscalationError, SqlClient.SqlClient> =>
+  Layer.effect(
+    EscalationQueue.EscalationQueue,
+    Effect.flatMap(makeStore, (store) =>
+      EscalationQueue.make({ ...options, pollInterval: options.pollInterval ?? "1 second", store }))
+  )
+
+/**
+ * Provides an `EscalationQueue` that survives a restart and that several processes share.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer: Layer.Layer<
+  EscalationQueue.EscalationQueue,
+  EscalationQueue.EscalationError,
+  SqlClient.SqlClient
+> = layerWith({})

@@ -1,0 +1,509 @@
+import { assert, describe, it } from "@effect/vitest"
+import { DateTime, Duration, Effect, Fiber, Layer, Option, Redacted, Result, Schema, Stream } from "effect"
+import type { Scope } from "effect"
+import { Checkpoint, CheckpointStore, EscalationQueue, Telemetry } from "effect-resilience"
+import * as TestClock from "effect/testing/TestClock"
+
+type Process = Layer.Layer<EscalationQueue.EscalationQueue | CheckpointStore.CheckpointStore, unknown>
+
+type Services = EscalationQueue.EscalationQueue | CheckpointStore.CheckpointStore | Scope.Scope
+
+const queue = EscalationQueue.EscalationQueue
+
+const tagOf = (error: EscalationQueue.EscalationError) => error.reason._tag
+
+/**
+ * What every `EscalationQueue` promises, over a store that `open` makes anew for each test. With `shared`, a second
+ * provision of the layer is another process over the same store.
+ */
+export const escalationQueueContract = (
+  name: string,
+  open: Effect.Effect<Process, unknown, Scope.Scope>,
+  { shared }: { readonly shared: boolean }
+) => {
+  const inProcess = <A, E, R>(process: Process, effect: Effect.Effect<A, E, R | Services>) =>
+    Effect.provide(effect, Layer.fresh(process), { local: true })
+  const test = <E>(
+    body: (process: Process) => Effect.Effect<void, E, Services>
+  ): Effect.Effect<void, unknown, Scope.Scope> => Effect.flatMap(open, (process) => inProcess(process, body(process)))
+  /** Another process, or the same one where there can be no other. */
+  const elsewhere = <A, E, R>(process: Process, effect: Effect.Effect<A, E, R | Services>) =>
+    shared ? inProcess(process, effect) : effect
+
+  describe(name, () => {
+    it.effect("a submitted escalation is open, and is read as it was written", () =>
+      test((process) =>
+        Effect.gen(function*() {
+          yield* TestClock.setTime(1000)
+          const written = yield* EscalationQueue.submit({
+            reason: "LowConfidence",
+            task: "is this right?",
+            runId: "run-1",
+            step: "check",
+            error: new TypeError("bad"),
+            checkpoint: "run-1@7",
+            state: { messages: ["hello"] },
+            context: { amount: 7 },
+            timeToLive: "1 hour",
+            accepts: Schema.Int
+          })
+          const read = yield* elsewhere(process, queue.use((queue) => queue.get(written.id)))
+          assert.deepStrictEqual(read, written)
+          assert.strictEqual(read.status, "open")
+          assert.deepStrictEqual(read.error, { tag: "TypeError", message: "bad" })
+          assert.strictEqual(DateTime.toEpochMillis(read.submittedAt), 1000)
+          assert.deepStrictEqual([read.state, read.context], [{ messages: ["hello"] }, { amount: 7 }])
+        })
+      ))
+
+    it.effect("without a dedupe key every submission is one of its own, with an id of its own", () =>
+      test(() =>
+        Effect.gen(function*() {
+          const one = yield* EscalationQueue.submit({ reason: "RequiresHuman", task: "a" })
+          const other = yield* EscalationQueue.submit({ reason: "RequiresHuman", task: "a" })
+          assert.notStrictEqual(one.id, other.id)
+        })
+      ))
+
+    it.effect("with a dedupe key there is one escalation, however many submit it at once", () =>
+      test((process) =>
+        Effect.gen(function*() {
+          const submission = { reason: "RequiresHuman", task: "a", dedupeKey: "run/step" } as const
+          const events: Array<Telemetry.Event> = []
+          const all = yield* Effect.forEach(
+            [1, 2, 3, 4],
+            (n) =>
+              n % 2 === 0 ? EscalationQueue.submit(submission) : elsewhere(process, EscalationQueue.submit(submission)),
+            { concurrency: "unbounded" }
+          ).pipe(Effect.provideService(Telemetry.Listener, (event) => void events.push(event)))
+          assert.strictEqual(new Set(all.map(({ id }) => id)).size, 1)
+          assert.deepStrictEqual(events.map(({ _tag }) => _tag), ["EscalationOpened"])
+          yield* EscalationQueue.decide(all[0]?.id ?? "", { _tag: "Approve" })
+          assert.strictEqual((yield* EscalationQueue.submit(submission)).status, "resolved")
+        })
+      ))
+
+    it.effect("deciding twice is AlreadyDecided, and changes nothing", () =>
+      test((process) =>
+        Effect.gen(function*() {
+          const { id } = yield* EscalationQueue.submit({ reason: "RequiresHuman", task: "a" })
+          const events: Array<Telemetry.Event> = []
+          const decided = yield* EscalationQueue.decide(id, { _tag: "Reject", reason: "no" }, { by: "ann" }).pipe(
+            Effect.provideService(Telemetry.Listener, (event) => void events.push(event))
+          )
+          assert.deepStrictEqual(events, [{ _tag: "EscalationDecided", id, decision: "Reject" }])
+          assert.strictEqual(decided.status, "resolved")
+          const error = yield* Effect.flip(
+            elsewhere(process, EscalationQueue.decide(id, { _tag: "Approve" }, { by: "bob" }))
+          )
+          assert.isTrue(error instanceof EscalationQueue.EscalationError)
+          if (error instanceof EscalationQueue.EscalationError) {
+            assert.deepStrictEqual(error.reason, { _tag: "AlreadyDecided", decision: "Reject", by: "ann" })
+            assert.include(error.message, "by ann")
+          }
+          assert.deepStrictEqual(yield* queue.use((queue) => queue.get(id)), decided)
+        })
+      ))
+
+    it.effect("of many deciders exactly one wins", () =>
+      test((process) =>
+        Effect.gen(function*() {
+          const { id } = yield* EscalationQueue.submit({ reason: "RequiresHuman", task: "a" })
+          const results = yield* Effect.forEach(
+            Array.from({ length: 12 }, (_, n) => n),
+            (n) => {
+              const decide = Effect.result(EscalationQueue.decide(id, { _tag: "Supply", value: n }))
+              return n % 3 === 0 ? elsewhere(process, decide) : decide
+            },
+            { concurrency: "unbounded" }
+          )
+          const won = results.filter(Result.isSuccess)
+          assert.strictEqual(won.length, 1)
+          assert.isTrue(results.filter(Result.isFailure).every(({ failure }) => tagOf(failure) === "AlreadyDecided"))
+          assert.deepStrictEqual(yield* queue.use((queue) => queue.get(id)), won[0]?.success)
+        })
+      ))
+
+    it.effect("what is not there is NotFound", () =>
+      test(() =>
+        Effect.gen(function*() {
+          const service = yield* queue
+          const errors = yield* Effect.all([
+            Effect.flip(service.get("x")),
+            Effect.flip(service.decide("x", { _tag: "Retry" })),
+            Effect.flip(service.claim("x", { by: "ann" })),
+            Effect.flip(service.reopen("x"))
+          ])
+          assert.deepStrictEqual(errors.map(tagOf), ["NotFound", "NotFound", "NotFound", "NotFound"])
+        })
+      ))
+
+    it.effect("after its time to live it is expired, and cannot be decided", () =>
+      test(() =>
+        Effect.gen(function*() {
+          const service = yield* queue
+          const { id } = yield* service.submit({ reason: "RequiresHuman", task: "a", timeToLive: "1 hour" })
+          yield* service.claim(id, { by: "ann", lease: "2 hours" })
+          yield* TestClock.adjust("1 hour")
+          assert.strictEqual(tagOf(yield* Effect.flip(service.decide(id, { _tag: "Retry" }, { by: "ann" }))), "Expired")
+          assert.strictEqual(tagOf(yield* Effect.flip(service.claim(id, { by: "ann" }))), "Expired")
+          assert.strictEqual((yield* service.get(id)).status, "expired")
+          assert.strictEqual(yield* service.depth, 0)
+          assert.strictEqual((yield* service.list({ status: "expired" })).length, 1)
+          assert.deepStrictEqual(yield* service.claimNext({ by: "ann" }), Option.none())
+        })
+      ))
+
+    it.effect("a value that does not decode is InvalidDecision, and changes nothing", () =>
+      test((process) =>
+        Effect.gen(function*() {
+          const service = yield* queue
+          const before = yield* service.submit({
+            reason: "InvalidOutput",
+            task: "a",
+            accepts: Schema.Struct({ amount: Schema.Int.check(Schema.isGreaterThan(0)) })
+          })
+          for (const value of ["text", {}, { amount: -1 }]) {
+            const error = yield* Effect.flip(
+              elsewhere(process, EscalationQueue.decide(before.id, { _tag: "Supply", value }))
+            )
+            assert.isTrue(error instanceof EscalationQueue.EscalationError && tagOf(error) === "InvalidDecision")
+          }
+          assert.deepStrictEqual(yield* service.get(before.id), before)
+          yield* service.decide(before.id, { _tag: "Supply", value: { amount: 3 } })
+        })
+      ))
+
+    it.effect("a decision that it does not take is InvalidDecision, and changes nothing", () =>
+      test(() =>
+        Effect.gen(function*() {
+          const service = yield* queue
+          const before = yield* service.submit({ reason: "RequiresHuman", task: "a", decisions: ["Approve", "Reject"] })
+          const error = yield* Effect.flip(service.decide(before.id, { _tag: "Retry" }))
+          assert.deepStrictEqual(error.reason, {
+            _tag: "InvalidDecision",
+            decision: "Retry",
+            issue: "it takes Approve, Reject"
+          })
+          assert.deepStrictEqual(yield* service.get(before.id), before)
+        })
+      ))
+
+    it.effect("a claim keeps others out until its lease is over, and can be prolonged and released", () =>
+      test((process) =>
+        Effect.gen(function*() {
+          const service = yield* queue
+          const { id } = yield* service.submit({ reason: "RequiresHuman", task: "a" })
+          const claimed = yield* service.claim(id, { by: "ann", lease: "10 minutes" })
+          assert.strictEqual(claimed.status, "claimed")
+          const others = yield* elsewhere(
+            process,
+            queue.use((queue) =>
+              Effect.all([
+                Effect.flip(queue.claim(id, { by: "bob" })),
+                Effect.flip(queue.decide(id, { _tag: "Retry" }, { by: "bob" })),
+                Effect.flip(queue.decide(id, { _tag: "Retry" })),
+                Effect.flip(queue.release(id, { by: "bob" }))
+              ])
+            )
+          )
+          assert.deepStrictEqual(others.map(tagOf), Array.from({ length: 4 }, () => "AlreadyClaimed"))
+          yield* TestClock.adjust("9 minutes")
+          yield* service.claim(id, { by: "ann", lease: "10 minutes" })
+          yield* TestClock.adjust("9 minutes")
+          assert.strictEqual((yield* service.get(id)).status, "claimed")
+          yield* TestClock.adjust("1 minute")
+          assert.strictEqual((yield* service.get(id)).status, "open")
+          yield* service.claim(id, { by: "bob" })
+          assert.strictEqual((yield* service.release(id, { by: "bob" })).status, "open")
+          yield* service.claim(id, { by: "ann" })
+          assert.strictEqual((yield* service.decide(id, { _tag: "Retry" }, { by: "ann" })).claim, undefined)
+        })
+      ))
+
+    it.effect("many workers claim every escalation once, the oldest first", () =>
+      test((process) =>
+        Effect.gen(function*() {
+          const service = yield* queue
+          const ids: Array<string> = []
+          for (let n = 0; n < 8; n++) {
+            ids.push((yield* service.submit({ reason: "RequiresHuman", task: `${n}` })).id)
+            yield* TestClock.adjust("1 second")
+          }
+          const first = yield* service.claimNext({ by: "ann" })
+          assert.strictEqual(Option.getOrThrow(first).id, ids[0])
+          const claim = queue.use((queue) => queue.claimNext({ by: "worker" }))
+          const claimed = yield* Effect.forEach(
+            Array.from({ length: 10 }, (_, n) => n),
+            (n) => n % 2 === 0 ? claim : elsewhere(process, claim),
+            { concurrency: "unbounded" }
+          )
+          const got = claimed.filter(Option.isSome).map(({ value }) => value.id)
+          assert.deepStrictEqual(got.toSorted(), ids.slice(1).toSorted())
+        })
+      ))
+
+    it.effect("depth and oldestAge tell what waits, claimed or not", () =>
+      test(() =>
+        Effect.gen(function*() {
+          const service = yield* queue
+          assert.deepStrictEqual(yield* service.oldestAge, Option.none())
+          const first = yield* service.submit({ reason: "RequiresHuman", task: "a" })
+          yield* TestClock.adjust("1 minute")
+          yield* service.submit({ reason: "RequiresHuman", task: "b" })
+          yield* service.claim(first.id, { by: "ann" })
+          yield* TestClock.adjust("1 minute")
+          assert.strictEqual(yield* service.depth, 2)
+          assert.deepStrictEqual(yield* service.oldestAge, Option.some(Duration.minutes(2)))
+          yield* service.decide(first.id, { _tag: "Retry" }, { by: "ann" })
+          assert.strictEqual(yield* service.depth, 1)
+          assert.deepStrictEqual(yield* service.oldestAge, Option.some(Duration.minutes(1)))
+        })
+      ))
+
+    it.effect("list filters by status, run and reason, the oldest first, up to a limit", () =>
+      test(() =>
+        Effect.gen(function*() {
+          const service = yield* queue
+          const submit = (task: string, runId: string, reason: EscalationQueue.Reason) =>
+            Effect.tap(service.submit({ reason, task, runId }), TestClock.adjust("1 second"))
+          yield* submit("a", "r1", "RequiresHuman")
+          const b = yield* submit("b", "r2", "LoopDetected")
+          yield* submit("c", "r1", "LoopDetected")
+          yield* service.decide(b.id, { _tag: "Abandon", reason: "x" })
+          const tasks = (filter?: EscalationQueue.Filter) =>
+            Effect.map(service.list(filter), (records) => records.map(({ task }) => task).join(""))
+          assert.deepStrictEqual(
+            yield* Effect.all([
+              tasks(),
+              tasks({ status: "open" }),
+              tasks({ status: "resolved" }),
+              tasks({ runId: "r1" }),
+              tasks({ reason: "LoopDetected", status: "open" }),
+              tasks({ limit: 2 })
+            ]),
+            ["abc", "ac", "b", "ac", "c", "ab"]
+          )
+        })
+      ))
+
+    it.effect("changes tells every change from now on, wherever it is made", () =>
+      test((process) =>
+        Effect.gen(function*() {
+          const service = yield* queue
+          yield* service.submit({ reason: "RequiresHuman", task: "before" })
+          const seen = yield* service.changes.pipe(
+            Stream.take(3),
+            Stream.map(({ status, task }) => `${task} ${status}`),
+            Stream.runCollect,
+            Effect.forkChild({ startImmediately: true })
+          )
+          yield* TestClock.adjust("1 second")
+          const { id } = yield* service.submit({ reason: "RequiresHuman", task: "a" })
+          yield* TestClock.adjust("1 second")
+          yield* elsewhere(process, queue.use((queue) => queue.claim(id, { by: "ann" })))
+          yield* TestClock.adjust("1 second")
+          yield* elsewhere(process, queue.use((queue) => queue.decide(id, { _tag: "Retry" }, { by: "ann" })))
+          yield* TestClock.adjust("1 second")
+          assert.deepStrictEqual(yield* Fiber.join(seen), ["a open", "a claimed", "a resolved"])
+        })
+      ))
+
+    it.effect("open tells what is open, and then what comes to be", () =>
+      test((process) =>
+        Effect.gen(function*() {
+          const service = yield* queue
+          const decided = yield* service.submit({ reason: "RequiresHuman", task: "decided" })
+          yield* service.decide(decided.id, { _tag: "Retry" })
+          const first = yield* service.submit({ reason: "RequiresHuman", task: "first" })
+          const seen = yield* service.open.pipe(
+            Stream.take(3),
+            Stream.map(({ task }) => task),
+            Stream.runCollect,
+            Effect.forkChild({ startImmediately: true })
+          )
+          yield* TestClock.adjust("1 second")
+          yield* service.claim(first.id, { by: "ann" })
+          yield* elsewhere(process, EscalationQueue.submit({ reason: "RequiresHuman", task: "second" }))
+          yield* TestClock.adjust("1 second")
+          yield* service.release(first.id, { by: "ann" })
+          yield* TestClock.adjust("1 second")
+          assert.deepStrictEqual(yield* Fiber.join(seen), ["first", "second", "first"])
+        })
+      ))
+
+    it.effect("prune removes what is over, and nothing that waits", () =>
+      test(() =>
+        Effect.gen(function*() {
+          const service = yield* queue
+          const decided = yield* service.submit({ reason: "RequiresHuman", task: "decided" })
+          yield* service.submit({ reason: "RequiresHuman", task: "expired", timeToLive: "1 second" })
+          yield* service.submit({ reason: "RequiresHuman", task: "waits" })
+          yield* service.decide(decided.id, { _tag: "Retry" })
+          yield* TestClock.adjust("1 day")
+          const late = yield* service.submit({ reason: "RequiresHuman", task: "late" })
+          yield* service.decide(late.id, { _tag: "Retry" })
+          assert.strictEqual(yield* service.prune("1 hour"), 2)
+          assert.deepStrictEqual((yield* service.list()).map(({ task }) => task), ["waits", "late"])
+        })
+      ))
+
+    it.effect("a decision that was of no use can be taken back and made anew", () =>
+      test(() =>
+        Effect.gen(function*() {
+          const service = yield* queue
+          const { id } = yield* service.submit({ reason: "RequiresHuman", task: "a" })
+          yield* service.decide(id, { _tag: "Retry" }, { by: "ann" })
+          assert.strictEqual((yield* service.reopen(id)).status, "open")
+          yield* service.decide(id, { _tag: "Approve" })
+          assert.strictEqual((yield* service.get(id)).resolution?.decision._tag, "Approve")
+        })
+      ))
+
+    it.effect("secrets do not reach the store in clear", () =>
+      test(() =>
+        Effect.gen(function*() {
+          const { id } = yield* EscalationQueue.submit({
+            reason: "RequiresHuman",
+            task: "log in with Bearer abcdefgh12345678?",
+            error: new Error(`401 for ${["sk", "ant", "api03", "0123456789abcdef"].join("-")}`),
+            state: { key: Redacted.make("hunter2"), apiKey: "hunter2", inputTokens: 5 },
+            context: { headers: { Authorization: "hunter2" }, url: "postgres://bob:hunter2@db/x" }
+          })
+          const text = JSON.stringify(yield* queue.use((queue) => queue.get(id)))
+          assert.notInclude(text, "hunter2")
+          assert.notInclude(text, "abcdefgh12345678")
+          assert.notInclude(text, "0123456789abcdef")
+          assert.include(text, "\"inputTokens\":5")
+        })
+      ))
+
+    it.effect("ask suspends the run, is asked once however often it is resumed, and answers its decision", () =>
+      test((process) =>
+        Effect.gen(function*() {
+          let before = 0
+          let after = 0
+          const program = Effect.gen(function*() {
+            yield* Checkpoint.step("prepare", {}, Effect.sync(() => void before++))
+            const decision = yield* EscalationQueue.ask({
+              name: "approval",
+              reason: "IrreversibleAction",
+              task: "send it?",
+              decisions: ["Approve", "Reject"]
+            })
+            yield* Checkpoint.step("send", {}, Effect.sync(() => void after++))
+            return decision._tag
+          }).pipe(Checkpoint.run({ id: "mail-1" }))
+
+          const first = yield* Effect.flip(program)
+          const again = yield* Effect.flip(elsewhere(process, program))
+          assert.isTrue(first instanceof Checkpoint.RunSuspended)
+          assert.deepStrictEqual(again, first)
+          const waiting = yield* queue.use((queue) => queue.list())
+          assert.deepStrictEqual(
+            waiting.map(({ runId, status, step }) => ({ runId, step, status })),
+            [{ runId: "mail-1", step: "approval", status: "open" }]
+          )
+          const id = waiting[0]?.id ?? ""
+          assert.isTrue(first instanceof Checkpoint.RunSuspended && first.escalationId === id)
+
+          yield* elsewhere(process, EscalationQueue.decide(id, { _tag: "Approve" }))
+          assert.strictEqual(yield* elsewhere(process, program), "Approve")
+          // The journal has it now, and does not ask the queue again.
+          yield* TestClock.adjust("1 day")
+          yield* queue.use((queue) => queue.reopen(id))
+          assert.strictEqual(yield* program, "Approve")
+          assert.deepStrictEqual({ before, after }, { before: 1, after: 1 })
+        })
+      ))
+
+    it.effect("two questions of one run are two escalations", () =>
+      test(() =>
+        Effect.gen(function*() {
+          const question = (name: string) =>
+            Effect.result(EscalationQueue.ask({ name, reason: "RequiresHuman", task: name }))
+          yield* Effect.all([question("a"), question("a"), question("b")]).pipe(
+            Checkpoint.run({ id: "run" }),
+            Effect.ignore
+          )
+          assert.strictEqual(yield* queue.use((queue) => queue.depth), 3)
+        })
+      ))
+
+    it.effect("an escalation that expired is told to the run", () =>
+      test(() =>
+        Effect.gen(function*() {
+          const program = EscalationQueue.ask({
+            name: "approval",
+            reason: "RequiresHuman",
+            task: "now?",
+            timeToLive: "1 hour"
+          }).pipe(Checkpoint.run({ id: "run" }))
+          yield* Effect.flip(program)
+          yield* TestClock.adjust("1 hour")
+          const error = yield* Effect.flip(program)
+          assert.isTrue(error instanceof EscalationQueue.EscalationError && tagOf(error) === "Expired")
+        })
+      ))
+
+    describe("reconcile", () => {
+      const payment = (executions: Array<string>) =>
+        Checkpoint.step(
+          "pay",
+          {
+            success: Schema.DateFromMillis,
+            effects: "atMostOnce",
+            reconcile: EscalationQueue.reconcile({ task: "did it go out? supply when", success: Schema.DateFromMillis })
+          },
+          Effect.suspend(() => {
+            executions.push("pay")
+            return executions.length === 1 ? Effect.die("the line broke") : Effect.succeed(new Date(2))
+          })
+        ).pipe(Checkpoint.run({ id: "payment" }))
+
+      const decided = (process: Process, decision: EscalationQueue.Decision) =>
+        Effect.gen(function*() {
+          const executions: Array<string> = []
+          const suspended = yield* Effect.flip(payment(executions))
+          assert.isTrue(suspended instanceof Checkpoint.RunSuspended)
+          const [waiting] = yield* queue.use((queue) => queue.list({ reason: "AmbiguousState", status: "open" }))
+          yield* elsewhere(process, EscalationQueue.decide(waiting?.id ?? "", decision))
+          const end = yield* Effect.result(elsewhere(process, payment(executions)))
+          return { end, executions, id: waiting?.id ?? "" }
+        })
+
+      it.effect("Supply says that it happened: the step has that result, and is not executed again", () =>
+        test((process) =>
+          Effect.gen(function*() {
+            const { end, executions } = yield* decided(process, { _tag: "Supply", value: 7 })
+            assert.deepStrictEqual(end, Result.succeed(new Date(7)))
+            assert.strictEqual(executions.length, 1)
+          })
+        ))
+
+      it.effect("Retry says that it did not happen: the step is executed once more", () =>
+        test((process) =>
+          Effect.gen(function*() {
+            const { end, executions } = yield* decided(process, { _tag: "Retry" })
+            assert.deepStrictEqual(end, Result.succeed(new Date(2)))
+            assert.strictEqual(executions.length, 2)
+          })
+        ))
+
+      it.effect("Abandon is a typed failure, and the step is not executed again", () =>
+        test((process) =>
+          Effect.gen(function*() {
+            const { end, executions, id } = yield* decided(process, { _tag: "Abandon", reason: "too late" })
+            assert.isTrue(Result.isFailure(end))
+            if (Result.isFailure(end)) {
+              assert.deepStrictEqual(
+                end.failure,
+                new EscalationQueue.Abandoned({ escalationId: id, decision: "Abandon", reason: "too late" })
+              )
+            }
+            assert.strictEqual(executions.length, 1)
+          })
+        ))
+    })
+  })
+}
