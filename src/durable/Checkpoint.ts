@@ -21,7 +21,7 @@ import * as config from "../internal/config.ts"
 import * as Telemetry from "../Telemetry.ts"
 import {
   CheckpointStore,
-  CheckpointStoreError,
+  type CheckpointStoreError,
   type Lease,
   type RunStatus,
   type RunSummary

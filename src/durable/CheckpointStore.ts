@@ -204,7 +204,7 @@ export class CheckpointStore extends Context.Service<CheckpointStore, {
   readonly append: (
     lease: Lease,
     entry: Entry,
-    status?: RunStatus | undefined
+    status?: RunStatus
   ) => Effect.Effect<void, CheckpointStoreError>
   readonly read: (runId: string) => Effect.Effect<ReadonlyArray<Entry>, CheckpointStoreError>
   readonly get: (runId: string) => Effect.Effect<Option.Option<RunSummary>, CheckpointStoreError>
