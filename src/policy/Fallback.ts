@@ -350,7 +350,10 @@ export const orElse: {
     label: Label,
     that: () => Effect.Effect<B, E2, R2>,
     options?: { readonly takes?: Takes }
-  ) => run(self, config.nonEmpty("Fallback.orElse", "label", label), that, options?.takes)
+  ): Effect.Effect<Answer<ValueOf<A> | B, SourceOf<A, "primary"> | Label>, E | E2, R | R2> => {
+    config.nonEmpty("Fallback.orElse", "label", label)
+    return run(self, label, that, options?.takes)
+  }
 )
 
 /**

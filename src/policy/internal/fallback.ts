@@ -1,7 +1,7 @@
 import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Predicate from "effect/Predicate"
-import * as Fault from "../../Fault.ts"
+import type * as Fault from "../../Fault.ts"
 
 /** @internal */
 export interface FailedStep {
