@@ -2,14 +2,14 @@ import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Array, Duration, Effect, Exit, Fiber, Layer, Ref, Schema, Stream } from "effect"
 import { Fault } from "effect-resilience"
 import { FaultPlan, ScriptedModel } from "effect-resilience/testing"
-import { AiError, LanguageModel, Tool, Toolkit } from "effect/ai"
+import { type AiError, LanguageModel, Tool, Toolkit } from "effect/ai"
 import { TestClock } from "effect/testing"
 
 const ok = Effect.succeed("ok")
 const outcomes = <E>(plan: FaultPlan.FaultPlan<E>, times: number, key?: string) =>
   Effect.forEach(
     Array.range(1, times),
-    () => Effect.catch(FaultPlan.apply(ok, plan, key), (e) => Effect.succeed(`${e}`))
+    () => FaultPlan.apply(ok, plan, key).pipe(Effect.catch((e) => Effect.succeed(`${e}`)))
   )
 
 describe("FaultPlan", () => {
