@@ -1,6 +1,9 @@
 /**
  * @since 0.1.0
  */
+export * as Agent from "./agent/Agent.ts"
+export * as AgentBudget from "./agent/AgentBudget.ts"
+export * as AgentTools from "./agent/AgentTools.ts"
 export * as Checkpoint from "./durable/Checkpoint.ts"
 export * as CheckpointStore from "./durable/CheckpointStore.ts"
 export * as EscalationQueue from "./durable/EscalationQueue.ts"

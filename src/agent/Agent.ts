@@ -1,0 +1,565 @@
+/**
+ * Runs a model with tools in a loop that survives crashes, keeps to a budget and never repeats what must not be repeated.
+ *
+ * @since 0.1.0
+ */
+import type * as AiError from "effect/ai/AiError"
+import type * as LanguageModel from "effect/ai/LanguageModel"
+import * as Prompt from "effect/ai/Prompt"
+import * as Tool from "effect/ai/Tool"
+import * as Toolkit from "effect/ai/Toolkit"
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import { identity } from "effect/Function"
+import type * as Schedule from "effect/Schedule"
+import * as Schema from "effect/Schema"
+import type * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import * as SubscriptionRef from "effect/SubscriptionRef"
+import * as Checkpoint from "../durable/Checkpoint.ts"
+import type * as CheckpointStore from "../durable/CheckpointStore.ts"
+import type * as EscalationQueue from "../durable/EscalationQueue.ts"
+import type * as Idempotency from "../durable/Idempotency.ts"
+import * as config from "../internal/config.ts"
+import * as AgentBudget from "./AgentBudget.ts"
+import type * as AgentTools from "./AgentTools.ts"
+import type { AgentError } from "./internal/agentError.ts"
+import * as internal from "./internal/loop.ts"
+import * as ToolCall from "./internal/toolCall.ts"
+import type { Reconcile } from "./internal/toolTurn.ts"
+
+export { AgentError, AgentErrorReason } from "./internal/agentError.ts"
+export type { Counters, Guard, State, Turn, TurnToolCall } from "./internal/loop.ts"
+
+/**
+ * An agent: a model's instructions, its tools and the guards around both. A plain value, run with {@link run}.
+ *
+ * **Details**
+ *
+ * `E` is what the model's guard adds to the errors of a run, `R` what the guards, the handlers of the tools and the
+ * result schema need.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Agent<in out Tools extends Record<string, Tool.Any>, out Value, out E = never, out R = never> {
+  readonly name: string
+  readonly version: number
+  readonly toolkit: Toolkit.Toolkit<Tools> | undefined
+  readonly budget: AgentBudget.AgentBudget
+  /** @internal */
+  readonly definition: internal.Definition<Value, E, R>
+}
+
+/**
+ * What every {@link Result} has.
+ *
+ * **Details**
+ *
+ * - `text`: the text of the answer.
+ * - `usage`: tokens over the whole run; those of calls that failed for good are not known. `cost` is there where the
+ *   budget has a price table.
+ * - `elapsed`: time in which the run was active, see `AgentBudget.Options`.
+ * - `turns`: where the answer comes from, call by call.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface ResultBase extends internal.Base {}
+
+/**
+ * What an agent came to.
+ *
+ * **Details**
+ *
+ * With `completion: "graceful"` the budget named by `budget` was used up: the text is the best answer so far, and
+ * `value` is `undefined` where it does not match the result schema.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Result<Value> =
+  | (ResultBase & { readonly completion: "complete"; readonly value: Value })
+  | (ResultBase & {
+    readonly completion: "graceful"
+    readonly budget: AgentBudget.Name
+    readonly value: Value | undefined
+  })
+
+/**
+ * How the tools of a kit run, by their names.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type ToolsOptions<Tools extends Record<string, Tool.Any>> = {
+  readonly [Name in keyof Tools]?: AgentTools.ToolOptions<Tools[Name], unknown>
+}
+
+type ReconcileServices<Options> = {
+  [Name in keyof Options]: Options[Name] extends
+    { readonly reconcile: (...args: never) => Effect.Effect<unknown, unknown, infer R> } ? R
+    : never
+}[keyof Options]
+
+/**
+ * What the handlers of tools need.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type ToolServices<Tools extends Record<string, Tool.Any>> =
+  | Tool.HandlersFor<Tools>
+  | Tool.HandlerServices<Tools[keyof Tools]>
+  | Tool.ParametersEncodingServices<Tools[keyof Tools]>
+
+/**
+ * What a run needs besides its model and its guards: the queue and the store of results only where it has tools.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type RunServices<Tools extends Record<string, Tool.Any>> = [keyof Tools] extends [never] ? never
+  : EscalationQueue.EscalationQueue | Idempotency.Idempotency
+
+/**
+ * What {@link loop} can fail with besides the errors of the model's guard.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export type LoopError<Tools extends Record<string, Tool.Any>> =
+  | AgentError
+  | AiError.AiError
+  | Checkpoint.StepError
+  | ([keyof Tools] extends [never] ? never
+    :
+      | Checkpoint.RunSuspended
+      | Checkpoint.AmbiguousStep
+      | EscalationQueue.EscalationError
+      | Idempotency.IdempotencyStoreError
+      | Idempotency.IdempotencyCorrupt)
+
+/**
+ * Options of {@link make}.
+ *
+ * **Details**
+ *
+ * - `instructions`: the system prompt.
+ * - `toolkit`: the tools. Default: none.
+ * - `budget`: see `AgentBudget.Options`; by default 10 iterations, 100 tool calls, 300 seconds.
+ * - `policies.model` guards every model call, `policies.tool` every attempt at a tool call. Default: no guard.
+ * - `tools`: how single tools run, see `AgentTools.ToolOptions`.
+ * - `toolBackoff`: the wait between the attempts at a tool call. Default: `Backoff.fullJitter()`.
+ * - `approval`: `"declared"` asks a person where the tool's `needsApproval` says so, `"atMostOnce"` also before every
+ *   call that must not happen twice. Default: `"declared"`.
+ * - `concurrency`: how many tool calls of one answer run at the same time. Default: 4.
+ * - `limits`: bounds of arguments and results, see `AgentTools.Limits`.
+ * - `maxRepairs`: how often a final answer that does not match `result` is asked for again. Default: 2.
+ * - `version`: raise it when a change to the agent makes its unfinished runs unusable. Default: 1.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options<
+  Tools extends Record<string, Tool.Any>,
+  ToolOptions extends ToolsOptions<Tools>,
+  E,
+  RM,
+  RT
+> {
+  readonly name: string
+  readonly instructions: string
+  readonly toolkit?: Toolkit.Toolkit<Tools> | undefined
+  readonly budget?: AgentBudget.Options | undefined
+  readonly policies?: {
+    readonly model?: internal.Guard<E, RM> | undefined
+    readonly tool?: AgentTools.ToolGuard<RT> | undefined
+  } | undefined
+  readonly tools?: ToolOptions | undefined
+  readonly toolBackoff?: Schedule.Schedule<unknown, unknown> | undefined
+  readonly approval?: "declared" | "atMostOnce" | undefined
+  readonly concurrency?: number | undefined
+  readonly limits?: AgentTools.Limits | undefined
+  readonly maxRepairs?: number | undefined
+  readonly version?: number | undefined
+}
+
+type ErasedOptions = Pick<AgentTools.ToolOptions<Tool.Any>, "effects" | "attempts" | "dedupe"> & {
+  readonly reconcile?: Reconcile<unknown> | undefined
+}
+
+const fenced = /^\s*```(?:json)?\s*\n([\s\S]*?)\n\s*```\s*$/
+
+const instructionsFor = (result: Schema.Constraint): string =>
+  "When you are done, answer with JSON alone, without any other text. It has to match this JSON schema:\n" +
+  JSON.stringify(Tool.getJsonSchemaFromSchema(result))
+
+/**
+ * Makes an agent; throws `Fault.InvalidConfig` for options that it cannot work with.
+ *
+ * **Details**
+ *
+ * With a `result` schema the final answer has to be JSON that decodes with it: the model is told the schema, an answer
+ * that does not match is asked for again with the error, and `value` of the result is what was decoded. Without one
+ * `value` is the text.
+ *
+ * **Example** (Running an agent with a tool)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Layer, Schema } from "effect"
+ * import { Tool, Toolkit } from "effect/ai"
+ * import { Agent, CheckpointStore, EscalationQueue, Idempotency } from "effect-resilience"
+ * import { ScriptedModel } from "effect-resilience/testing"
+ *
+ * const Search = Tool.make("Search", {
+ *   parameters: Schema.Struct({ query: Schema.String }),
+ *   success: Schema.Array(Schema.String)
+ * }).annotate(Tool.Readonly, true)
+ *
+ * const toolkit = Toolkit.make(Search)
+ *
+ * const librarian = Agent.make({ name: "librarian", instructions: "You find books.", toolkit })
+ *
+ * const world = Layer.mergeAll(
+ *   toolkit.toLayer({ Search: ({ query }) => Effect.succeed([`A book on ${query}`]) }),
+ *   ScriptedModel.layer([
+ *     ScriptedModel.toolCall({ id: "call_1", name: "Search", params: { query: "bees" } }),
+ *     "Read 'A book on bees'."
+ *   ]),
+ *   CheckpointStore.layerMemory,
+ *   EscalationQueue.layerMemory,
+ *   Idempotency.layerMemory
+ * )
+ *
+ * const result = await Effect.runPromise(
+ *   Agent.run(librarian, { runId: "ask-1", prompt: "What can I read about bees?" }).pipe(Effect.provide(world))
+ * )
+ *
+ * result.text // => "Read 'A book on bees'."
+ * result.counters.toolCalls // => 1
+ * ```
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export function make<
+  Result extends Schema.Constraint,
+  Tools extends Record<string, Tool.Any> = {},
+  const ToolOptions extends ToolsOptions<Tools> = {},
+  E = never,
+  RM = never,
+  RT = never
+>(
+  options: Options<Tools, ToolOptions, E, RM, RT> & { readonly result: Result }
+): Agent<
+  Tools,
+  Result["Type"],
+  E,
+  RM | RT | ToolServices<Tools> | ReconcileServices<ToolOptions> | Result["DecodingServices"]
+>
+export function make<
+  Tools extends Record<string, Tool.Any> = {},
+  const ToolOptions extends ToolsOptions<Tools> = {},
+  E = never,
+  RM = never,
+  RT = never
+>(
+  options: Options<Tools, ToolOptions, E, RM, RT>
+): Agent<Tools, string, E, RM | RT | ToolServices<Tools> | ReconcileServices<ToolOptions>>
+export function make<Tools extends Record<string, Tool.Any>, ToolOptions extends ToolsOptions<Tools>, E, RM, RT>(
+  options: Options<Tools, ToolOptions, E, RM, RT> & { readonly result?: Schema.Constraint | undefined }
+): Agent<Tools, unknown, E, unknown> {
+  const { policies, result } = options
+  const name = config.nonEmpty("Agent", "name", options.name)
+  // A toolkit is invariant in its tools, so no type holds all of them. What these tools need is in the type of the
+  // agent, and reaches them through the context of the run.
+  const erased = (options.toolkit ?? Toolkit.empty) as unknown as
+    & Effect.Effect<ToolCall.ErasedToolkit>
+    & ToolCall.ErasedToolkit
+  const toolOptions = (options.tools ?? {}) as { readonly [name: string]: ErasedOptions | undefined }
+  const handled = Object.values(erased.tools).filter((tool) => !Tool.isProviderDefined(tool) || tool.requiresHandler)
+  const reconcile: Array<[string, Reconcile<unknown>]> = []
+  for (const [tool, { reconcile: own } = {}] of Object.entries(toolOptions)) {
+    if (own !== undefined) reconcile.push([tool, own])
+  }
+  const budget = AgentBudget.make(options.budget)
+  return {
+    name,
+    version: config.integer("Agent", "version", options.version ?? 1, 0),
+    toolkit: options.toolkit,
+    budget,
+    definition: {
+      name,
+      instructions: [options.instructions, ...(result === undefined ? [] : [instructionsFor(result)])]
+        .filter((text) => text !== "").join("\n\n"),
+      kit: erased,
+      plans: new Map(
+        handled.map((tool) => [tool.name, ToolCall.plan(tool, options.toolBackoff, toolOptions[tool.name])])
+      ),
+      budget,
+      modelGuard: policies?.model ?? identity,
+      toolGuard: policies?.tool ?? identity,
+      reconcile: new Map(reconcile),
+      approval: options.approval ?? "declared",
+      concurrency: config.integer("Agent", "concurrency", options.concurrency ?? 4, 1),
+      limits: ToolCall.limits(options.limits),
+      decode: decoder(result),
+      maxRepairs: config.integer("Agent", "maxRepairs", options.maxRepairs ?? 2, 0)
+    }
+  }
+}
+
+const decoder = (result: Schema.Constraint | undefined) => {
+  if (result === undefined) return (text: string) => Effect.succeed(text)
+  const decode = Schema.decodeUnknownEffect(Schema.fromJsonString(result))
+  // Models like to put JSON into a code block, whatever they are told.
+  return (text: string) => decode(fenced.exec(text)?.[1] ?? text)
+}
+
+/**
+ * Options of {@link loop}.
+ *
+ * **Details**
+ *
+ * `state` is kept up to date while the agent runs.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface LoopOptions {
+  readonly prompt: Prompt.RawInput
+  readonly state?: SubscriptionRef.SubscriptionRef<internal.State> | undefined
+}
+
+/**
+ * Options of {@link run} and {@link start}.
+ *
+ * **Details**
+ *
+ * A run that exists is resumed. Its prompt has to be the one it was started with.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface RunOptions extends LoopOptions {
+  readonly runId: string
+}
+
+const stateAfter = (exit: Exit.Exit<unknown, unknown>): internal.State => {
+  if (Exit.isSuccess(exit)) return "completed"
+  const error = Exit.findErrorOption(exit)
+  if (error._tag === "Some") return error.value instanceof Checkpoint.RunSuspended ? "waitingForHuman" : "failed"
+  return Cause.hasInterruptsOnly(exit.cause) ? "idle" : "failed"
+}
+
+/**
+ * Runs an agent as part of the run around it, in a scope of its own.
+ *
+ * **When to use**
+ *
+ * Use it where the agent is one step of many in a durable program. It may be called several times in a run, one after
+ * the other; at the same time only within scopes of their own (`Checkpoint.forEach`).
+ *
+ * **Details**
+ *
+ * Fails with {@link LoopError} and the errors of the model's guard. Failures of tools are told to the model.
+ *
+ * **Example** (Asking an agent inside a run)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Layer } from "effect"
+ * import { Agent, Checkpoint, CheckpointStore } from "effect-resilience"
+ * import { ScriptedModel } from "effect-resilience/testing"
+ *
+ * const poet = Agent.make({ name: "poet", instructions: "You write one line." })
+ *
+ * const program = Effect.gen(function*() {
+ *   const first = yield* Agent.loop(poet, { prompt: "On rain" })
+ *   const second = yield* Agent.loop(poet, { prompt: `A line to follow: ${first.text}` })
+ *   return [first.text, second.text]
+ * }).pipe(Checkpoint.run({ id: "poem-1" }))
+ *
+ * const world = Layer.mergeAll(ScriptedModel.layer(["It rains.", "It stops."]), CheckpointStore.layerMemory)
+ * await Effect.runPromise(Effect.provide(program, world)) // => ["It rains.", "It stops."]
+ * ```
+ *
+ * @category running
+ * @since 0.1.0
+ */
+export const loop = <Tools extends Record<string, Tool.Any>, Value, E, R>(
+  agent: Agent<Tools, Value, E, R>,
+  options: LoopOptions
+): Effect.Effect<
+  Result<Value>,
+  E | LoopError<Tools>,
+  Checkpoint.Run | LanguageModel.LanguageModel | RunServices<Tools> | R
+> => {
+  const { state } = options
+  const setState = (next: internal.State) => state === undefined ? Effect.void : SubscriptionRef.set(state, next)
+  const program = Effect.gen(function*() {
+    const { runId } = yield* Checkpoint.current
+    const looped = Effect.gen(function*() {
+      yield* Effect.logInfo("agent started")
+      return yield* internal.loop(agent.definition, { prompt: Prompt.make(options.prompt), setState })
+    })
+    return yield* looped.pipe(
+      Effect.onExit((exit) => {
+        const state = stateAfter(exit)
+        return Effect.andThen(setState(state), Effect.logInfo("agent stopped").pipe(Effect.annotateLogs({ state })))
+      }),
+      Effect.annotateLogs({ agent: agent.name, runId }),
+      Effect.withSpan(`invoke_agent ${agent.name}`, {
+        attributes: { "gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": agent.name, "run.id": runId }
+      })
+    )
+  }).pipe(Checkpoint.within(agent.name))
+  // An agent without tools asks nobody and remembers no calls; TypeScript cannot see that the type says so.
+  return program as Effect.Effect<
+    Result<Value>,
+    E | LoopError<Tools>,
+    Checkpoint.Run | LanguageModel.LanguageModel | RunServices<Tools> | R
+  >
+}
+
+const encodePrompt = Schema.encodeEffect(Schema.toCodecJson(Prompt.Prompt))
+
+/**
+ * Runs an agent as a durable run of its own, or goes on with the run where it stopped.
+ *
+ * **Details**
+ *
+ * Every model answer is in the journal before its tools run, every tool call is a step. A call that must not happen
+ * twice and was cut off is not repeated: its `reconcile` is asked, then people. A run that waits for people fails with
+ * `Checkpoint.RunSuspended`; once they have decided, run it again with the same `runId` and prompt.
+ *
+ * Fails with {@link LoopError}, `Checkpoint.RunError` and the errors of the model's guard.
+ *
+ * **Example** (Ending with the best answer so far)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Layer, Schema } from "effect"
+ * import { Tool, Toolkit } from "effect/ai"
+ * import { Agent, CheckpointStore, EscalationQueue, Idempotency } from "effect-resilience"
+ * import { ScriptedModel } from "effect-resilience/testing"
+ *
+ * const toolkit = Toolkit.make(Tool.make("Look", { success: Schema.String }).annotate(Tool.Readonly, true))
+ *
+ * const scout = Agent.make({ name: "scout", instructions: "Look around.", toolkit, budget: { iterations: 2 } })
+ *
+ * const world = Layer.mergeAll(
+ *   toolkit.toLayer({ Look: () => Effect.succeed("more of the same") }),
+ *   ScriptedModel.layer((request) =>
+ *     request.toolChoice === "none"
+ *       ? "It is much of the same."
+ *       : ScriptedModel.toolCall({ id: `call_${request.index}`, name: "Look", params: {} })
+ *   ),
+ *   CheckpointStore.layerMemory,
+ *   EscalationQueue.layerMemory,
+ *   Idempotency.layerMemory
+ * )
+ *
+ * const result = await Effect.runPromise(
+ *   Agent.run(scout, { runId: "scout-1", prompt: "What is there?" }).pipe(Effect.provide(world))
+ * )
+ *
+ * result.completion // => "graceful"
+ * result.text // => "It is much of the same."
+ * ```
+ *
+ * @category running
+ * @since 0.1.0
+ */
+export const run = <Tools extends Record<string, Tool.Any>, Value, E, R>(
+  agent: Agent<Tools, Value, E, R>,
+  options: RunOptions
+): Effect.Effect<
+  Result<Value>,
+  E | LoopError<Tools> | Checkpoint.RunError,
+  | CheckpointStore.CheckpointStore
+  | LanguageModel.LanguageModel
+  | RunServices<Tools>
+  | Exclude<R, Checkpoint.Run>
+> =>
+  Effect.gen(function*() {
+    // A prompt was made by its own schema, so it encodes.
+    const input = yield* Effect.orDie(encodePrompt(Prompt.make(options.prompt)))
+    return yield* Checkpoint.run(loop(agent, options), { id: options.runId, version: agent.version, input })
+  })
+
+/**
+ * An agent that runs in the background.
+ *
+ * **Details**
+ *
+ * `states` begins with the current state and ends when the agent stops; it always ends with the last state. `result`
+ * waits for the agent.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Running<Value, E> {
+  readonly runId: string
+  readonly state: Effect.Effect<internal.State>
+  readonly states: Stream.Stream<internal.State>
+  readonly result: Effect.Effect<Result<Value>, E>
+  readonly interrupt: Effect.Effect<void>
+}
+
+/**
+ * Starts an agent in the background, to watch its states while it runs. It is interrupted when the scope closes, and can
+ * be resumed after that.
+ *
+ * **Example** (Watching the states)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Layer, Stream } from "effect"
+ * import { Agent, CheckpointStore } from "effect-resilience"
+ * import { ScriptedModel } from "effect-resilience/testing"
+ *
+ * const greeter = Agent.make({ name: "greeter", instructions: "You greet." })
+ *
+ * const program = Effect.gen(function*() {
+ *   const running = yield* Agent.start(greeter, { runId: "greet-1", prompt: "Hello" })
+ *   const states = yield* Stream.runCollect(running.states)
+ *   return [(yield* running.result).text, states.at(-1)]
+ * }).pipe(Effect.scoped)
+ *
+ * const world = Layer.mergeAll(ScriptedModel.layer(["Hi"]), CheckpointStore.layerMemory)
+ * await Effect.runPromise(Effect.provide(program, world)) // => ["Hi", "completed"]
+ * ```
+ *
+ * @category running
+ * @since 0.1.0
+ */
+export const start = <Tools extends Record<string, Tool.Any>, Value, E, R>(
+  agent: Agent<Tools, Value, E, R>,
+  options: RunOptions
+): Effect.Effect<
+  Running<Value, E | LoopError<Tools> | Checkpoint.RunError>,
+  never,
+  | CheckpointStore.CheckpointStore
+  | LanguageModel.LanguageModel
+  | RunServices<Tools>
+  | Exclude<R, Checkpoint.Run>
+  | Scope.Scope
+> =>
+  Effect.gen(function*() {
+    const state = options.state ?? (yield* SubscriptionRef.make<internal.State>("idle"))
+    const fiber = yield* Effect.forkScoped(run(agent, { ...options, state }))
+    const states = SubscriptionRef.changes(state).pipe(
+      Stream.merge(Stream.fromEffectDrain(Fiber.await(fiber)), { haltStrategy: "right" }),
+      // The stream above may be ended before the last state comes through.
+      Stream.concat(Stream.fromEffect(SubscriptionRef.get(state))),
+      Stream.changes
+    )
+    return {
+      runId: options.runId,
+      state: SubscriptionRef.get(state),
+      states,
+      result: Fiber.join(fiber),
+      interrupt: Fiber.interrupt(fiber)
+    }
+  })

@@ -1,0 +1,274 @@
+/**
+ * What one agent run may spend before it has to come to an end.
+ *
+ * @since 0.1.0
+ */
+import * as Duration from "effect/Duration"
+import * as Schema from "effect/Schema"
+import { InvalidConfig } from "../Fault.ts"
+import * as config from "../internal/config.ts"
+
+/**
+ * The name of a limit.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const Name = Schema.Literals(["iterations", "toolCalls", "inputTokens", "outputTokens", "wallTime", "cost"])
+
+/**
+ * The name of a limit.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Name = typeof Name.Type
+
+/**
+ * Tokens of one or more model calls, as the provider reported them; what it did not report counts as zero.
+ *
+ * **Details**
+ *
+ * `inputTokens` is the whole input, tokens read from and written to a cache included.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const Usage = Schema.Struct({
+  inputTokens: Schema.Finite,
+  outputTokens: Schema.Finite,
+  cacheReadTokens: Schema.Finite,
+  cacheWriteTokens: Schema.Finite
+})
+
+/**
+ * Tokens of one or more model calls.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Usage = typeof Usage.Type
+
+/**
+ * No tokens.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const noUsage: Usage = { inputTokens: 0, outputTokens: 0, cacheReadTokens: 0, cacheWriteTokens: 0 }
+
+/**
+ * Adds up tokens.
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const addUsage = (self: Usage, that: Usage): Usage => ({
+  inputTokens: self.inputTokens + that.inputTokens,
+  outputTokens: self.outputTokens + that.outputTokens,
+  cacheReadTokens: self.cacheReadTokens + that.cacheReadTokens,
+  cacheWriteTokens: self.cacheWriteTokens + that.cacheWriteTokens
+})
+
+/**
+ * What a million tokens of a model cost, in the currency of your choice.
+ *
+ * **Details**
+ *
+ * `cacheRead` and `cacheWrite` are `input` by default.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Price {
+  readonly input: number
+  readonly output: number
+  readonly cacheRead?: number | undefined
+  readonly cacheWrite?: number | undefined
+}
+
+/**
+ * A price with nothing left to default.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type FullPrice = { readonly [K in keyof Price]-?: number }
+
+/**
+ * Options of {@link make}.
+ *
+ * **Details**
+ *
+ * - `iterations`: model calls of the loop. Default: 10.
+ * - `toolCalls`: calls of tools that the program runs. Default: 100.
+ * - `inputTokens`, `outputTokens`: tokens of the whole run. Default: no limit.
+ * - `wallTime`: time in which the run was active, by the `Clock`. Default: 300 seconds. Time between a crash (or a wait
+ *   for a person) and the next resume is not counted.
+ * - `grace`: time that the last answer, and a call that must not happen twice and is already under way, may take once
+ *   `wallTime` is gone. Default: 30 seconds.
+ * - `prices`: the price table by model id, as the provider reports the id. A model that is not in the table is charged
+ *   the highest price in it. Default: none, and then nothing has a cost.
+ * - `cost`: money for the whole run, in the currency of the table. Default: no limit.
+ *
+ * Limits are looked at before each model call: the call that passes a limit is finished, the next one is not made.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options {
+  readonly iterations?: number | undefined
+  readonly toolCalls?: number | undefined
+  readonly inputTokens?: number | undefined
+  readonly outputTokens?: number | undefined
+  readonly wallTime?: Duration.Input | undefined
+  readonly grace?: Duration.Input | undefined
+  readonly prices?: { readonly [model: string]: Price } | undefined
+  readonly cost?: number | undefined
+}
+
+/**
+ * The limits of a run; a limit that is not set is `Infinity`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface AgentBudget {
+  readonly iterations: number
+  readonly toolCalls: number
+  readonly inputTokens: number
+  readonly outputTokens: number
+  readonly wallTime: Duration.Duration
+  readonly grace: Duration.Duration
+  readonly prices: ReadonlyMap<string, FullPrice>
+  readonly cost: number
+}
+
+/**
+ * What a run has spent so far.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Spent {
+  readonly iterations: number
+  /** Calls that ran or were refused for this budget. */
+  readonly toolCalls: number
+  readonly usage: Usage
+  readonly elapsedMillis: number
+  readonly cost: number
+}
+
+const module = "AgentBudget"
+
+const limit = (option: string, value: number | undefined, otherwise: number): number => {
+  if (value === undefined) return otherwise
+  return value === Infinity ? value : config.integer(module, option, value, 1)
+}
+
+const amount = (option: string, value: number): number =>
+  config.numberBetween(module, option, value, 0, Number.MAX_SAFE_INTEGER)
+
+const price = (model: string, { cacheRead, cacheWrite, input, output }: Price): FullPrice => ({
+  input: amount(`prices.${model}.input`, input),
+  output: amount(`prices.${model}.output`, output),
+  cacheRead: amount(`prices.${model}.cacheRead`, cacheRead ?? input),
+  cacheWrite: amount(`prices.${model}.cacheWrite`, cacheWrite ?? input)
+})
+
+/**
+ * Makes a budget; throws `Fault.InvalidConfig` for a limit that cannot be one.
+ *
+ * **Example** (Limiting money)
+ *
+ * ```ts import.meta.vitest
+ * import { AgentBudget } from "effect-resilience"
+ *
+ * const budget = AgentBudget.make({ cost: 0.5, prices: { "claude-opus-5-5": { input: 5, output: 25 } } })
+ * const usage = { ...AgentBudget.noUsage, inputTokens: 20_000, outputTokens: 2_000 }
+ *
+ * AgentBudget.costOf(budget, "claude-opus-5-5", usage) // => 0.15
+ * ```
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = (options: Options = {}): AgentBudget => {
+  const prices = new Map(Object.entries(options.prices ?? {}).map(([model, entry]) => [model, price(model, entry)]))
+  if (options.cost !== undefined && prices.size === 0) {
+    throw new InvalidConfig({
+      module,
+      option: "prices",
+      value: "missing",
+      expected: "a price table, to count the cost"
+    })
+  }
+  return {
+    iterations: limit("iterations", options.iterations, 10),
+    toolCalls: limit("toolCalls", options.toolCalls, 100),
+    inputTokens: limit("inputTokens", options.inputTokens, Infinity),
+    outputTokens: limit("outputTokens", options.outputTokens, Infinity),
+    wallTime: config.duration(module, "wallTime", options.wallTime ?? "300 seconds", { minimum: 1, infinite: true }),
+    grace: config.duration(module, "grace", options.grace ?? "30 seconds", { minimum: 1 }),
+    prices,
+    cost: options.cost === undefined ? Infinity : amount("cost", options.cost)
+  }
+}
+
+const highest = (prices: Iterable<FullPrice>): FullPrice => {
+  let top: FullPrice = { input: 0, output: 0, cacheRead: 0, cacheWrite: 0 }
+  for (const next of prices) {
+    top = {
+      input: Math.max(top.input, next.input),
+      output: Math.max(top.output, next.output),
+      cacheRead: Math.max(top.cacheRead, next.cacheRead),
+      cacheWrite: Math.max(top.cacheWrite, next.cacheWrite)
+    }
+  }
+  return top
+}
+
+/**
+ * Says what a model's tokens cost by the budget's price table.
+ *
+ * @category getters
+ * @since 0.1.0
+ */
+export const costOf = (budget: AgentBudget, model: string | undefined, usage: Usage): number => {
+  const entry = (model === undefined ? undefined : budget.prices.get(model)) ?? highest(budget.prices.values())
+  const fresh = Math.max(0, usage.inputTokens - usage.cacheReadTokens - usage.cacheWriteTokens)
+  return (
+    fresh * entry.input +
+    usage.cacheReadTokens * entry.cacheRead +
+    usage.cacheWriteTokens * entry.cacheWrite +
+    usage.outputTokens * entry.output
+  ) / 1_000_000
+}
+
+/**
+ * Names the first limit that leaves no room for another model call.
+ *
+ * **Example** (Asking before the next call)
+ *
+ * ```ts import.meta.vitest
+ * import { AgentBudget } from "effect-resilience"
+ *
+ * const budget = AgentBudget.make({ iterations: 3 })
+ * const spent = { iterations: 3, toolCalls: 2, usage: AgentBudget.noUsage, elapsedMillis: 1_000, cost: 0 }
+ *
+ * AgentBudget.exceeded(budget, spent) // => "iterations"
+ * ```
+ *
+ * @category getters
+ * @since 0.1.0
+ */
+export const exceeded = (budget: AgentBudget, spent: Spent): Name | undefined => {
+  if (spent.iterations >= budget.iterations) return "iterations"
+  // Only a call that was refused: a run that used its last call may still answer with what it got.
+  if (spent.toolCalls > budget.toolCalls) return "toolCalls"
+  if (spent.usage.inputTokens >= budget.inputTokens) return "inputTokens"
+  if (spent.usage.outputTokens >= budget.outputTokens) return "outputTokens"
+  if (spent.elapsedMillis >= Duration.toMillis(budget.wallTime)) return "wallTime"
+  if (spent.cost >= budget.cost) return "cost"
+  return undefined
+}

@@ -1,0 +1,155 @@
+/**
+ * How an agent runs the tools that its model asks for.
+ *
+ * @since 0.1.0
+ */
+import * as Tool from "effect/ai/Tool"
+import * as Context from "effect/Context"
+import type * as Effect from "effect/Effect"
+import type * as Checkpoint from "../durable/Checkpoint.ts"
+
+/**
+ * A tool call under way.
+ *
+ * **Details**
+ *
+ * - `id`: the id that the model gave the call. Models repeat ids: it names the call within one answer only.
+ * - `attempt`: counts from 1.
+ * - `idempotencyKey`: a SHA-256 that is the same for every attempt at this call, in this process and after a crash, for
+ *   the other side to recognise a repetition by. Where the tool's calls are deduplicated, all calls of the run with the
+ *   same arguments have the same key.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface ToolCall {
+  readonly agent: string
+  readonly runId: string
+  readonly tool: string
+  readonly id: string
+  readonly attempt: number
+  readonly idempotencyKey: string
+}
+
+/**
+ * The tool call that runs here, for the handlers of tools; `undefined` outside of an agent.
+ *
+ * **Example** (Handing the key to a payment provider)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Schema } from "effect"
+ * import { Tool, Toolkit } from "effect/ai"
+ * import { AgentTools } from "effect-resilience"
+ *
+ * const Refund = Tool.make("Refund", {
+ *   parameters: Schema.Struct({ order: Schema.String }),
+ *   success: Schema.String
+ * })
+ *
+ * const kit = Toolkit.make(Refund)
+ *
+ * const handlers = kit.toLayer({
+ *   Refund: ({ order }) =>
+ *     Effect.map(AgentTools.CurrentToolCall, (call) => `refunded ${order} with ${call?.idempotencyKey}`)
+ * })
+ *
+ * handlers === undefined // => false
+ * ```
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export const CurrentToolCall = Context.Reference<ToolCall | undefined>(
+  "effect-resilience/agent/AgentTools/CurrentToolCall",
+  { defaultValue: () => undefined }
+)
+
+/**
+ * A guard around each attempt at a tool call. It knows the tool, to give each its own circuit or bulkhead.
+ *
+ * **Details**
+ *
+ * What the guard fails with is told to the model like a failure of the tool, so its errors are not in the error type of
+ * the agent. Attempts are repeated by the agent itself: a guard does not retry.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type ToolGuard<R = never> = <A, E0, R0>(
+  self: Effect.Effect<A, E0, R0>,
+  tool: { readonly name: string }
+) => Effect.Effect<A, unknown, R0 | R>
+
+/**
+ * What is known of a call whose outcome is not, for {@link ToolOptions.reconcile}.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface UncertainCall<T extends Tool.Any> extends Omit<ToolCall, "attempt"> {
+  readonly params: Tool.Parameters<T>
+}
+
+/**
+ * How calls of one tool run.
+ *
+ * **Details**
+ *
+ * - `effects`: what a repetition means. Default: `"idempotent"` for a tool annotated `Tool.Readonly` or
+ *   `Tool.Idempotent`, else `"atMostOnce"`.
+ * - `reconcile`: finds out whether a call that was cut off took effect. Where it says `unknown` or fails, and where
+ *   there is none, people are asked through the escalation queue.
+ * - `attempts`: how often a failing call is attempted. Default: 3. A call that must not happen twice is repeated only
+ *   after a failure that proves that nothing was executed (`Throttled`, `Overloaded`, `Rejected`).
+ * - `dedupe`: whether the same call with the same arguments runs once per run and answers later calls with its result.
+ *   Default: yes for `"atMostOnce"`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface ToolOptions<T extends Tool.Any, R = never> {
+  readonly effects?: "idempotent" | "atMostOnce" | undefined
+  readonly reconcile?:
+    | ((call: UncertainCall<T>) => Effect.Effect<Checkpoint.Reconciliation<Tool.Success<T>>, unknown, R>)
+    | undefined
+  readonly attempts?: number | undefined
+  readonly dedupe?: boolean | undefined
+}
+
+/**
+ * Bounds of what comes from a model or goes to it.
+ *
+ * **Details**
+ *
+ * `arguments` and `results` are characters of JSON text, `depth` counts objects and arrays inside one another.
+ * Defaults: 100 000, 100 000 and 64. Arguments beyond the bounds are refused, a longer result is cut and marked.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Limits {
+  readonly arguments?: number | undefined
+  readonly results?: number | undefined
+  readonly depth?: number | undefined
+}
+
+/**
+ * Says what a repeated call of a tool means, by its annotations.
+ *
+ * **Example** (Reading the annotations)
+ *
+ * ```ts import.meta.vitest
+ * import { Tool } from "effect/ai"
+ * import { AgentTools } from "effect-resilience"
+ *
+ * AgentTools.effectsOf(Tool.make("Search").annotate(Tool.Readonly, true)) // => "idempotent"
+ * AgentTools.effectsOf(Tool.make("Refund")) // => "atMostOnce"
+ * ```
+ *
+ * @category getters
+ * @since 0.1.0
+ */
+export const effectsOf = (tool: Tool.Any): "idempotent" | "atMostOnce" =>
+  Context.get(tool.annotations, Tool.Readonly) || Context.get(tool.annotations, Tool.Idempotent)
+    ? "idempotent"
+    : "atMostOnce"

@@ -1,0 +1,91 @@
+import * as Response from "effect/ai/Response"
+import * as Schema from "effect/Schema"
+import * as Fault from "../../Fault.ts"
+import * as AgentBudget from "../AgentBudget.ts"
+
+/**
+ * Why an agent came to no answer.
+ *
+ * **Details**
+ *
+ * - `Refused`: the model declined; `text` is what it said.
+ * - `Truncated`: the answer was cut at the model's own limit of tokens.
+ * - `EmptyAnswer`: the model said nothing, twice.
+ * - `IncompleteAnswer`: the answer ended in another way than a whole answer does.
+ * - `InvalidResult`: the final answer did not decode, and neither did the repaired ones.
+ * - `BudgetExhausted`: a budget was used up, and the last call for the best answer so far failed too.
+ * - `Abandoned`: a person ended the run where it had asked about `tool`.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const AgentErrorReason = Schema.TaggedUnion({
+  Refused: { text: Schema.String },
+  Truncated: { text: Schema.String },
+  EmptyAnswer: {},
+  IncompleteAnswer: { finishReason: Response.FinishReason },
+  InvalidResult: { repairs: Schema.Finite, issue: Schema.String, text: Schema.String },
+  BudgetExhausted: { budget: AgentBudget.Name, cause: Schema.Defect() },
+  Abandoned: { tool: Schema.String, reason: Schema.String }
+})
+
+/**
+ * Why an agent came to no answer.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type AgentErrorReason = typeof AgentErrorReason.Type
+
+const say = (reason: AgentErrorReason): string => {
+  switch (reason._tag) {
+    case "Refused":
+      return "the model refused; change the task, or let another model answer"
+    case "Truncated":
+      return "the answer was cut at the model's limit of output tokens; raise the limit, or ask for less at a time"
+    case "EmptyAnswer":
+      return "the model gave an empty answer, also when it was asked again"
+    case "IncompleteAnswer":
+      return `the answer is not a whole one (finish reason "${reason.finishReason}"), nothing in it was acted upon`
+    case "InvalidResult":
+      return `the answer does not match the result schema after ${reason.repairs} repairs: ${reason.issue}`
+    case "BudgetExhausted":
+      return `the budget (${reason.budget}) is used up, and the last call for the best answer so far failed; ` +
+        "raise the budget and run it again to go on"
+    case "Abandoned":
+      return `abandoned by a decision about tool "${reason.tool}": ${reason.reason}`
+  }
+}
+
+/**
+ * Failure of an agent that came to no answer.
+ *
+ * **Details**
+ *
+ * `turn` counts the model calls of the loop from 1. A refused, truncated, empty or incomplete answer fails the model
+ * call itself, inside the guard `policies.model`, so that a policy can retry it or fall back; its verdict is `Refused`
+ * or `Malformed`. The other reasons are `Permanent`.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class AgentError extends Schema.TaggedError<AgentError>("effect-resilience/agent/Agent/AgentError")(
+  "AgentError",
+  { agent: Schema.String, runId: Schema.String, turn: Schema.Finite, reason: AgentErrorReason }
+) {
+  get [Fault.verdictOf](): Extract<Fault.Verdict, { readonly _tag: "Refused" | "Malformed" | "Permanent" }> {
+    switch (this.reason._tag) {
+      case "Refused":
+        return Fault.refused
+      case "Truncated":
+      case "EmptyAnswer":
+      case "IncompleteAnswer":
+        return Fault.malformed
+      default:
+        return Fault.permanent
+    }
+  }
+  override get message() {
+    return `agent "${this.agent}", run "${this.runId}", turn ${this.turn}: ${say(this.reason)}`
+  }
+}

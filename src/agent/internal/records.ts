@@ -1,0 +1,75 @@
+import * as Prompt from "effect/ai/Prompt"
+import * as Response from "effect/ai/Response"
+import * as Schema from "effect/Schema"
+import { Usage } from "../AgentBudget.ts"
+
+/**
+ * What one model call came to, as the journal keeps it: all that the loop decides from, so that a resumed run decides
+ * the same.
+ *
+ * @internal
+ */
+export const Answer = Schema.TaggedStruct("Answer", {
+  /** The answer as it goes back to the model. Not the parts of the response: they hold the headers of the request. */
+  message: Prompt.Prompt,
+  finishReason: Response.FinishReason,
+  model: Schema.optionalKey(Schema.String),
+  /** Why the call at this position must not run, for arguments beyond the bounds. */
+  unusable: Schema.Record(Schema.String, Schema.String),
+  usage: Usage,
+  cost: Schema.Finite,
+  attempts: Schema.Finite,
+  /** Active time of the run when the call had ended. */
+  elapsedMillis: Schema.Finite
+})
+
+/** @internal */
+export type Answer = typeof Answer.Type
+
+/**
+ * A model call that the time of the run did not suffice for.
+ *
+ * @internal
+ */
+export const OutOfTime = Schema.TaggedStruct("OutOfTime", {
+  usage: Usage,
+  cost: Schema.Finite,
+  attempts: Schema.Finite,
+  elapsedMillis: Schema.Finite
+})
+
+/** @internal */
+export const ModelRecord = Schema.Union([Answer, OutOfTime])
+
+/** @internal */
+export type ModelRecord = typeof ModelRecord.Type
+
+/**
+ * What one tool call came to: what the model is told, and nothing that is not JSON.
+ *
+ * @internal
+ */
+export const Outcome = Schema.Struct({
+  isFailure: Schema.Boolean,
+  result: Schema.Json,
+  modelOutput: Schema.optionalKey(Schema.Array(Prompt.ToolModelOutputPart)),
+  attempts: Schema.Finite,
+  elapsedMillis: Schema.Finite
+})
+
+/** @internal */
+export type Outcome = typeof Outcome.Type
+
+/**
+ * Whether a call may run at all, decided once where its tool may ask for approval.
+ *
+ * @internal
+ */
+export const Check = Schema.Union([
+  Schema.TaggedStruct("Free", {}),
+  Schema.TaggedStruct("NeedsApproval", {}),
+  Schema.TaggedStruct("Invalid", { message: Schema.String })
+])
+
+/** @internal */
+export type Check = typeof Check.Type

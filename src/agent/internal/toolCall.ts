@@ -1,0 +1,453 @@
+import * as AiError from "effect/ai/AiError"
+import type * as Prompt from "effect/ai/Prompt"
+import * as Tool from "effect/ai/Tool"
+import * as Toolkit from "effect/ai/Toolkit"
+import * as Cause from "effect/Cause"
+import * as Context from "effect/Context"
+import type * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import * as Predicate from "effect/Predicate"
+import * as Result from "effect/Result"
+import type * as Schedule from "effect/Schedule"
+import * as Schema from "effect/Schema"
+import * as Stream from "effect/Stream"
+import * as Checkpoint from "../../durable/Checkpoint.ts"
+import * as Idempotency from "../../durable/Idempotency.ts"
+import * as Fault from "../../Fault.ts"
+import * as config from "../../internal/config.ts"
+import * as Retry from "../../policy/Retry.ts"
+import * as Telemetry from "../../Telemetry.ts"
+import { CurrentToolCall, effectsOf, type Limits, type ToolGuard, type ToolOptions } from "../AgentTools.ts"
+import type { ActiveTime } from "./activeTime.ts"
+import { boundedJson } from "./boundedJson.ts"
+import { Outcome } from "./records.ts"
+
+/**
+ * A tool whose types are forgotten. Its services are in the type of the agent, from which they reach the caller.
+ *
+ * @internal
+ */
+export type ErasedTool = Tool.Tool<string, {
+  readonly parameters: Schema.Codec<unknown>
+  readonly success: Schema.Codec<unknown>
+  readonly failure: Schema.Codec<unknown>
+  readonly failureMode: Tool.FailureMode
+}>
+
+/** @internal */
+export type ErasedToolkit = Toolkit.WithHandler<Record<string, ErasedTool>>
+
+/** @internal */
+export interface Plan {
+  readonly tool: ErasedTool
+  readonly effects: "idempotent" | "atMostOnce"
+  readonly dedupe: boolean
+  readonly retry: Retry.Policy
+}
+
+/** @internal */
+export type ResolvedLimits = { readonly [K in keyof Limits]-?: number }
+
+/** @internal */
+export const limits = (options: Limits = {}): ResolvedLimits => ({
+  arguments: config.integer("Agent", "limits.arguments", options.arguments ?? 100_000, 1),
+  results: config.integer("Agent", "limits.results", options.results ?? 100_000, 1),
+  depth: config.integer("Agent", "limits.depth", options.depth ?? 64, 1)
+})
+
+const provesNothingHappened = (verdict: Fault.Verdict): boolean =>
+  verdict._tag === "Throttled" || verdict._tag === "Overloaded" || verdict._tag === "Rejected"
+
+/** @internal */
+export const plan = (
+  tool: ErasedTool,
+  backoff: Schedule.Schedule<unknown, unknown> | undefined,
+  options: Pick<ToolOptions<Tool.Any>, "effects" | "attempts" | "dedupe"> = {}
+): Plan => {
+  const effects = options.effects ?? effectsOf(tool)
+  return {
+    tool,
+    effects,
+    dedupe: options.dedupe ?? effects === "atMostOnce",
+    retry: Retry.policy({
+      name: tool.name,
+      backoff,
+      maxAttempts: config.integer("Agent", `tools.${tool.name}.attempts`, options.attempts ?? 3, 1),
+      retryIf: (_, verdict) =>
+        provesNothingHappened(verdict) || (effects === "idempotent" && Fault.isRetryable(verdict))
+    })
+  }
+}
+
+/**
+ * A failed attempt, in the words that the model will read.
+ *
+ * @internal
+ */
+export class ToolFailed extends Schema.TaggedError<ToolFailed>("effect-resilience/agent/internal/ToolFailed")(
+  "ToolFailed",
+  {
+    tool: Schema.String,
+    error: Schema.String,
+    reason: Schema.String,
+    details: Schema.optionalKey(Schema.Json),
+    verdict: Fault.Verdict,
+    attempts: Schema.Finite.pipe(Schema.withConstructorDefault(Effect.succeed(1))),
+    elapsedMillis: Schema.Finite.pipe(Schema.withConstructorDefault(Effect.succeed(0)))
+  }
+) {
+  get [Fault.verdictOf](): Fault.Verdict {
+    return this.verdict
+  }
+  override get message() {
+    return `tool ${this.tool} failed (${this.error}): ${this.reason}`
+  }
+}
+
+const messageLength = 2_000
+
+const messageOf = (error: unknown): string => {
+  const message = Predicate.hasProperty(error, "message") && typeof error.message === "string" ? error.message : error
+  if (typeof message === "string") return message.slice(0, messageLength)
+  const json = boundedJson(message, { length: messageLength, depth: 8 })
+  return json._tag === "Json" ? json.text : json._tag === "TooLong" ? json.start : "a failure without a message"
+}
+
+const nameOf = (error: unknown): string => {
+  if (AiError.isAiError(error)) return error.reason._tag
+  if (Predicate.hasProperty(error, "_tag") && typeof error._tag === "string") return error._tag
+  return error instanceof Error ? error.name : "ToolFailure"
+}
+
+const fromJson = Schema.decodeEffect(Schema.fromJsonString(Schema.Json))
+
+/** JSON that is the same now and when it is read back from the journal. */
+const asJson = (value: unknown, bounds: { readonly length: number; readonly depth: number }) => {
+  const json = boundedJson(value, bounds)
+  return json._tag === "Json" ? Effect.option(fromJson(json.text)) : Effect.succeed(Option.none<Schema.Json>())
+}
+
+/** @internal */
+export interface Failure {
+  readonly error: string
+  readonly message: string
+  readonly attempts: number
+  readonly details?: Schema.Json
+}
+
+/**
+ * The result by which the model learns of a failure.
+ *
+ * @internal
+ */
+export const failure = (
+  options: Failure & { readonly elapsedMillis: number }
+): Outcome => {
+  const { elapsedMillis, ...told } = options
+  return { isFailure: true, result: { ...told }, attempts: options.attempts, elapsedMillis }
+}
+
+/** @internal */
+export const told = ({ attempts, details, elapsedMillis, error, reason }: ToolFailed): Outcome =>
+  failure({ error, message: reason, attempts, ...(details === undefined ? {} : { details }), elapsedMillis })
+
+// The verdicts after which a step that must not happen twice is left open.
+const mayHaveHappened = (verdict: Fault.Verdict): boolean =>
+  verdict._tag === "Ambiguous" || verdict._tag === "TimedOut" || verdict._tag === "Malformed"
+
+/** @internal */
+export interface Environment<RT> {
+  readonly agent: string
+  readonly runId: string
+  readonly kit: ErasedToolkit
+  readonly guard: ToolGuard<RT>
+  readonly limits: ResolvedLimits
+  readonly time: ActiveTime
+}
+
+/** @internal */
+export interface Call {
+  readonly plan: Plan
+  readonly id: string
+  readonly params: unknown
+  readonly idempotencyKey: string
+}
+
+/** @internal */
+export const idempotencyScope = (runId: string): string => `agent-run/${runId}`
+
+interface Done {
+  readonly encoded: unknown
+  readonly modelOutput: ReadonlyArray<Prompt.ToolModelOutputPart> | undefined
+}
+
+const unreadable = "UnreadableResult"
+const executed = "the tool has run, but its result cannot be read; do not call it again for the same thing"
+
+const toolFailed = Effect.fnUntraced(function*(
+  call: Call,
+  limits: ResolvedLimits,
+  error: unknown,
+  origin: Tool.FailureOrigin,
+  encoded: unknown
+) {
+  const tool = call.plan.tool.name
+  switch (origin) {
+    case "parameters":
+      return new ToolFailed({ tool, error: "InvalidArguments", reason: messageOf(error), verdict: Fault.permanent })
+    case "result":
+      return new ToolFailed({
+        tool,
+        error: unreadable,
+        reason: `${executed}: ${messageOf(error)}`,
+        verdict: Fault.permanent
+      })
+    case "handler": {
+      const details = encoded === undefined
+        ? Option.none<Schema.Json>()
+        : yield* asJson(encoded, { length: limits.results, depth: limits.depth })
+      return new ToolFailed({
+        tool,
+        error: nameOf(error),
+        reason: messageOf(error),
+        ...(Option.isSome(details) ? { details: details.value } : {}),
+        verdict: yield* Fault.classify(error)
+      })
+    }
+  }
+})
+
+/** Runs the handler once. A handler's `RunSuspended` (of a run inside) is not a failure and goes through as it is. */
+const handle = <RT>(env: Environment<RT>, call: Call): Effect.Effect<Done, ToolFailed | Checkpoint.RunSuspended> => {
+  const fail = (
+    error: unknown,
+    origin: Tool.FailureOrigin,
+    encoded: unknown
+  ): Effect.Effect<never, ToolFailed | Checkpoint.RunSuspended> =>
+    error instanceof Checkpoint.RunSuspended
+      ? Effect.fail(error)
+      : Effect.flatMap(toolFailed(call, env.limits, error, origin, encoded), (failed) => Effect.fail(failed))
+
+  return env.kit.handle(call.plan.tool.name, call.params, call.id).pipe(
+    Effect.flatMap((results) => Stream.runLast(Stream.filter(results, (result) => !result.preliminary))),
+    // Progress reports go nowhere, so a handler that makes many must not fill the memory with them.
+    Effect.provideService(Toolkit.PreliminaryBuffer, 16),
+    Effect.matchCauseEffect({
+      onSuccess: (last) => {
+        if (Option.isNone(last)) return fail("the tool ended without a result", "result", undefined)
+        const { encodedResult, failureOrigin, isFailure, modelOutput, result } = last.value
+        return isFailure
+          ? fail(result, failureOrigin ?? "result", encodedResult)
+          : Effect.succeed({ encoded: encodedResult, modelOutput })
+      },
+      onFailure: (cause) => {
+        const failed = Cause.findError(cause)
+        if (Result.isFailure(failed)) return Effect.failCause(failed.failure)
+        if (Cause.hasDies(cause)) return Effect.die(Cause.squash(cause))
+        const origin = Context.get(Cause.annotations(cause), Toolkit.FailureOrigin)
+        return Effect.flatMap(
+          Effect.option(Schema.encodeUnknownEffect(call.plan.tool.failureSchema)(failed.success)),
+          (encoded) => fail(failed.success, origin, Option.getOrUndefined(encoded))
+        )
+      }
+    })
+  )
+}
+
+/** Guards one attempt. What the guard itself fails with becomes a failure of the tool. */
+const attempt = <RT>(
+  env: Environment<RT>,
+  call: Call,
+  number: number
+): Effect.Effect<Done, ToolFailed | Checkpoint.RunSuspended, RT> => {
+  const tool = call.plan.tool.name
+  const guarded = env.guard(handle(env, call), { name: tool }).pipe(
+    Effect.catch((error) =>
+      error instanceof ToolFailed || error instanceof Checkpoint.RunSuspended
+        ? Effect.fail(error)
+        : Effect.flatMap(toolFailed(call, env.limits, error, "handler", undefined), (failed) => Effect.fail(failed))
+    ),
+    Effect.provideService(CurrentToolCall, {
+      agent: env.agent,
+      runId: env.runId,
+      tool,
+      id: call.id,
+      attempt: number,
+      idempotencyKey: call.idempotencyKey
+    })
+  )
+  if (call.plan.effects === "atMostOnce") return guarded
+  // A bug in a tool that changes nothing ends this call and not the run. Where the tool may have changed something, the
+  // defect is left to the step, which knows that it cannot know.
+  return Effect.catchDefect(guarded, (defect) =>
+    Effect.andThen(
+      Effect.logError(`tool ${tool} died`, defect),
+      Effect.fail(new ToolFailed({ tool, error: "ToolDefect", reason: messageOf(defect), verdict: Fault.permanent }))
+    ))
+}
+
+/** @internal */
+export const unreadableResult = (why: string, attempts: number, elapsedMillis: number): Outcome =>
+  failure({ error: unreadable, message: `${executed}: ${why}`, attempts, elapsedMillis })
+
+/**
+ * What the model is told of a result, within the bounds.
+ *
+ * @internal
+ */
+export const succeeded = Effect.fnUntraced(function*(
+  limits: ResolvedLimits,
+  done: Done,
+  attempts: number,
+  elapsedMillis: number
+): Effect.fn.Return<Outcome> {
+  const bounds = { length: limits.results, depth: limits.depth }
+  const cut = (start: string) => ({
+    isFailure: false,
+    result: {
+      truncated: true,
+      message: `the result is longer than ${limits.results} characters, this is its beginning`,
+      start
+    },
+    attempts,
+    elapsedMillis
+  })
+  const json = boundedJson(done.encoded, bounds)
+  if (json._tag === "TooLong") return cut(json.start)
+  const result = json._tag === "Json" ? yield* Effect.option(fromJson(json.text)) : Option.none()
+  if (Option.isNone(result)) {
+    const why = json._tag === "NotJson" ? `it is ${json.found}` : `it is nested more than ${limits.depth} levels deep`
+    return unreadableResult(why, attempts, elapsedMillis)
+  }
+  const base = { isFailure: false, result: result.value, attempts, elapsedMillis }
+  if (done.modelOutput === undefined) return base
+  const shown = boundedJson(done.modelOutput, bounds)
+  if (shown._tag === "TooLong") return cut(shown.start)
+  return shown._tag === "Json" ? { ...base, modelOutput: done.modelOutput } : base
+})
+
+const announce = <RT>(env: Environment<RT>, call: Call, attempts: number, outcome: "success" | "failure") =>
+  Effect.andThen(
+    Effect.logDebug("tool called").pipe(
+      Effect.annotateLogs({ tool: call.plan.tool.name, toolCallId: call.id, attempts, outcome })
+    ),
+    Telemetry.emit(() => ({
+      _tag: "ToolCalled",
+      agent: env.agent,
+      runId: env.runId,
+      tool: call.plan.tool.name,
+      attempts,
+      outcome
+    }))
+  )
+
+class NotRecorded extends Schema.TaggedError<NotRecorded>("effect-resilience/agent/internal/NotRecorded")(
+  "NotRecorded",
+  {}
+) {}
+
+const onceOptions = <RT>(env: Environment<RT>, call: Call) => ({
+  scope: idempotencyScope(env.runId),
+  tool: call.plan.tool.name,
+  args: call.params,
+  success: Outcome
+})
+
+const argumentsNotJson = (tool: string) => (error: Idempotency.NotJson) =>
+  Effect.fail(new ToolFailed({ tool, error: "InvalidArguments", reason: error.message, verdict: Fault.permanent }))
+
+/**
+ * The result of an equal call of this run, if the idempotency store has one.
+ *
+ * @internal
+ */
+export const recorded = <RT>(env: Environment<RT>, call: Call) =>
+  call.plan.dedupe
+    ? Idempotency.once(onceOptions(env, call), Effect.fail(new NotRecorded())).pipe(
+      Effect.map(Option.some),
+      Effect.catchTag(["NotRecorded", "NotJson"], () => Effect.succeed(Option.none<Outcome>()))
+    )
+    : Effect.succeed(Option.none<Outcome>())
+
+/**
+ * Records what a call is found to have come to, so that an equal call does not repeat it.
+ *
+ * @internal
+ */
+export const remember = <RT>(env: Environment<RT>, call: Call, outcome: Outcome) =>
+  call.plan.dedupe
+    ? Effect.asVoid(Idempotency.once(onceOptions(env, call), Effect.succeed(outcome))).pipe(
+      Effect.catchTag("NotJson", () => Effect.void)
+    )
+    : Effect.void
+
+/**
+ * Runs a call with its attempts, within the time that is left. Fails only where the journal must not hold a result: the
+ * call may have taken effect, or a run inside is suspended, or the idempotency store failed.
+ *
+ * @internal
+ */
+export const execute = <RT>(
+  env: Environment<RT>,
+  call: Call,
+  within: Duration.Duration
+): Effect.Effect<
+  Outcome,
+  ToolFailed | Checkpoint.RunSuspended | Exclude<Idempotency.OnceError, Idempotency.NotJson>,
+  Idempotency.Idempotency | RT
+> =>
+  Effect.gen(function*() {
+    const tool = call.plan.tool.name
+    let attempts = 0
+    const attempted = Effect.suspend(() => attempt(env, call, ++attempts)).pipe(
+      Retry.apply(call.plan.retry),
+      Effect.timeoutOrElse({
+        duration: within,
+        orElse: () =>
+          Effect.fail(
+            new ToolFailed({
+              tool,
+              error: "OutOfTime",
+              reason: "the time of the run did not suffice for this call",
+              verdict: Fault.timedOut
+            })
+          )
+      }),
+      Effect.flatMap((done) => Effect.flatMap(env.time.now, (now) => succeeded(env.limits, done, attempts, now))),
+      // It ran: that is a result, to be remembered like every other one.
+      Effect.catchIf(
+        (failed) => failed instanceof ToolFailed && failed.error === unreadable,
+        (failed) =>
+          Effect.map(env.time.now, (now) =>
+            failure({ error: unreadable, message: failed.message, attempts, elapsedMillis: now }))
+      )
+    )
+    const once = call.plan.dedupe
+      ? Idempotency.once(onceOptions(env, call), attempted).pipe(Effect.catchTag("NotJson", argumentsNotJson(tool)))
+      : attempted
+
+    const outcome = yield* Effect.catchTag(
+      once,
+      "ToolFailed",
+      Effect.fnUntraced(function*(failed) {
+        const final = new ToolFailed({ ...failed, attempts, elapsedMillis: yield* env.time.now })
+        if (call.plan.effects === "idempotent" || !mayHaveHappened(failed.verdict)) {
+          return told(final)
+        }
+        yield* announce(env, call, attempts, "failure")
+        return yield* final
+      })
+    )
+    yield* announce(env, call, attempts, outcome.isFailure ? "failure" : "success")
+    // An earlier call's record has the time of that call.
+    return { ...outcome, elapsedMillis: yield* env.time.now }
+  }).pipe(
+    Effect.withSpan(`execute_tool ${call.plan.tool.name}`, {
+      attributes: {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": call.plan.tool.name,
+        "gen_ai.tool.call.id": call.id
+      }
+    })
+  )

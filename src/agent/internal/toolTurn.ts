@@ -1,0 +1,354 @@
+import * as Prompt from "effect/ai/Prompt"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import * as Result from "effect/Result"
+import * as Schema from "effect/Schema"
+import * as Checkpoint from "../../durable/Checkpoint.ts"
+import * as EscalationQueue from "../../durable/EscalationQueue.ts"
+import * as Idempotency from "../../durable/Idempotency.ts"
+import { AgentError } from "./agentError.ts"
+import { boundedJson } from "./boundedJson.ts"
+import { Check, Outcome } from "./records.ts"
+import * as ToolCall from "./toolCall.ts"
+
+/** @internal */
+export interface Uncertain {
+  readonly agent: string
+  readonly runId: string
+  readonly tool: string
+  readonly id: string
+  readonly idempotencyKey: string
+  readonly params: unknown
+}
+
+/** @internal */
+export type Reconcile<R> = (call: Uncertain) => Effect.Effect<Checkpoint.Reconciliation<unknown>, unknown, R>
+
+/** @internal */
+export interface Environment<R> extends ToolCall.Environment<R> {
+  readonly reconcile: ReadonlyMap<string, Reconcile<R>>
+  readonly approval: "declared" | "atMostOnce"
+  readonly concurrency: number
+}
+
+/** @internal */
+export interface Call {
+  readonly id: string
+  readonly name: string
+  readonly params: unknown
+  readonly plan: ToolCall.Plan | undefined
+  readonly unusable: string | undefined
+  readonly overBudget: boolean
+}
+
+/** @internal */
+export interface Done {
+  readonly call: Call
+  readonly outcome: Outcome
+  readonly replayed: boolean
+}
+
+interface Runnable {
+  readonly position: number
+  readonly plan: ToolCall.Plan
+  readonly call: Call
+}
+
+/** @internal */
+export interface Turn {
+  readonly calls: ReadonlyArray<Call>
+  readonly history: Prompt.Prompt
+  readonly turn: number
+  /** Milliseconds left of the run's time, and those that a call which must not be cut off has in any case. */
+  readonly left: number
+  readonly grace: number
+}
+
+const refused = (error: string, message: string): Outcome =>
+  ToolCall.failure({ error, message, attempts: 0, elapsedMillis: 0 })
+
+const refusal = <R>(env: Environment<R>, call: Call): Outcome | undefined => {
+  if (call.plan === undefined) {
+    const known = Object.keys(env.kit.tools).join(", ")
+    return refused("UnknownTool", `there is no tool "${call.name.slice(0, 100)}"; the tools are: ${known}`)
+  }
+  if (call.unusable !== undefined) return refused("InvalidArguments", call.unusable)
+  if (call.overBudget) return refused("BudgetExceeded", "no tool call is left in the budget of this task")
+  return undefined
+}
+
+const mayAsk = <R>(env: Environment<R>, { effects, tool }: ToolCall.Plan): boolean =>
+  (tool.needsApproval !== undefined && tool.needsApproval !== false) ||
+  (env.approval === "atMostOnce" && effects === "atMostOnce")
+
+const checked = <R>(env: Environment<R>, turn: Turn, { call, plan }: Runnable) =>
+  Checkpoint.step(
+    "check",
+    { success: Check },
+    Effect.gen(function*(): Effect.fn.Return<Check> {
+      const { needsApproval, parametersSchema } = plan.tool
+      const params = yield* Effect.result(Schema.decodeUnknownEffect(parametersSchema)(call.params))
+      if (Result.isFailure(params)) return { _tag: "Invalid", message: params.failure.message }
+      if (typeof needsApproval !== "function" || (env.approval === "atMostOnce" && plan.effects === "atMostOnce")) {
+        return { _tag: "NeedsApproval" }
+      }
+      const asked = needsApproval(params.success, { toolCallId: call.id, messages: turn.history.content })
+      const needed = Effect.isEffect(asked) ? yield* asked : asked
+      return { _tag: needed ? "NeedsApproval" : "Free" }
+    })
+  )
+
+const excerpt = (params: unknown): string => {
+  const json = boundedJson(params, { length: 500, depth: 32 })
+  return json._tag === "Json" ? json.text : json._tag === "TooLong" ? `${json.start}...` : "(arguments)"
+}
+
+const context = <R>(env: Environment<R>, turn: Turn, call: Call): Schema.Json => ({
+  agent: env.agent,
+  turn: turn.turn,
+  tool: call.name,
+  toolCallId: call.id,
+  arguments: excerpt(call.params)
+})
+
+const abandoned = <R>(env: Environment<R>, turn: Turn, tool: string, reason: string) =>
+  new AgentError({ agent: env.agent, runId: env.runId, turn: turn.turn, reason: { _tag: "Abandoned", tool, reason } })
+
+/** What the model is told where somebody else than the handler knows the result. */
+const encoded = <R>(
+  env: Environment<R>,
+  tool: ToolCall.ErasedTool,
+  value: unknown,
+  told: { readonly attempts: number; readonly elapsedMillis: number }
+) =>
+  Effect.flatMap(
+    Schema.encodeUnknownEffect(tool.successSchema)(value),
+    (encoded) =>
+      ToolCall.succeeded(
+        env.limits,
+        { encoded, modelOutput: tool.toModelOutput?.(value) },
+        told.attempts,
+        told.elapsedMillis
+      )
+  )
+
+/** Runs one call as a step. */
+const runOne = <R>(env: Environment<R>, turn: Turn, { call, plan }: Runnable) =>
+  Effect.gen(function*() {
+    const { dedupe, effects, tool } = plan
+    const { agent, runId } = env
+    const { scope } = yield* Checkpoint.current
+    // Equal calls share a key only where they are to share an execution.
+    const key = yield* Effect.result(
+      Idempotency.key(tool.name, { runId, arguments: call.params, ...(dedupe ? {} : { scope }) })
+    )
+    if (Result.isFailure(key)) {
+      return { call, outcome: refused("InvalidArguments", key.failure.message), replayed: false }
+    }
+    const prepared: ToolCall.Call = { plan, id: call.id, params: call.params, idempotencyKey: key.success }
+    let replayed = true
+
+    const happened = Effect.fnUntraced(function*(value: unknown) {
+      const elapsedMillis = yield* env.time.now
+      const outcome = yield* encoded(env, tool, value, { attempts: 1, elapsedMillis }).pipe(
+        Effect.catchTag("SchemaError", ({ message }) =>
+          Effect.succeed(ToolCall.unreadableResult(message, 1, elapsedMillis)))
+      )
+      yield* ToolCall.remember(env, prepared, outcome)
+      return Checkpoint.happened(outcome)
+    })
+
+    const ownAnswer = Effect.gen(function*() {
+      const reconcile = env.reconcile.get(tool.name)
+      if (reconcile === undefined) {
+        return Checkpoint.unknown
+      }
+      const params = yield* Schema.decodeUnknownEffect(tool.parametersSchema)(call.params)
+      return yield* reconcile({
+        agent,
+        runId,
+        tool: tool.name,
+        id: call.id,
+        idempotencyKey: prepared.idempotencyKey,
+        params
+      })
+    }).pipe(
+      Effect.catch((error) =>
+        Effect.as(
+          Effect.logWarning(`reconcile of tool "${tool.name}" failed, people are asked instead`, error),
+          Checkpoint.unknown
+        )
+      )
+    )
+
+    const peoplesAnswer = EscalationQueue.reconcile({
+      task: `Did ${call.name}(${excerpt(call.params)}) of agent "${agent}" take effect? It was cut off.`,
+      success: tool.successSchema,
+      context: context(env, turn, call)
+    }).pipe(Effect.catchTag("Abandoned", ({ reason }) =>
+      Effect.fail(abandoned(env, turn, tool.name, reason))))
+
+    const reconcile = Effect.gen(function*() {
+      replayed = false
+      const known = yield* ToolCall.recorded(env, prepared)
+      if (Option.isSome(known)) return Checkpoint.happened(known.value)
+      const own = yield* ownAnswer
+      const answer = own._tag === "Unknown" ? yield* peoplesAnswer : own
+      return answer._tag === "Happened" ? yield* happened(answer.value) : answer
+    })
+
+    const within = Duration.millis(effects === "idempotent" ? turn.left : Math.max(turn.left, turn.grace))
+    const execute = Effect.suspend(() => {
+      replayed = false
+      return ToolCall.execute(env, prepared, within)
+    })
+    const outcome = yield* Checkpoint.step(
+      tool.name,
+      { success: Outcome, error: ToolCall.ToolFailed, effects, reconcile },
+      execute
+    ).pipe(
+      // Known by now not to have happened.
+      Effect.catchTag("ToolFailed", (failed) => Effect.succeed(ToolCall.told(failed)))
+    )
+    return { call, outcome, replayed }
+  })
+
+/** Asks people first, and does what they say. */
+const askThenRun = <R>(env: Environment<R>, turn: Turn, runnable: Runnable) =>
+  Effect.gen(function*() {
+    const { call, plan } = runnable
+    const decision = yield* EscalationQueue.ask({
+      name: "approval",
+      reason: plan.effects === "atMostOnce" ? "IrreversibleAction" : "RequiresHuman",
+      task: `May agent "${env.agent}" call ${call.name}(${excerpt(call.params)})?`,
+      context: context(env, turn, call),
+      decisions: ["Approve", "Reject", "Supply", "Abandon"],
+      accepts: plan.tool.successSchema
+    })
+    const supplied = (outcome: Outcome): Done => ({ call, outcome, replayed: false })
+    switch (decision._tag) {
+      case "Approve":
+      case "Retry":
+        return yield* runOne(env, turn, runnable)
+      case "Reject":
+        return supplied(refused("Rejected", `a person did not allow this call: ${decision.reason}`))
+      case "Supply": {
+        const value = yield* Effect.result(
+          Effect.flatMap(
+            Schema.decodeUnknownEffect(Schema.toCodecJson(plan.tool.successSchema))(decision.value),
+            (value) => encoded(env, plan.tool, value, { attempts: 0, elapsedMillis: 0 })
+          )
+        )
+        return supplied(
+          Result.isSuccess(value)
+            ? value.success
+            : refused("InvalidSupply", `the value that a person supplied is not a result: ${value.failure.message}`)
+        )
+      }
+      case "Abandon":
+        return yield* abandoned(env, turn, call.name, decision.reason)
+    }
+  })
+
+/**
+ * What the tools of an agent can fail a run with.
+ *
+ * @internal
+ */
+export type ToolsError =
+  | AgentError
+  | Checkpoint.RunSuspended
+  | Checkpoint.AmbiguousStep
+  | Checkpoint.StepError
+  | EscalationQueue.EscalationError
+  | Idempotency.IdempotencyStoreError
+  | Idempotency.IdempotencyCorrupt
+
+/**
+ * Runs the calls of one answer: first those that need no approval, then those that do. No call is cut off because
+ * another one fails: all come to their end, and what they came to is in the journal.
+ *
+ * @internal
+ */
+export const run = <R>(env: Environment<R>, turn: Turn): Effect.Effect<
+  ReadonlyArray<Done>,
+  ToolsError,
+  Checkpoint.Run | EscalationQueue.EscalationQueue | Idempotency.Idempotency | R
+> =>
+  Effect.gen(function*() {
+    const done = new Map<number, Done>()
+    const runnable: Array<Runnable> = []
+    turn.calls.forEach((call, position) => {
+      const outcome = refusal(env, call)
+      if (outcome !== undefined) done.set(position, { call, outcome, replayed: false })
+      else if (call.plan !== undefined) runnable.push({ position, call, plan: call.plan })
+    })
+    const key = ({ position }: Runnable) => String(position)
+    const { concurrency } = env
+
+    const asking = runnable.filter(({ plan }) => mayAsk(env, plan))
+    const checks = yield* Checkpoint.forEach(asking, (one) => checked(env, turn, one), {
+      name: "checks",
+      key,
+      concurrency
+    })
+    const verdicts = new Map(asking.map((one, index) => [one, checks[index]]))
+    for (const [one, check] of verdicts) {
+      if (check?._tag === "Invalid") {
+        done.set(one.position, { call: one.call, outcome: refused("InvalidArguments", check.message), replayed: false })
+      }
+    }
+
+    const results = <E>(calls: ReadonlyArray<Runnable>, ended: ReadonlyArray<Result.Result<Done, E>>): Array<E> =>
+      ended.flatMap((result, index) => {
+        if (Result.isFailure(result)) return [result.failure]
+        const position = calls[index]?.position
+        if (position !== undefined) done.set(position, result.success)
+        return []
+      })
+    const isSuspension = (error: unknown) => error instanceof Checkpoint.RunSuspended
+
+    const free = runnable.filter((one) => (verdicts.get(one)?._tag ?? "Free") === "Free")
+    const freeFailures = results(
+      free,
+      yield* Checkpoint.forEach(free, (one) => Effect.result(runOne(env, turn, one)), {
+        name: "tools",
+        key,
+        concurrency
+      })
+    )
+    const broken = freeFailures.find((error) => !isSuspension(error))
+    if (broken !== undefined) return yield* Effect.fail(broken)
+
+    const guarded = asking.filter((one) => verdicts.get(one)?._tag === "NeedsApproval")
+    const guardedFailures = results(
+      guarded,
+      yield* Checkpoint.forEach(guarded, (one) => Effect.result(askThenRun(env, turn, one)), {
+        name: "approvals",
+        key,
+        concurrency
+      })
+    )
+    const failures = [...freeFailures, ...guardedFailures]
+    const failure = failures.find((error) => !isSuspension(error)) ?? failures[0]
+    if (failure !== undefined) return yield* Effect.fail(failure)
+    return turn.calls.flatMap((_, position) => done.get(position) ?? [])
+  })
+
+/** The message that tells the model what its calls came to, in the order in which it made them. */
+export const results = (done: ReadonlyArray<Done>): Prompt.Prompt =>
+  Prompt.fromMessages([
+    Prompt.makeMessage("tool", {
+      content: done.map(({ call, outcome }) =>
+        Prompt.makePart("tool-result", {
+          id: call.id,
+          name: call.name,
+          isFailure: outcome.isFailure,
+          result: outcome.result,
+          providerExecuted: false,
+          ...(outcome.modelOutput === undefined ? {} : { modelOutput: outcome.modelOutput })
+        })
+      )
+    })
+  ])
