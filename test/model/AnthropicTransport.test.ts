@@ -1,0 +1,391 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Deferred, Effect, Fiber, Layer, Queue, Redacted, Result, Stream } from "effect"
+import { Fault } from "effect-resilience"
+import * as Anthropic from "effect-resilience/model/Anthropic"
+import * as AnthropicClient from "effect-resilience/model/AnthropicClient"
+import * as ProviderServer from "effect-resilience/testing/ProviderServer"
+import { type AiError, LanguageModel, type Response as AiResponse } from "effect/ai"
+import { TestClock } from "effect/testing"
+
+const message = {
+  id: "msg_1",
+  type: "message",
+  role: "assistant",
+  model: "claude-opus-5-5",
+  content: [{ type: "text", text: "Hello" }],
+  stop_reason: "end_turn",
+  usage: { input_tokens: 3, output_tokens: 1 }
+}
+
+const event = (data: { readonly type: string }) => `event: ${data.type}\ndata: ${JSON.stringify(data)}\n\n`
+
+const events = [
+  event({ type: "message_start", ...{ message: { ...message, content: [], stop_reason: null } } }),
+  event({ type: "content_block_start", ...{ index: 0, content_block: { type: "text", text: "" } } }),
+  event({ type: "content_block_delta", ...{ index: 0, delta: { type: "text_delta", text: "Hel" } } }),
+  event({ type: "content_block_delta", ...{ index: 0, delta: { type: "text_delta", text: "lo" } } }),
+  event({ type: "content_block_stop", ...{ index: 0 } }),
+  event({ type: "message_delta", ...{ delta: { stop_reason: "end_turn" }, usage: { output_tokens: 1 } } }),
+  event({ type: "message_stop" })
+]
+
+/** A `fetch` whose body comes when the test says so; `awaited` has an entry each time the client waits for a byte. */
+const controlled = Effect.fnUntraced(function*(init: ResponseInit) {
+  const awaited = yield* Queue.unbounded<void>()
+  const aborted = yield* Deferred.make<void>()
+  let body: ReadableStreamDefaultController<Uint8Array> | undefined
+  const stream = new ReadableStream<Uint8Array>({
+    start: (controller) => {
+      body = controller
+    },
+    pull: () => {
+      Queue.offerUnsafe(awaited, undefined)
+    }
+  }, { highWaterMark: 0 })
+  const fetch = (_: unknown, request?: RequestInit) => {
+    request?.signal?.addEventListener("abort", () => Deferred.doneUnsafe(aborted, Effect.void))
+    return Promise.resolve(new Response(stream, init))
+  }
+  return {
+    fetch,
+    aborted: Deferred.await(aborted),
+    awaited: Queue.take(awaited),
+    send: (text: string) => Effect.sync(() => body?.enqueue(new TextEncoder().encode(text))),
+    end: Effect.sync(() => body?.close())
+  }
+})
+
+const json = { headers: { "content-type": "application/json" } }
+const sse = { headers: { "content-type": "text/event-stream" } }
+
+const layer = (options: Partial<Anthropic.Options>) =>
+  Layer.orDie(Anthropic.layer({ model: "claude-opus-5-5", apiKey: "test", ...options }))
+
+const generate = (options: Partial<Anthropic.Options>) =>
+  LanguageModel.generateText({ prompt: "Hello" }).pipe(
+    Effect.map((response) => response.text),
+    Effect.provide(layer(options))
+  )
+
+const texts = <E, R>(parts: Stream.Stream<AiResponse.AnyPart, E, R>) =>
+  Stream.filterMap(parts, (part) => part.type === "text-delta" ? Result.succeed(part.delta) : Result.failVoid)
+
+const started = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.forkChild(effect, { startImmediately: true })
+
+const judged = Effect.fnUntraced(function*(error: AiError.AiError) {
+  return [error.reason._tag, (yield* Fault.classify(error))._tag]
+})
+
+describe("Anthropic: the stall watchdog", () => {
+  it.effect("gives up after 5 minutes without headers, and closes the connection", () =>
+    Effect.gen(function*() {
+      const asked = yield* Deferred.make<AbortSignal | null | undefined>()
+      const fiber = yield* generate({
+        fetch: (_, init) => {
+          Deferred.doneUnsafe(asked, Effect.succeed(init?.signal))
+          return new Promise<Response>(() => {})
+        }
+      }).pipe(Effect.flip, started)
+      const signal = yield* Deferred.await(asked)
+      yield* TestClock.adjust(5 * 60_000 - 1)
+      assert.isUndefined(fiber.pollUnsafe())
+      yield* TestClock.adjust("1 millis")
+      const error = yield* Fiber.join(fiber)
+      assert.deepStrictEqual(yield* judged(error), ["InternalProviderError", "TimedOut"])
+      assert.match(error.message, /5m.*responseTimeout/)
+      assert.isTrue(signal?.aborted)
+    }))
+
+  it.effect("counts from the last byte of a body, not from its beginning", () =>
+    Effect.gen(function*() {
+      const server = yield* controlled(json)
+      const fiber = yield* started(Effect.flip(generate({ fetch: server.fetch })))
+      for (const piece of ["{\"id\":", "\"msg_1\",", "\"type\":"]) {
+        yield* server.awaited
+        yield* TestClock.adjust("29 seconds")
+        yield* server.send(piece)
+      }
+      yield* server.awaited
+      yield* TestClock.adjust("29999 millis")
+      assert.isUndefined(fiber.pollUnsafe())
+      yield* TestClock.adjust("1 millis")
+      const error = yield* Fiber.join(fiber)
+      assert.deepStrictEqual(yield* judged(error), ["InvalidResponseError", "Ambiguous"])
+      assert.match(error.message, /30s.*stallTimeout/)
+      yield* server.aborted
+    }))
+
+  it.effect("a slow body that keeps coming is an answer, however long it takes", () =>
+    Effect.gen(function*() {
+      const server = yield* controlled(json)
+      const fiber = yield* started(generate({ fetch: server.fetch, stallTimeout: "10 seconds" }))
+      for (const letter of JSON.stringify(message)) {
+        yield* server.awaited
+        yield* TestClock.adjust("9 seconds")
+        yield* server.send(letter)
+      }
+      yield* server.awaited
+      yield* server.end
+      assert.strictEqual(yield* Fiber.join(fiber), "Hello")
+    }))
+
+  it.effect("a stream that stalls fails after the parts that came", () =>
+    Effect.gen(function*() {
+      const server = yield* controlled(sse)
+      const seen: Array<string> = []
+      const fiber = yield* LanguageModel.streamText({ prompt: "Hello" }).pipe(
+        texts,
+        Stream.runForEach((text) => Effect.sync(() => seen.push(text))),
+        Effect.provide(layer({ fetch: server.fetch })),
+        Effect.flip,
+        started
+      )
+      for (const text of events.slice(0, 3)) {
+        yield* server.awaited
+        yield* server.send(text)
+      }
+      yield* server.awaited
+      yield* TestClock.adjust("30 seconds")
+      assert.deepStrictEqual(yield* judged(yield* Fiber.join(fiber)), ["InvalidResponseError", "Ambiguous"])
+      assert.deepStrictEqual(seen, ["Hel"])
+      yield* server.aborted
+    }))
+
+  it.effect("a slow consumer is not a stalled provider", () =>
+    Effect.gen(function*() {
+      const server = yield* controlled(sse)
+      const seen: Array<string> = []
+      const working = yield* Queue.unbounded<void>()
+      const fiber = yield* LanguageModel.streamText({ prompt: "Hello" }).pipe(
+        texts,
+        Stream.runForEach((text) =>
+          Effect.gen(function*() {
+            seen.push(text)
+            yield* Queue.offer(working, undefined)
+            yield* Effect.sleep("10 minutes")
+          })
+        ),
+        Effect.provide(layer({ fetch: server.fetch })),
+        started
+      )
+      for (const text of events) {
+        yield* server.awaited
+        yield* server.send(text)
+        if (text.includes("text_delta")) {
+          yield* Queue.take(working)
+          yield* TestClock.adjust("10 minutes")
+        }
+      }
+      yield* server.awaited
+      yield* server.end
+      yield* Fiber.join(fiber)
+      assert.deepStrictEqual(seen, ["Hel", "lo"])
+    }))
+
+  it.effect("an error answer whose body stalls is still that error", () =>
+    Effect.gen(function*() {
+      const server = yield* controlled({ status: 429, headers: { "retry-after": "5" } })
+      const fiber = yield* started(Effect.flip(generate({ fetch: server.fetch })))
+      yield* server.awaited
+      yield* TestClock.adjust("30 seconds")
+      const error = yield* Fiber.join(fiber)
+      assert.deepStrictEqual(yield* Fault.classify(error), Fault.throttled("5 seconds"))
+    }))
+
+  it.effect.each(["HangBody", "StreamStall"] as const)("finds a real connection in %s", (_tag) =>
+    Effect.gen(function*() {
+      const server = yield* ProviderServer.make()
+      yield* server.inject({ _tag })
+      const { awaited, fetch } = yield* observed
+      const call: Effect.Effect<unknown, AiError.AiError, LanguageModel.LanguageModel> = _tag === "HangBody"
+        ? LanguageModel.generateText({ prompt: "Hello" })
+        : Stream.runDrain(LanguageModel.streamText({ prompt: "Hello" }))
+      const fiber = yield* call.pipe(Effect.provide(layer({ baseURL: server.url, fetch })), Effect.flip, started)
+      yield* awaited
+      yield* TestClock.adjust("30 seconds")
+      assert.deepStrictEqual(yield* judged(yield* Fiber.join(fiber)), ["InvalidResponseError", "Ambiguous"])
+      yield* server.awaitClosedByClient(0)
+      assert.strictEqual((yield* server.requests).length, 1)
+    }))
+})
+
+/** The real `fetch`; `awaited` is done when part of a body has come and the client waits for more. */
+const observed = Effect.gen(function*() {
+  const awaited = yield* Deferred.make<void>()
+  const fetch: typeof globalThis.fetch = async (input, init) => {
+    const response = await globalThis.fetch(input, init)
+    const reader = response.body?.getReader()
+    let chunks = 0
+    return new Response(
+      new ReadableStream({
+        pull: async (controller) => {
+          if (chunks++ > 0) Deferred.doneUnsafe(awaited, Effect.void)
+          const chunk = await reader?.read()
+          if (chunk === undefined || chunk.done) controller.close()
+          else controller.enqueue(chunk.value)
+        },
+        cancel: (reason) => reader?.cancel(reason)
+      }, { highWaterMark: 0 }),
+      response
+    )
+  }
+  return { fetch, awaited: Deferred.await(awaited) }
+})
+
+describe("Anthropic: interruption closes the connection", () => {
+  it.effect.each(["json", "stream"] as const)("%s: before the headers", (mode) =>
+    Effect.gen(function*() {
+      const server = yield* ProviderServer.make()
+      yield* server.inject({ _tag: "Hang" })
+      const call: Effect.Effect<unknown, AiError.AiError, LanguageModel.LanguageModel> = mode === "json"
+        ? LanguageModel.generateText({ prompt: "Hello" })
+        : Stream.runDrain(LanguageModel.streamText({ prompt: "Hello" }))
+      const fiber = yield* call.pipe(Effect.provide(layer({ baseURL: server.url })), started)
+      yield* server.awaitRequest(0)
+      yield* Fiber.interrupt(fiber)
+      yield* server.awaitClosedByClient(0)
+    }))
+
+  it.effect("in the middle of a body", () =>
+    Effect.gen(function*() {
+      const server = yield* ProviderServer.make()
+      yield* server.inject({ _tag: "HangBody" })
+      const { awaited, fetch } = yield* observed
+      const fiber = yield* started(generate({ baseURL: server.url, fetch }))
+      yield* awaited
+      yield* Fiber.interrupt(fiber)
+      yield* server.awaitClosedByClient(0)
+    }))
+
+  it.effect("in the middle of a stream", () =>
+    Effect.gen(function*() {
+      const server = yield* ProviderServer.make()
+      yield* server.inject({ _tag: "StreamStall", afterEvents: 4 })
+      const begun = yield* Deferred.make<void>()
+      const fiber = yield* LanguageModel.streamText({ prompt: "Hello" }).pipe(
+        texts,
+        Stream.runForEach(() => Deferred.succeed(begun, undefined)),
+        Effect.provide(layer({ baseURL: server.url })),
+        started
+      )
+      yield* Deferred.await(begun)
+      yield* Fiber.interrupt(fiber)
+      yield* server.awaitClosedByClient(0)
+    }))
+
+  it.effect("when the consumer of a stream has enough", () =>
+    Effect.gen(function*() {
+      const server = yield* ProviderServer.make()
+      yield* server.inject({ _tag: "StreamStall", afterEvents: 4 })
+      const seen = yield* LanguageModel.streamText({ prompt: "Hello" }).pipe(
+        texts,
+        Stream.take(1),
+        Stream.runCollect,
+        Effect.provide(layer({ baseURL: server.url }))
+      )
+      assert.strictEqual(seen.length, 1)
+      yield* server.awaitClosedByClient(0)
+    }))
+
+  it.effect("also where the call did not hand on the signal", () =>
+    Effect.gen(function*() {
+      const server = yield* ProviderServer.make()
+      yield* server.inject({ _tag: "Hang" })
+      const client = yield* AnthropicClient.make({ apiKey: Redacted.make("test"), baseURL: server.url })
+      const fiber = yield* started(client.use((sdk) => sdk.messages.create(request)))
+      yield* server.awaitRequest(0)
+      yield* Fiber.interrupt(fiber)
+      yield* server.awaitClosedByClient(0)
+    }))
+
+  it.effect("also where `fetch` does not listen to its signal", () =>
+    Effect.gen(function*() {
+      const asked = yield* Deferred.make<void>()
+      const fiber = yield* started(generate({
+        fetch: () => {
+          Deferred.doneUnsafe(asked, Effect.void)
+          return new Promise<Response>(() => {})
+        }
+      }))
+      yield* Deferred.await(asked)
+      yield* Fiber.interrupt(fiber)
+    }))
+})
+
+const request = {
+  model: "claude-opus-5-5",
+  max_tokens: 64,
+  messages: [{ role: "user" as const, content: "Hello" }]
+}
+
+describe("AnthropicClient", () => {
+  it.effect("gives the SDK to programs that do not use effect/ai", () =>
+    Effect.gen(function*() {
+      const server = yield* ProviderServer.make()
+      const client = yield* AnthropicClient.make({ apiKey: "test", baseURL: server.url })
+      const answer = yield* client.use((sdk, signal) => sdk.messages.create(request, { signal }))
+      assert.deepInclude(answer.content[0], { type: "text", text: "Echo: Hello" })
+      const collected = yield* client.stream((sdk) => sdk.messages.create({ ...request, stream: true })).pipe(
+        Stream.runCollect
+      )
+      assert.deepInclude(collected.at(-1), { type: "message_stop" })
+    }))
+
+  it.effect("never lets the SDK retry, whatever its options say", () =>
+    Effect.gen(function*() {
+      const server = yield* ProviderServer.make({ faults: () => ({ _tag: "Overloaded" }) })
+      const client = yield* AnthropicClient.make({ apiKey: "test", baseURL: server.url })
+      const error = yield* Effect.flip(client.use((sdk) => sdk.messages.create(request)))
+      assert.deepStrictEqual(yield* judged(error), ["InternalProviderError", "Overloaded"])
+      assert.deepStrictEqual([error.module, error.method], ["AnthropicClient", "use"])
+      assert.strictEqual((yield* server.requests).length, 1)
+    }))
+
+  it.effect("fails a stream of a message that ends before its end", () =>
+    Effect.gen(function*() {
+      const server = yield* ProviderServer.make()
+      yield* server.inject({ _tag: "StreamClose", afterEvents: 4 })
+      const client = yield* AnthropicClient.make({ apiKey: "test", baseURL: server.url })
+      const error = yield* client.stream((sdk) => sdk.messages.create({ ...request, stream: true })).pipe(
+        Stream.runDrain,
+        Effect.flip
+      )
+      assert.deepStrictEqual(yield* judged(error), ["InvalidResponseError", "Ambiguous"])
+    }))
+
+  it.effect("fails a stream that a signal of the caller's ended, where the SDK says nothing", () =>
+    Effect.gen(function*() {
+      const server = yield* ProviderServer.make()
+      yield* server.inject({ _tag: "StreamStall", afterEvents: 4 })
+      const client = yield* AnthropicClient.make({ apiKey: "test", baseURL: server.url })
+      const own = new AbortController()
+      const error = yield* client.stream((sdk) =>
+        sdk.messages.create({ ...request, stream: true }, { signal: own.signal })
+      ).pipe(
+        Stream.runForEach((event) => Effect.sync(() => event.type === "content_block_delta" && own.abort())),
+        Effect.flip
+      )
+      assert.deepStrictEqual(yield* judged(error), ["UnknownError", "Ambiguous"])
+    }))
+
+  it.effect("types what the callback itself throws", () =>
+    Effect.gen(function*() {
+      const client = yield* AnthropicClient.make({ apiKey: "test" })
+      const thrown = yield* Effect.flip(client.use(() => {
+        throw new Error("oops")
+      }))
+      const rejected = yield* Effect.flip(client.use(() => Promise.reject(new TypeError("oops"))))
+      for (const error of [thrown, rejected]) {
+        assert.deepStrictEqual(yield* judged(error), ["UnknownError", "Permanent"])
+        assert.match(error.message, /oops/)
+      }
+    }))
+
+  it.effect("a refused connection is a NetworkError that nothing was executed by", () =>
+    Effect.gen(function*() {
+      const url = yield* Effect.scoped(Effect.map(ProviderServer.make(), (server) => server.url))
+      const client = yield* AnthropicClient.make({ apiKey: "test", baseURL: url })
+      const error = yield* Effect.flip(client.use((sdk) => sdk.messages.create(request)))
+      assert.deepStrictEqual(yield* judged(error), ["NetworkError", "Transient"])
+    }))
+})
