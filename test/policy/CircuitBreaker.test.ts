@@ -828,6 +828,30 @@ describe("CircuitBreaker", () => {
         }).pipe(withBreaker(quick))
     )
 
+    it.effect("at every step loses no transition", () =>
+      Effect.gen(function*() {
+        const service = yield* breaker
+        const seen: Array<CircuitBreaker.Transition> = []
+        yield* service.transitions.pipe(
+          Stream.runForEach((transition) => Effect.sync(() => seen.push(transition))),
+          Effect.forkScoped({ startImmediately: true })
+        )
+        const keys = Array.from({ length: 40 }, (_, i) => `key-${i}`)
+        yield* Effect.forEach(keys, (key) => call(down, key))
+        yield* TestClock.adjust("10 seconds")
+        for (const [steps, key] of keys.entries()) {
+          const fiber = yield* call(Effect.never, key).pipe(
+            Effect.provideService(References.MaxOpsBeforeYield, 3),
+            Effect.forkChild({ startImmediately: true })
+          )
+          yield* times(steps, Effect.yieldNow)
+          yield* Fiber.interrupt(fiber)
+          yield* TestClock.adjust(0)
+          const last = seen.findLast((transition) => transition.key === key)
+          assert.strictEqual(last?.to, yield* tagOf(key))
+        }
+      }).pipe(withBreaker(quick)))
+
     it.effect("a storm of interrupted and finished calls leaves no call running", () =>
       Effect.gen(function*() {
         yield* call(down)
