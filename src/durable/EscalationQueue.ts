@@ -14,6 +14,7 @@ import * as PubSub from "effect/PubSub"
 import * as Random from "effect/Random"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
+import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as config from "../internal/config.ts"
 import * as Telemetry from "../Telemetry.ts"
@@ -104,7 +105,8 @@ export interface ClaimOptions {
  *
  * **Details**
  *
- * Every method fails with {@link EscalationError}, and a failed method has changed nothing.
+ * Every method fails with {@link EscalationError}. A refusal has changed nothing. A store that breaks off may have
+ * written: call again, and the answer tells.
  *
  * **Example** (Deciding an escalation)
  *
@@ -181,7 +183,11 @@ export class EscalationQueue extends Context.Service<EscalationQueue, {
  * - `insert` keeps the record unless there is one with the same id, and returns the one kept.
  * - `replace` writes the record if the stored one still has its `revision`, and otherwise returns nothing.
  * - `select` returns the oldest first; status as of `now`.
- * - `changedSince` returns what was written after a revision, in the order of revisions.
+ * - `waiting` counts what is neither decided nor expired.
+ * - `changedSince` returns what was written after a revision, in the order of revisions, and the last of these.
+ *
+ * A record that does not decode fails `find` as `Corrupt`; `select` and `changedSince` leave it out and log a warning, so
+ * that it does not hide the others.
  *
  * @category models
  * @since 0.1.0
@@ -202,7 +208,7 @@ export interface Store {
   readonly changedSince: (
     revision: number,
     options: { readonly undecided: boolean; readonly limit: number }
-  ) => Effect.Effect<ReadonlyArray<Escalation>, EscalationError>
+  ) => Effect.Effect<{ readonly records: ReadonlyArray<Escalation>; readonly revision: number }, EscalationError>
   readonly prune: (before: number) => Effect.Effect<number, EscalationError>
 }
 
@@ -222,7 +228,8 @@ export interface Options {
   readonly pollInterval?: Duration.Input | undefined
 }
 
-const streamBatch = 100
+/** Records read from the store at a time. */
+const pageSize = 100
 
 const randomId = Effect.map(
   Effect.all(Array.from({ length: 4 }, () => Random.nextIntBetween(0, 2 ** 32, { halfOpen: true }))),
@@ -239,7 +246,7 @@ const millis = DateTime.toEpochMillis
  */
 export const make = Effect.fnUntraced(function*(
   options: Options & { readonly store: Store }
-): Effect.fn.Return<EscalationQueue["Service"]> {
+): Effect.fn.Return<EscalationQueue["Service"], never, Scope.Scope> {
   const { store } = options
   const limit = config.integer("EscalationQueue", "excerptLimit", options.excerptLimit ?? 8000, 1)
   const poll = config.duration("EscalationQueue", "pollInterval", options.pollInterval ?? Duration.infinity, {
@@ -248,7 +255,7 @@ export const make = Effect.fnUntraced(function*(
   })
   // Only says that something has changed: what, is read from the store. So one place is enough for any number of
   // changes, and a reader that sleeps holds nothing up.
-  const touched = yield* PubSub.sliding<void>(1)
+  const touched = yield* Effect.acquireRelease(PubSub.sliding<void>(1), PubSub.shutdown)
 
   const asOfNow = (record: Escalation) => Effect.map(Clock.currentTimeMillis, (now) => State.asOf(record, now))
 
@@ -331,7 +338,8 @@ export const make = Effect.fnUntraced(function*(
       const transition = leaseOf(options)
       const now = yield* Clock.currentTimeMillis
       const { reason, runId } = options
-      const [oldest] = yield* store.select({ status: "open", reason, runId, limit: 1, now })
+      // More than one, because one that does not decode is left out and must not hide the next.
+      const [oldest] = yield* store.select({ status: "open", reason, runId, limit: pageSize, now })
       if (oldest === undefined) return Option.none()
       // Its `by` may be the same in two workers: an open record that is gone by now is not theirs.
       const onlyOpen: State.Transition = (record, now) =>
@@ -347,11 +355,8 @@ export const make = Effect.fnUntraced(function*(
   const page = (subscription: PubSub.Subscription<void>, cursor: number, undecided: boolean) =>
     Effect.gen(function*() {
       while (true) {
-        const records = yield* store.changedSince(cursor, { undecided, limit: streamBatch })
-        const last = records.at(-1)
-        if (last !== undefined) {
-          return [yield* Effect.forEach(records, asOfNow), Option.some(last.revision)] as const
-        }
+        const { records, revision } = yield* store.changedSince(cursor, { undecided, limit: pageSize })
+        if (revision > cursor) return [yield* Effect.forEach(records, asOfNow), Option.some(revision)] as const
         const wait = PubSub.take(subscription)
         yield* Duration.isFinite(poll) ? Effect.timeoutOption(wait, poll) : wait
       }
@@ -373,7 +378,7 @@ export const make = Effect.fnUntraced(function*(
         Effect.map(
           store.select({
             ...filter,
-            limit: config.integer("EscalationQueue", "limit", filter.limit ?? 100, 1),
+            limit: config.integer("EscalationQueue", "limit", filter.limit ?? pageSize, 1),
             now
           }),
           (records) => records.map((record) => State.asOf(record, now))
@@ -490,12 +495,13 @@ export const makeStoreMemory = (
         }),
       revision: Effect.sync(() => revision),
       changedSince: (cursor, { limit, undecided }) =>
-        Effect.sync(() =>
-          Array.from(records.values())
+        Effect.sync(() => {
+          const changed = Array.from(records.values())
             .filter((record) => record.revision > cursor && !(undecided && record.resolution !== undefined))
             .sort((one, other) => one.revision - other.revision)
             .slice(0, limit)
-        ),
+          return { records: changed, revision: changed.at(-1)?.revision ?? cursor }
+        }),
       prune: (before) =>
         Effect.sync(() => {
           let count = 0
@@ -625,8 +631,10 @@ const askWith = <E, R>(
     Effect.gen(function*() {
       const { runId, scope: step } = yield* Checkpoint.current
       const queue = yield* EscalationQueue
-      // As JSON, so that no run and step can be put together like another run and step.
-      const dedupeKey = JSON.stringify([runId, step])
+      // The journal knows which question it is: a run that was cleared and begins anew under the same id must not find
+      // the approval that the old one was given.
+      const question = yield* Checkpoint.step("question", { success: Schema.String }, randomId)
+      const dedupeKey = `${runId}/${step}/${question}`
       const { expiresAt, id, resolution, status } = yield* queue.submit({ ...submission, runId, step, dedupeKey })
       if (resolution !== undefined) {
         const answer = { id, decision: resolution.decision }

@@ -1,9 +1,13 @@
 import { NodeServices } from "@effect/platform-node"
-import { Effect, FileSystem, Layer, Path } from "effect"
-import { CheckpointStore, EscalationQueue } from "effect-resilience"
+import { assert, describe, it } from "@effect/vitest"
+import { Cause, DateTime, Effect, Exit, Fiber, FileSystem, Layer, Option, Path, Schema, Stream } from "effect"
+import { CheckpointStore, EscalationQueue, Fault } from "effect-resilience"
 import * as NodeSqlite from "effect-resilience/durable/stores/NodeSqlite"
 import * as SqlCheckpointStore from "effect-resilience/durable/stores/SqlCheckpointStore"
 import * as SqlEscalationQueue from "effect-resilience/durable/stores/SqlEscalationQueue"
+import { SqlClient } from "effect/sql"
+import * as TestClock from "effect/testing/TestClock"
+import { excerpt, summary } from "../../src/durable/internal/escalationExcerpt.ts"
 import { escalationQueueContract } from "./contracts/EscalationQueueContract.ts"
 
 const file = Effect.gen(function*() {
@@ -27,3 +31,209 @@ escalationQueueContract(
     )),
   { shared: true }
 )
+
+const queue = EscalationQueue.EscalationQueue
+const tagOf = (error: EscalationQueue.EscalationError) => error.reason._tag
+
+describe("EscalationQueue", () => {
+  it.effect("the memory holds at most its capacity of undecided escalations, and says so", () =>
+    Effect.gen(function*() {
+      const store = yield* EscalationQueue.makeStoreMemory({ capacity: 2 })
+      const service = yield* EscalationQueue.make({ store })
+      const submit = (timeToLive?: "1 minute") => service.submit({ reason: "RequiresHuman", task: "a", timeToLive })
+      const first = yield* submit()
+      yield* submit("1 minute")
+      const error = yield* Effect.flip(submit())
+      assert.deepStrictEqual(error.reason, { _tag: "QueueFull", capacity: 2 })
+      assert.strictEqual((yield* Fault.classify(error))._tag, "Rejected")
+      yield* service.decide(first.id, { _tag: "Retry" })
+      yield* submit()
+      yield* TestClock.adjust("1 minute")
+      yield* submit()
+      assert.strictEqual(tagOf(yield* Effect.flip(submit())), "QueueFull")
+    }))
+
+  it.effect("the memory remembers at most its history of decided escalations, the newest", () =>
+    Effect.gen(function*() {
+      const service = yield* EscalationQueue.make({
+        store: yield* EscalationQueue.makeStoreMemory({ history: 2 })
+      })
+      for (const task of ["a", "b", "c", "d"]) {
+        const { id } = yield* service.submit({ reason: "RequiresHuman", task })
+        if (task !== "d") yield* service.decide(id, { _tag: "Retry" })
+      }
+      assert.deepStrictEqual((yield* service.list()).map(({ task }) => task), ["b", "c", "d"])
+    }))
+
+  it.effect("a store that fails is typed, and says whether it may work later", () =>
+    Effect.gen(function*() {
+      const store = yield* EscalationQueue.makeStoreMemory()
+      const busy = new EscalationQueue.EscalationError({
+        operation: "change",
+        reason: { _tag: "Unavailable", cause: new Error("database is locked") }
+      })
+      const service = yield* EscalationQueue.make({ store: { ...store, replace: () => Effect.fail(busy) } })
+      const before = yield* service.submit({ reason: "RequiresHuman", task: "a" })
+      const error = yield* Effect.flip(service.decide(before.id, { _tag: "Retry" }))
+      assert.strictEqual((yield* Fault.classify(error))._tag, "Transient")
+      assert.include(error.message, "database is locked")
+      assert.deepStrictEqual(yield* service.get(before.id), before)
+    }))
+
+  it.effect("who loses a compare-and-set looks again, and finds what the other did", () =>
+    Effect.gen(function*() {
+      const store = yield* EscalationQueue.makeStoreMemory()
+      const winner = yield* EscalationQueue.make({ store })
+      let raced = false
+      const loser = yield* EscalationQueue.make({
+        store: {
+          ...store,
+          replace: (record) =>
+            Effect.suspend(() => {
+              if (raced) return store.replace(record)
+              raced = true
+              return Effect.andThen(Effect.orDie(winner.claim(record.id, { by: "ann" })), store.replace(record))
+            })
+        }
+      })
+      const { id } = yield* winner.submit({ reason: "RequiresHuman", task: "a" })
+      assert.strictEqual(
+        tagOf(yield* Effect.flip(loser.decide(id, { _tag: "Retry" }, { by: "bob" }))),
+        "AlreadyClaimed"
+      )
+      assert.strictEqual((yield* winner.get(id)).status, "claimed")
+    }))
+
+  it.effect("a decision is all there or not at all, wherever the decider is interrupted", () =>
+    Effect.gen(function*() {
+      const service = yield* queue
+      for (let n = 0; n < 40; n++) {
+        const { id } = yield* service.submit({ reason: "RequiresHuman", task: `${n}` })
+        const decider = yield* Effect.forkChild(service.decide(id, { _tag: "Approve" }), {
+          startImmediately: n % 2 === 0
+        })
+        for (let k = 0; k < n % 8; k++) yield* Effect.yieldNow
+        yield* Fiber.interrupt(decider)
+        const { resolution, status } = yield* service.get(id)
+        assert.strictEqual(status === "resolved", resolution !== undefined)
+        if (status === "open") yield* service.decide(id, { _tag: "Retry" })
+      }
+      assert.strictEqual(yield* service.depth, 0)
+    }).pipe(Effect.provide(Layer.provide(SqlEscalationQueue.layer, NodeSqlite.layer({ filename: ":memory:" })))))
+
+  it.effect("the streams end when the queue closes", () =>
+    Effect.gen(function*() {
+      const reader = yield* Effect.scoped(Effect.gen(function*() {
+        const service = yield* EscalationQueue.make({ store: yield* EscalationQueue.makeStoreMemory() })
+        const reader = yield* Effect.forkDetach(Stream.runDrain(service.changes), { startImmediately: true })
+        yield* Effect.yieldNow
+        return reader
+      }))
+      assert.isDefined(yield* Fiber.await(reader))
+    }))
+
+  it.effect("several processes may open a new database at once", () =>
+    Effect.gen(function*() {
+      const filename = yield* file
+      const process = Layer.provide(SqlEscalationQueue.layer, NodeSqlite.layer({ filename }))
+      const ids = yield* Effect.forEach([1, 2, 3, 4, 5], () =>
+        EscalationQueue.submit({ reason: "RequiresHuman", task: "a", dedupeKey: "one" }).pipe(
+          Effect.provide(Layer.fresh(process), { local: true })
+        ), { concurrency: "unbounded" })
+      assert.strictEqual(
+        new Set(ids.map(({ id }) =>
+          id
+        )).size,
+        1
+      )
+    }))
+
+  it.effect("a stored record that does not decode is Corrupt, and does not hide the others", () =>
+    Effect.gen(function*() {
+      const sql = yield* SqlClient.SqlClient
+      const service = yield* queue
+      const broken = yield* service.submit({ reason: "RequiresHuman", task: "broken" })
+      yield* TestClock.adjust("1 second")
+      const sound = yield* service.submit({ reason: "RequiresHuman", task: "sound" })
+      yield* sql`UPDATE effect_resilience_escalations SET record = '{}' WHERE id = ${broken.id}`
+      assert.strictEqual(tagOf(yield* Effect.flip(service.get(broken.id))), "Corrupt")
+      assert.strictEqual(tagOf(yield* Effect.flip(service.decide(broken.id, { _tag: "Retry" }))), "Corrupt")
+      assert.deepStrictEqual(yield* service.list(), [sound])
+      assert.deepStrictEqual(yield* service.open.pipe(Stream.take(1), Stream.runCollect), [sound])
+      assert.strictEqual(Option.getOrThrow(yield* service.claimNext({ by: "ann" })).id, sound.id)
+      assert.strictEqual(yield* service.depth, 2)
+    }).pipe(
+      Effect.provide(Layer.provideMerge(SqlEscalationQueue.layer, NodeSqlite.layer({ filename: ":memory:" })))
+    ))
+
+  it.effect("options are refused when it is built", () =>
+    Effect.gen(function*() {
+      const store = yield* EscalationQueue.makeStoreMemory()
+      const exit = yield* Effect.exit(EscalationQueue.make({ store, excerptLimit: 0 }))
+      assert.isTrue(Exit.isFailure(exit) && Cause.squash(exit.cause) instanceof Fault.InvalidConfig)
+      assert.throws(() => EscalationQueue.makeStoreMemory({ capacity: 0 }), /capacity/)
+    }))
+
+  it("every failure survives a journal", () => {
+    const codec = Schema.toCodecJson(EscalationQueue.EscalationError)
+    const error = new EscalationQueue.EscalationError({
+      operation: "decide",
+      id: "1",
+      reason: { _tag: "Expired", at: DateTime.makeUnsafe(5) }
+    })
+    assert.deepStrictEqual(Schema.decodeUnknownSync(codec)(Schema.encodeSync(codec)(error)), error)
+  })
+})
+
+describe("excerpts", () => {
+  it.prop("an excerpt is JSON of bounded size, whatever it is made from", [Schema.Json, Schema.Int], ([value, n]) => {
+    const limit = 50 + Math.abs(n) % 500
+    const wide = Array.from({ length: 50 }, (_, i) => ({ [`key ${i}`]: value, text: "x".repeat(1000) }))
+    for (const from of [value, wide, { wide, deep: [[[[wide]]]] }, "y".repeat(100_000)]) {
+      const written = excerpt(from, limit)
+      assert.isBelow(JSON.stringify(written).length, limit * 7 + 2000)
+      assert.deepStrictEqual(JSON.parse(JSON.stringify(written)), written)
+    }
+  })
+
+  it("what was left out has a marker in its place", () => {
+    assert.strictEqual(excerpt("abcdef", 4), "abcd<truncated: 2 more characters>")
+    assert.deepStrictEqual(excerpt(["aaaa", "bbbb", "cccc"], 7), [
+      "aaaa",
+      "b<truncated: 3 more characters>",
+      "<truncated: 1 more items>"
+    ])
+  })
+
+  it("takes whatever an agent's state may hold", () => {
+    const circular: Record<string, unknown> = { date: new Date(0), big: 1n, nothing: undefined, f: () => 1 }
+    circular["self"] = circular
+    assert.deepStrictEqual(
+      excerpt({ circular, map: new Map([["a", 1]]), error: new RangeError("r"), nan: Number.NaN }, 1000),
+      {
+        circular: { date: "1970-01-01T00:00:00.000Z", big: "1", self: "<circular>" },
+        map: [["a", 1]],
+        error: { name: "RangeError", message: "r" },
+        nan: "NaN"
+      }
+    )
+    assert.strictEqual(
+      excerpt({
+        get a(): number {
+          throw new Error("boom")
+        }
+      }, 100),
+      "<unreadable>"
+    )
+    assert.deepStrictEqual(Object.keys(Object(excerpt(JSON.parse("{\"__proto__\":1}"), 100))), ["__proto__"])
+  })
+
+  it("an error is told by its tag and message, without what looks like a secret", () => {
+    assert.deepStrictEqual(summary({ _tag: "Declined", code: 7 }, 100), {
+      tag: "Declined",
+      message: "{\"_tag\":\"Declined\",\"code\":7}"
+    })
+    assert.deepStrictEqual(summary("plain", 100), { tag: "string", message: "plain" })
+    assert.notInclude(summary(new Error("password=hunter2 for x"), 100).message, "hunter2")
+  })
+})

@@ -137,7 +137,7 @@ export const FailureReason = Schema.TaggedUnion({
 })
 
 /**
- * What the queue can refuse or fail with. Whatever it is, nothing was changed.
+ * What the queue can refuse or fail with.
  *
  * **Details**
  *
@@ -149,6 +149,8 @@ export const FailureReason = Schema.TaggedUnion({
  * - `QueueFull`: the queue in memory holds as many undecided escalations as it may.
  * - `Corrupt`: the stored record does not decode.
  * - `Unavailable`, `Rejected`: the store failed, for now or for good.
+ *
+ * A refusal has changed nothing. A store that breaks off in the middle of a write may have written.
  *
  * @category models
  * @since 0.1.0
@@ -204,9 +206,9 @@ const explain = (reason: FailureReason): string => {
     case "Corrupt":
       return `the stored record does not decode: ${reason.issue}`
     case "Unavailable":
-      return `the store is unavailable, nothing was changed: ${causeOf(reason.cause)}`
+      return `the store is unavailable, try again: ${causeOf(reason.cause)}`
     case "Rejected":
-      return `the store rejected it, nothing was changed: ${causeOf(reason.cause)}`
+      return `the store rejected it: ${causeOf(reason.cause)}`
   }
 }
 

@@ -3,6 +3,7 @@
  *
  * @since 0.1.0
  */
+import * as Arr from "effect/Array"
 import * as DateTime from "effect/DateTime"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
@@ -91,11 +92,13 @@ export const makeStore: Effect.Effect<
       )
     )
   const read = (operation: string, rows: Effect.Effect<unknown, SqlError>) =>
-    Effect.flatMap(
-      Effect.mapError(Effect.flatMap(rows, decodeRows), failed(operation)),
-      (rows) => Effect.forEach(rows, decode)
+    Effect.mapError(Effect.flatMap(rows, decodeRows), failed(operation))
+  const readable = (rows: typeof Rows.Type) =>
+    Effect.map(
+      Effect.forEach(rows, (row) =>
+        Effect.option(Effect.tapError(decode(row), (error) => Effect.logWarning(error.message)))),
+      Arr.getSomes
     )
-  const one = <A, E, R>(rows: Effect.Effect<ReadonlyArray<A>, E, R>) => Effect.map(rows, ([row]) => row)
 
   // All writers one after the other, so that revisions become visible in their order. SQLite is so by itself: its
   // transactions begin as writers.
@@ -117,7 +120,10 @@ export const makeStore: Effect.Effect<
     ([row]) => row?.value ?? 0
   )
   const find = (id: string) =>
-    one(read("get", sql`SELECT id, revision, record FROM effect_resilience_escalations WHERE id = ${id}`))
+    Effect.flatMap(
+      read("get", sql`SELECT id, revision, record FROM effect_resilience_escalations WHERE id = ${id}`),
+      ([row]) => row === undefined ? Effect.succeed(undefined) : decode(row)
+    )
 
   const columns = (record: EscalationQueue.Escalation) => ({
     expires_at: millisOr(record.expiresAt, never),
@@ -184,17 +190,17 @@ export const makeStore: Effect.Effect<
         sql`SELECT id, revision, record FROM effect_resilience_escalations
           WHERE ${where.length === 0 ? sql`1 = 1` : sql.and(where)}
           ORDER BY submitted_at, id LIMIT ${limit}`
-      )
+      ).pipe(Effect.flatMap(readable))
     },
     waiting: (now) =>
       Effect.mapError(
         Effect.map(
-          one(Effect.flatMap(
+          Effect.flatMap(
             sql`SELECT COUNT(*) AS count, MIN(submitted_at) AS oldest FROM effect_resilience_escalations
               WHERE ${sql.and([undecided, sql`expires_at > ${now}`])}`,
             decodeWaiting
-          )),
-          (row) => ({ count: row?.count ?? 0, oldest: row?.oldest ?? undefined })
+          ),
+          ([row]) => ({ count: row?.count ?? 0, oldest: row?.oldest ?? undefined })
         ),
         failed("depth")
       ),
@@ -205,6 +211,10 @@ export const makeStore: Effect.Effect<
         sql`SELECT id, revision, record FROM effect_resilience_escalations
           WHERE ${sql.and([sql`revision > ${revision}`, ...(options.undecided ? [undecided] : [])])}
           ORDER BY revision LIMIT ${options.limit}`
+      ).pipe(
+        Effect.flatMap((rows) =>
+          Effect.map(readable(rows), (records) => ({ records, revision: rows.at(-1)?.revision ?? revision }))
+        )
       ),
     prune: (before) =>
       writing(

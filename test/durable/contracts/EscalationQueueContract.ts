@@ -417,6 +417,21 @@ export const escalationQueueContract = (
         })
       ))
 
+    it.effect("a run that was cleared and begins anew does not find the approval of the old one", () =>
+      test(() =>
+        Effect.gen(function*() {
+          const program = EscalationQueue.ask({ name: "approval", reason: "RequiresHuman", task: "send?" }).pipe(
+            Checkpoint.run({ id: "run" })
+          )
+          yield* Effect.flip(program)
+          const [first] = yield* queue.use((queue) => queue.list())
+          yield* EscalationQueue.decide(first?.id ?? "", { _tag: "Approve" })
+          yield* Checkpoint.clear("run")
+          assert.isTrue((yield* Effect.flip(program)) instanceof Checkpoint.RunSuspended)
+          assert.strictEqual(yield* queue.use((queue) => queue.depth), 1)
+        })
+      ))
+
     it.effect("two questions of one run are two escalations", () =>
       test(() =>
         Effect.gen(function*() {
@@ -487,6 +502,32 @@ export const escalationQueueContract = (
             const { end, executions } = yield* decided(process, { _tag: "Retry" })
             assert.deepStrictEqual(end, Result.succeed(new Date(2)))
             assert.strictEqual(executions.length, 2)
+          })
+        ))
+
+      it.effect("a supplied value that does not decode in the run is InvalidDecision, and can be decided again", () =>
+        test((process) =>
+          Effect.gen(function*() {
+            const Even = Schema.Int.check(Schema.makeFilter((n: number) => n % 2 === 0 || "odd"))
+            const program = Checkpoint.step(
+              "pay",
+              {
+                success: Even,
+                effects: "atMostOnce",
+                reconcile: EscalationQueue.reconcile({ task: "which one?", success: Even })
+              },
+              Effect.die("the line broke")
+            ).pipe(Checkpoint.run({ id: "payment" }))
+            yield* Effect.flip(program)
+            const service = yield* queue
+            const [waiting] = yield* service.list()
+            const id = waiting?.id ?? ""
+            yield* service.decide(id, { _tag: "Supply", value: 3 })
+            const error = yield* Effect.flip(elsewhere(process, program))
+            assert.isTrue(error instanceof EscalationQueue.EscalationError && tagOf(error) === "InvalidDecision")
+            yield* service.reopen(id)
+            yield* service.decide(id, { _tag: "Supply", value: 4 })
+            assert.strictEqual(yield* program, 4)
           })
         ))
 
