@@ -91,6 +91,8 @@ export type ValueOf<A> = A extends Answer<infer Value> ? Value : A
  */
 export type SourceOf<A, Label extends string> = A extends Answer<unknown, infer Source> ? Source : Label
 
+type Answered<A, B, Label extends string> = Answer<ValueOf<A> | B, SourceOf<A, "primary"> | Label>
+
 /**
  * Which errors of the steps before it a step takes.
  *
@@ -127,8 +129,6 @@ type MaybePermanent<E> = E extends { readonly [Fault.verdictOf]: { readonly _tag
   ? "Permanent" extends Tag ? E : never
   : E
 
-const annotate = (attributes: Record<string, unknown>) => Effect.annotateCurrentSpan(attributes)
-
 const answerFirst = <A, Label extends string>(
   label: Label,
   value: A
@@ -136,7 +136,7 @@ const answerFirst = <A, Label extends string>(
   const answer = isAnswer(value)
     ? Effect.succeed(value)
     : Effect.as(
-      annotate({ "fallback.source": label, "fallback.degraded": false }),
+      Effect.annotateCurrentSpan({ "fallback.source": label, "fallback.degraded": false }),
       new Answer({ value, source: label, degraded: false, errors: [] })
     )
   // the two conditional types ask of the type what isAnswer has asked of the value
@@ -197,17 +197,18 @@ const useFallback = <B, E2, R2, Label extends string>(
   const labels = () => failed.map((step) => step.label)
   return Effect.matchCauseEffect(Effect.suspend(that), {
     onSuccess: (value) =>
-      annotate({ "fallback.source": label, "fallback.degraded": true, "fallback.failed": labels() }).pipe(
-        Effect.andThen(Telemetry.emit(() => ({ _tag: "FallbackUsed", source: label, failed: labels() }))),
-        Effect.as(new Answer({ value, source: label, degraded: true, errors: failed }))
-      ),
+      Effect.annotateCurrentSpan({ "fallback.source": label, "fallback.degraded": true, "fallback.failed": labels() })
+        .pipe(
+          Effect.andThen(Telemetry.emit(() => ({ _tag: "FallbackUsed", source: label, failed: labels() }))),
+          Effect.as(new Answer({ value, source: label, degraded: true, errors: failed }))
+        ),
     onFailure: (cause) => {
       const failure = onlyFailure(cause)
       if (failure === undefined) return Effect.failCause(cause)
       return Effect.flatMap(Fault.classify(failure.error), (verdict) => {
         const trail = [...failed, internal.summarise(label, failure.error, verdict)]
         return Effect.andThen(
-          annotate({ "fallback.failed": trail.map((step) => step.label) }),
+          Effect.annotateCurrentSpan({ "fallback.failed": trail.map((step) => step.label) }),
           Effect.failCause(internal.withTrail(cause, trail))
         )
       })
@@ -220,7 +221,7 @@ const run = <A, E, R, B, E2, R2, Label extends string>(
   label: Label,
   that: () => Effect.Effect<B, E2, R2>,
   takes: Takes
-): Effect.Effect<Answer<ValueOf<A> | B, SourceOf<A, "primary"> | Label>, E | E2, R | R2> =>
+): Effect.Effect<Answered<A, B, Label>, E | E2, R | R2> =>
   Effect.matchCauseEffect(self, {
     onSuccess: (value) => answerFirst("primary", value),
     onFailure: (cause) => {
@@ -289,7 +290,7 @@ export const orElse: {
     options?: { readonly takes?: T }
   ): <A, E, R>(
     self: Effect.Effect<A, E, R>
-  ) => Effect.Effect<Answer<ValueOf<A> | B, SourceOf<A, "primary"> | Label>, NotTaken<E, T> | E2, R | R2>
+  ) => Effect.Effect<Answered<A, B, Label>, NotTaken<E, T> | E2, R | R2>
   <const Label extends string, B, E2, R2, E, const Tags extends Arr.NonEmptyReadonlyArray<Types.Tags<E>>>(
     label: Label,
     that: () => Effect.Effect<B, E2, R2>,
@@ -297,7 +298,7 @@ export const orElse: {
   ): <A, R>(
     self: Effect.Effect<A, E, R>
   ) => Effect.Effect<
-    Answer<ValueOf<A> | B, SourceOf<A, "primary"> | Label>,
+    Answered<A, B, Label>,
     Types.ExcludeTag<E, Tags[number]> | E2,
     R | R2
   >
@@ -307,27 +308,27 @@ export const orElse: {
     options: { readonly takes: (error: NoInfer<E>, verdict: Fault.Verdict) => error is Refined }
   ): <A, R>(
     self: Effect.Effect<A, E, R>
-  ) => Effect.Effect<Answer<ValueOf<A> | B, SourceOf<A, "primary"> | Label>, Exclude<E, Refined> | E2, R | R2>
+  ) => Effect.Effect<Answered<A, B, Label>, Exclude<E, Refined> | E2, R | R2>
   <const Label extends string, B, E2, R2, E>(
     label: Label,
     that: () => Effect.Effect<B, E2, R2>,
     options: { readonly takes: (error: NoInfer<E>, verdict: Fault.Verdict) => boolean }
   ): <A, R>(
     self: Effect.Effect<A, E, R>
-  ) => Effect.Effect<Answer<ValueOf<A> | B, SourceOf<A, "primary"> | Label>, E | E2, R | R2>
+  ) => Effect.Effect<Answered<A, B, Label>, E | E2, R | R2>
   <A, E, R, const Label extends string, B, E2, R2, T extends "all" | undefined = undefined>(
     self: Effect.Effect<A, E, R>,
     label: Label,
     that: () => Effect.Effect<B, E2, R2>,
     options?: { readonly takes?: T }
-  ): Effect.Effect<Answer<ValueOf<A> | B, SourceOf<A, "primary"> | Label>, NotTaken<E, T> | E2, R | R2>
+  ): Effect.Effect<Answered<A, B, Label>, NotTaken<E, T> | E2, R | R2>
   <A, E, R, const Label extends string, B, E2, R2, const Tags extends Arr.NonEmptyReadonlyArray<Types.Tags<E>>>(
     self: Effect.Effect<A, E, R>,
     label: Label,
     that: () => Effect.Effect<B, E2, R2>,
     options: { readonly takes: Tags }
   ): Effect.Effect<
-    Answer<ValueOf<A> | B, SourceOf<A, "primary"> | Label>,
+    Answered<A, B, Label>,
     Types.ExcludeTag<E, Tags[number]> | E2,
     R | R2
   >
@@ -336,13 +337,13 @@ export const orElse: {
     label: Label,
     that: () => Effect.Effect<B, E2, R2>,
     options: { readonly takes: (error: NoInfer<E>, verdict: Fault.Verdict) => error is Refined }
-  ): Effect.Effect<Answer<ValueOf<A> | B, SourceOf<A, "primary"> | Label>, Exclude<E, Refined> | E2, R | R2>
+  ): Effect.Effect<Answered<A, B, Label>, Exclude<E, Refined> | E2, R | R2>
   <A, E, R, const Label extends string, B, E2, R2>(
     self: Effect.Effect<A, E, R>,
     label: Label,
     that: () => Effect.Effect<B, E2, R2>,
     options: { readonly takes: (error: NoInfer<E>, verdict: Fault.Verdict) => boolean }
-  ): Effect.Effect<Answer<ValueOf<A> | B, SourceOf<A, "primary"> | Label>, E | E2, R | R2>
+  ): Effect.Effect<Answered<A, B, Label>, E | E2, R | R2>
 } = dual(
   (args) => Effect.isEffect(args[0]),
   <A, E, R, B, E2, R2, Label extends string>(
@@ -350,7 +351,7 @@ export const orElse: {
     label: Label,
     that: () => Effect.Effect<B, E2, R2>,
     options?: { readonly takes?: Takes }
-  ): Effect.Effect<Answer<ValueOf<A> | B, SourceOf<A, "primary"> | Label>, E | E2, R | R2> => {
+  ): Effect.Effect<Answered<A, B, Label>, E | E2, R | R2> => {
     config.nonEmpty("Fallback.orElse", "label", label)
     return run(self, label, that, options?.takes)
   }
@@ -452,6 +453,67 @@ export const chain = <const S extends Steps>(
 }
 
 /**
+ * What {@link partial} collected.
+ *
+ * **Details**
+ *
+ * `available` has the values of the parts that worked, and `unavailable` a summary for each of the others, whose label
+ * is the part's key.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Collected<out A> {
+  readonly available: Partial<A>
+  readonly unavailable: ReadonlyArray<FailedStep>
+}
+
+type Parts = Readonly<Record<string, Effect.Effect<unknown, unknown, unknown>>>
+
+type PartValues<P extends Parts> = { readonly [K in keyof P]: Effect.Success<P[K]> }
+
+/**
+ * Runs the parts of an answer, collects what worked and lists what is unavailable.
+ *
+ * **When to use**
+ *
+ * Use it where an answer with a gap is better than none, alone or as a step of a fallback.
+ *
+ * **Details**
+ *
+ * Every typed failure counts as unavailable, whatever its verdict. Fails only where nothing worked, with the failure of
+ * the first part. A defect or an interruption of one part ends them all. `concurrency` is that of `Effect.all`, default:
+ * one part after another. Parts that are missing are noted in the span around as `fallback.unavailable` and told to
+ * `Telemetry` as `FallbackUsed` with the source `"partial"`.
+ *
+ * **Example** (Answering without the news)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { Fallback } from "effect-resilience"
+ *
+ * const briefing = await Effect.runPromise(Fallback.partial({
+ *   weather: Effect.succeed("sunny"),
+ *   news: Effect.fail(new Error("the paper is on strike"))
+ * }, { concurrency: "unbounded" }))
+ *
+ * briefing.available // => { weather: "sunny" }
+ * briefing.unavailable.map((part) => part.label) // => ["news"]
+ * ```
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const partial = <const P extends Parts>(
+  parts: P,
+  options?: { readonly concurrency?: Types.Concurrency | undefined }
+): Effect.Effect<Collected<PartValues<P>>, Effect.Error<P[keyof P]>, Effect.Services<P[keyof P]>> => {
+  const collected = internal.collect(parts, options?.concurrency)
+  // the record is built key by key, and its type is known only as a whole
+  return collected as Effect.Effect<Collected<PartValues<P>>, Effect.Error<P[keyof P]>, Effect.Services<P[keyof P]>>
+}
+
+/**
  * Schema of {@link FailedStep}.
  *
  * @category schemas
@@ -526,6 +588,7 @@ export const AnswerSchema = <
   sources: Sources
 ): Schema.Codec<Answer<A, Sources[number]>, AnswerEncoded<Encoded, Sources[number]>, RD, RE> => {
   const isSource = Schema.is(Schema.Literals(sources))
+  const isValue = Schema.is(value)
   return Schema.Struct({
     value,
     source: Schema.Literals(sources),
@@ -533,7 +596,7 @@ export const AnswerSchema = <
     errors: Schema.Array(FailedStep)
   }).pipe(
     Schema.decodeTo(
-      Schema.declare((u): u is Answer<A, Sources[number]> => isAnswer(u) && isSource(u.source)),
+      Schema.declare((u): u is Answer<A, Sources[number]> => isAnswer(u) && isSource(u.source) && isValue(u.value)),
       SchemaTransformation.transform({
         decode: (fields) => new Answer<A, Sources[number]>(fields),
         encode: ({ degraded, errors, source, value }) => ({ value, source, degraded, errors })

@@ -332,6 +332,73 @@ describe("Fallback", () => {
       }))
   })
 
+  describe("partial", () => {
+    it.effect("collects what worked and lists the rest, whatever the verdict", () =>
+      Effect.gen(function*() {
+        const events: Array<Telemetry.Event> = []
+        const { attributes, exit } = yield* inSpan(
+          Fallback.partial({
+            news: Effect.fail(new Busy()),
+            weather: Effect.succeed("sunny"),
+            stocks: Effect.fail(new Broken({ at: "exchange" })),
+            ["__proto__"]: Effect.succeed("a key like any other")
+          }).pipe(Effect.provideService(Telemetry.Listener, (event) => void events.push(event)))
+        )
+        assert.deepStrictEqual(
+          exit,
+          Exit.succeed({
+            available: { weather: "sunny", ["__proto__"]: "a key like any other" },
+            unavailable: [
+              busyAt("news"),
+              { label: "stocks", tag: "Broken", message: "broken at exchange", verdict: "Permanent" }
+            ]
+          })
+        )
+        assert.deepStrictEqual(attributes, { "fallback.unavailable": ["news", "stocks"] })
+        assert.deepStrictEqual(events, [{ _tag: "FallbackUsed", source: "partial", failed: ["news", "stocks"] }])
+      }))
+
+    it.effect("is silent when everything worked", () =>
+      Effect.gen(function*() {
+        const events: Array<Telemetry.Event> = []
+        const all = yield* Fallback.partial({ a: Effect.succeed(1), b: Effect.succeed(2) }).pipe(
+          Effect.provideService(Telemetry.Listener, (event) => void events.push(event))
+        )
+        assert.deepStrictEqual(all, { available: { a: 1, b: 2 }, unavailable: [] })
+        assert.deepStrictEqual(events, [])
+      }))
+
+    it.effect("fails with the first part's failure when nothing worked, so that the next step answers", () =>
+      Effect.gen(function*() {
+        const nothing = Fallback.partial({ a: Effect.fail(new Busy()), b: Effect.fail(new Odd({ n: 1 })) })
+        assert.deepStrictEqual(yield* Effect.flip(nothing), new Busy())
+        const answer = yield* Effect.fail(new Busy()).pipe(
+          Fallback.orElse("parts", () => nothing),
+          Fallback.orElse("template", () => Effect.succeed("hello"))
+        )
+        assert.deepStrictEqual(answer.errors, [busyAt("primary"), busyAt("parts")])
+      }))
+
+    it.effect("runs the parts side by side when asked, and interrupts them all", () =>
+      Effect.gen(function*() {
+        let interrupted = 0
+        const never = Effect.never.pipe(Effect.onInterrupt(() => Effect.sync(() => interrupted++)))
+        const waiting = yield* Effect.forkChild(
+          Fallback.partial({ a: never, b: never }, { concurrency: "unbounded" }),
+          {
+            startImmediately: true
+          }
+        )
+        yield* Fiber.interrupt(waiting)
+        assert.strictEqual(interrupted, 2)
+        const bug = yield* Effect.exit(
+          Fallback.partial({ a: never, b: Effect.andThen(Effect.yieldNow, Effect.die("bug")) }, { concurrency: 2 })
+        )
+        assert.isTrue(Exit.hasDies(bug))
+        assert.strictEqual(interrupted, 3)
+      }))
+  })
+
   describe("provenance", () => {
     it.effect("emits FallbackUsed once, and nothing when the primary answers", () =>
       Effect.gen(function*() {
@@ -398,6 +465,8 @@ describe("Fallback", () => {
         assert.isFalse(Schema.is(Answered)({ ...record, source: "template" }))
         const stranger = yield* Fallback.primary(Effect.succeed({ at: new Date(0) }), "cache")
         assert.isFalse(Schema.is(Answered)(stranger))
+        const other = yield* Fallback.primary(Effect.succeed("text"), "primary")
+        assert.isFalse(Schema.is(Answered)(other))
       }))
   })
 

@@ -1,4 +1,4 @@
-import { Effect, type Scope } from "effect"
+import { Effect, Schema, type Scope } from "effect"
 import { Fallback, Fault } from "effect-resilience"
 import { describe, expect, it } from "tstyche"
 
@@ -136,6 +136,30 @@ describe("Fallback.chain", () => {
     expect(Fallback.chain(Fallback.step("a", ask), Fallback.step("b", ask, { takes: "all" }))).type.toBe<
       Effect.Effect<Fallback.Answer<Outline, "a" | "b">, Busy | Broken | Either | Unmarked, Scope.Scope>
     >()
+  })
+})
+
+describe("Fallback.partial", () => {
+  it("knows every part, none of which need be there", () => {
+    const parts = Fallback.partial({ outline: ask, count: Effect.succeed(1) })
+    expect(parts).type.toBe<
+      Effect.Effect<
+        Fallback.Collected<{ readonly outline: Outline; readonly count: number }>,
+        Busy | Broken | Either | Unmarked,
+        Scope.Scope
+      >
+    >()
+    expect<Effect.Success<typeof parts>["available"]["count"]>().type.toBe<number | undefined>()
+  })
+})
+
+describe("Fallback.AnswerSchema", () => {
+  it("is a codec of the answer whose sources it names", () => {
+    const Answered = Fallback.AnswerSchema(Schema.DateFromString, ["primary", "template"])
+    expect<typeof Answered.Type>().type.toBe<Fallback.Answer<Date, "primary" | "template">>()
+    expect<(typeof Answered.Encoded)["value"]>().type.toBe<string>()
+    expect<(typeof Answered.Encoded)["source"]>().type.toBe<"primary" | "template">()
+    expect<typeof Answered.DecodingServices>().type.toBe<never>()
   })
 })
 

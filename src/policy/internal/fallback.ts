@@ -1,7 +1,11 @@
 import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
 import * as Predicate from "effect/Predicate"
-import type * as Fault from "../../Fault.ts"
+import type * as Types from "effect/Types"
+import * as Fault from "../../Fault.ts"
+import * as Telemetry from "../../Telemetry.ts"
+import { onlyFailure } from "./failure.ts"
 
 /** @internal */
 export interface FailedStep {
@@ -74,3 +78,47 @@ export const trailOf = <E>(failure: Cause.Fail<E>): ReadonlyArray<FailedStep> | 
 /** @internal */
 export const withTrail = <E>(cause: Cause.Cause<E>, trail: ReadonlyArray<FailedStep>): Cause.Cause<E> =>
   Cause.annotate(cause, Context.make(Trail, trail), { overwrite: true })
+
+type Outcome =
+  | { readonly _tag: "Available"; readonly entry: readonly [label: string, value: unknown] }
+  | { readonly _tag: "Unavailable"; readonly step: FailedStep; readonly cause: Cause.Cause<unknown> }
+
+const outcomeOf = <R>(
+  label: string,
+  part: Effect.Effect<unknown, unknown, R>
+): Effect.Effect<Outcome, unknown, R> =>
+  Effect.matchCauseEffect(part, {
+    onSuccess: (value) => Effect.succeed({ _tag: "Available", entry: [label, value] }),
+    onFailure: (cause) => {
+      const failure = onlyFailure(cause)
+      if (failure === undefined) return Effect.failCause(cause)
+      return Effect.map(Fault.classify(failure.error), (verdict) => ({
+        _tag: "Unavailable",
+        step: summarise(label, failure.error, verdict),
+        cause
+      }))
+    }
+  })
+
+/** @internal */
+export const collect = Effect.fnUntraced(function*<R>(
+  parts: Readonly<Record<string, Effect.Effect<unknown, unknown, R>>>,
+  concurrency: Types.Concurrency | undefined
+) {
+  const outcomes = yield* Effect.forEach(Object.entries(parts), ([label, part]) => outcomeOf(label, part), {
+    concurrency
+  })
+  const missing = outcomes.filter((outcome) => outcome._tag === "Unavailable")
+  const [first] = missing
+  if (first !== undefined && missing.length === outcomes.length) return yield* Effect.failCause(first.cause)
+  const unavailable = missing.map(({ step }) => step)
+  if (first !== undefined) {
+    const failed = unavailable.map(({ label }) => label)
+    yield* Effect.annotateCurrentSpan({ "fallback.unavailable": failed })
+    yield* Telemetry.emit(() => ({ _tag: "FallbackUsed", source: "partial", failed }))
+  }
+  const available: object = Object.fromEntries(
+    outcomes.flatMap((outcome) => outcome._tag === "Available" ? [outcome.entry] : [])
+  )
+  return { available, unavailable }
+})
