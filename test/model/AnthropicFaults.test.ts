@@ -101,7 +101,12 @@ const cases: ReadonlyArray<Case> = [
     Fault.throttled("90 seconds")
   ),
   both("429 without retry-after", { _tag: "RateLimited" }, "RateLimitError", Fault.throttled()),
-  both("429 with a senseless retry-after", { _tag: "RateLimited", retryAfter: "soon" }, "RateLimitError", Fault.throttled()),
+  both(
+    "429 with a senseless retry-after",
+    { _tag: "RateLimited", retryAfter: "soon" },
+    "RateLimitError",
+    Fault.throttled()
+  ),
   both("a spend limit", { _tag: "SpendLimit" }, "QuotaExhaustedError", Fault.permanent),
   both("402", status(402, "billing_error"), "QuotaExhaustedError", Fault.permanent),
   both(
@@ -203,17 +208,20 @@ const cases: ReadonlyArray<Case> = [
 
 describe("Anthropic: faults of the provider", () => {
   for (const mode of ["json", "stream"] as const) {
-    it.effect.each(cases)(`${mode}: $name is a typed error with its verdict, and one request`, (one) =>
-      Effect.gen(function*() {
-        const [reason, verdict] = mode === "json" ? one.json : one.stream ?? one.json
-        const error = yield* failure(one.fault, mode)
-        assert.deepStrictEqual([error.reason._tag, yield* Fault.classify(error)], [reason, verdict], error.message)
-        assert.deepStrictEqual(yield* Fault.classify(yield* roundTrip(error)), verdict)
-        assert.deepStrictEqual([error.module, error.method], [
-          "Anthropic",
-          mode === "json" ? "generateText" : "streamText"
-        ])
-      }))
+    it.effect.each(cases)(
+      `${mode}: $name is a typed error with its verdict, and one request`,
+      (one) =>
+        Effect.gen(function*() {
+          const [reason, verdict] = mode === "json" ? one.json : one.stream ?? one.json
+          const error = yield* failure(one.fault, mode)
+          assert.deepStrictEqual([error.reason._tag, yield* Fault.classify(error)], [reason, verdict], error.message)
+          assert.deepStrictEqual(yield* Fault.classify(yield* roundTrip(error)), verdict)
+          assert.deepStrictEqual([error.module, error.method], [
+            "Anthropic",
+            mode === "json" ? "generateText" : "streamText"
+          ])
+        })
+    )
   }
 
   it.effect("keeps the delay, the error code, the request id and the limits", () =>
@@ -263,15 +271,18 @@ describe("Anthropic: faults of the provider", () => {
       assert.deepStrictEqual(booked, ["12A"])
     }))
 
-  it.effect.each(["json", "stream"] as const)("%s: a tool call cut by max_tokens is no call", (mode) =>
-    Effect.gen(function*() {
-      const { booked, result } = yield* callOnce({ _tag: "StreamToolJsonCut" }, mode, wantsSeat)
-      const parts = yield* result
-      assert.deepStrictEqual(booked, [])
-      assert.isFalse(parts.some((part) => part.type === "tool-call"))
-      const { stopReason, truncatedToolCall } = yield* Effect.fromOption(Anthropic.finishMetadata(parts))
-      assert.deepStrictEqual([stopReason, truncatedToolCall?.name], ["max_tokens", "book"])
-    }))
+  it.effect.each(["json", "stream"] as const)(
+    "%s: a tool call cut by max_tokens is no call",
+    (mode) =>
+      Effect.gen(function*() {
+        const { booked, result } = yield* callOnce({ _tag: "StreamToolJsonCut" }, mode, wantsSeat)
+        const parts = yield* result
+        assert.deepStrictEqual(booked, [])
+        assert.isFalse(parts.some((part) => part.type === "tool-call"))
+        const { stopReason, truncatedToolCall } = yield* Effect.fromOption(Anthropic.finishMetadata(parts))
+        assert.deepStrictEqual([stopReason, truncatedToolCall?.name], ["max_tokens", "book"])
+      })
+  )
 
   it.effect("parameters of the wrong type are the toolkit's typed error, and no tool starts", () =>
     Effect.gen(function*() {

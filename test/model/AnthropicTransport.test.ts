@@ -192,21 +192,24 @@ describe("Anthropic: the stall watchdog", () => {
       assert.deepStrictEqual(yield* Fault.classify(error), Fault.throttled("5 seconds"))
     }))
 
-  it.effect.each(["HangBody", "StreamStall"] as const)("finds a real connection in %s", (_tag) =>
-    Effect.gen(function*() {
-      const server = yield* ProviderServer.make()
-      yield* server.inject({ _tag })
-      const { awaited, fetch } = yield* observed
-      const call: Effect.Effect<unknown, AiError.AiError, LanguageModel.LanguageModel> = _tag === "HangBody"
-        ? LanguageModel.generateText({ prompt: "Hello" })
-        : Stream.runDrain(LanguageModel.streamText({ prompt: "Hello" }))
-      const fiber = yield* call.pipe(Effect.provide(layer({ baseURL: server.url, fetch })), Effect.flip, started)
-      yield* awaited
-      yield* TestClock.adjust("30 seconds")
-      assert.deepStrictEqual(yield* judged(yield* Fiber.join(fiber)), ["InvalidResponseError", "Ambiguous"])
-      yield* server.awaitClosedByClient(0)
-      assert.strictEqual((yield* server.requests).length, 1)
-    }))
+  it.effect.each(["HangBody", "StreamStall"] as const)(
+    "finds a real connection in %s",
+    (_tag) =>
+      Effect.gen(function*() {
+        const server = yield* ProviderServer.make()
+        yield* server.inject({ _tag })
+        const { awaited, fetch } = yield* observed
+        const call: Effect.Effect<unknown, AiError.AiError, LanguageModel.LanguageModel> = _tag === "HangBody"
+          ? LanguageModel.generateText({ prompt: "Hello" })
+          : Stream.runDrain(LanguageModel.streamText({ prompt: "Hello" }))
+        const fiber = yield* call.pipe(Effect.provide(layer({ baseURL: server.url, fetch })), Effect.flip, started)
+        yield* awaited
+        yield* TestClock.adjust("30 seconds")
+        assert.deepStrictEqual(yield* judged(yield* Fiber.join(fiber)), ["InvalidResponseError", "Ambiguous"])
+        yield* server.awaitClosedByClient(0)
+        assert.strictEqual((yield* server.requests).length, 1)
+      })
+  )
 })
 
 /** The real `fetch`; `awaited` is done when part of a body has come and the client waits for more. */

@@ -204,12 +204,26 @@ const encodeContent = (
   })
 }
 
+type Turn = Messages.MessageParam & { content: Array<Messages.ContentBlockParam> }
+
+/**
+ * Results come first, as the API wants them, and in the order of their calls. Tools that run side by side end in any
+ * order, and a conversation that is spelled differently each time is never found in the prompt cache.
+ */
+const sortResults = (turn: Turn, before: Turn | undefined): void => {
+  if (before?.role !== "assistant") return
+  const calls = before.content.flatMap((block) => block.type === "tool_use" ? [block.id] : [])
+  const place = (block: Messages.ContentBlockParam) =>
+    block.type === "tool_result" && calls.includes(block.tool_use_id) ? calls.indexOf(block.tool_use_id) : calls.length
+  turn.content = turn.content.toSorted((left, right) => place(left) - place(right))
+}
+
 const encodeMessages = Effect.fnUntraced(function*(
   prompt: Prompt.Prompt,
   names: Tool.NameMapper<ReadonlyArray<Tool.Any>>
 ) {
   const system: Array<Messages.TextBlockParam> = []
-  const messages: Array<Messages.MessageParam & { content: Array<Messages.ContentBlockParam> }> = []
+  const messages: Array<Turn> = []
   for (const message of prompt.content) {
     if (message.role === "system") {
       if (message.content === "") continue
@@ -226,6 +240,7 @@ const encodeMessages = Effect.fnUntraced(function*(
     if (last?.role === role) last.content.push(...content)
     else messages.push({ role, content })
   }
+  for (const [index, message] of messages.entries()) sortResults(message, messages[index - 1])
   return { system, messages }
 })
 
