@@ -439,7 +439,7 @@ export const makeStoreMemory = (
       return status === "resolved" || status === "expired"
     }
     const write = (record: Escalation): Escalation => {
-      const written = new Escalation({ ...record, revision: ++revision })
+      const written = State.changed(record, { revision: ++revision })
       records.set(written.id, written)
       over.delete(written.id)
       if (written.resolution !== undefined) over.add(written.id)
@@ -498,7 +498,7 @@ export const makeStoreMemory = (
         Effect.sync(() => {
           const changed = Array.from(records.values())
             .filter((record) => record.revision > cursor && !(undecided && record.resolution !== undefined))
-            .sort((one, other) => one.revision - other.revision)
+            .toSorted((one, other) => one.revision - other.revision)
             .slice(0, limit)
           return { records: changed, revision: changed.at(-1)?.revision ?? cursor }
         }),

@@ -116,8 +116,8 @@ const writeMembers = (
     throw refuse("an object with a symbol among its keys")
   }
   const members: Array<string> = []
-  // The default order of sort is by UTF-16 code units, which is the one that RFC 8785 prescribes.
-  for (const key of Object.keys(value).sort()) {
+  // The default order is by UTF-16 code units, which is the one that RFC 8785 prescribes.
+  for (const key of Object.keys(value).toSorted()) {
     const member = value[key]
     if (member !== undefined) members.push(`${text(key, path, "an object with a key")}:${at(key, member)}`)
   }

@@ -1,4 +1,4 @@
-import { Effect, type Layer, Schema } from "effect"
+import { type Effect, type Layer, Schema } from "effect"
 import { Checkpoint, EscalationQueue } from "effect-resilience"
 import * as SqlEscalationQueue from "effect-resilience/durable/stores/SqlEscalationQueue"
 import type { SqlClient } from "effect/sql"

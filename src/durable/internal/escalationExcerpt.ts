@@ -89,7 +89,8 @@ export const excerpt = (value: unknown, limit: number): Schema.Json => {
     try {
       if (Array.isArray(object)) return items(object)
       if (object instanceof Error) {
-        return members(Object.entries({ ...object, name: object.name, message: object.message }))
+        const told = [["name", object.name], ["message", object.message]] as const
+        return members([...told, ...Object.entries(object).filter(([key]) => key !== "name" && key !== "message")])
       }
       if (object instanceof Map) return items(Array.from(object))
       if (object instanceof Set) return items(Array.from(object))

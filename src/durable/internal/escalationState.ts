@@ -1,5 +1,5 @@
 import * as DateTime from "effect/DateTime"
-import * as JsonSchema from "effect/JsonSchema"
+import type * as JsonSchema from "effect/JsonSchema"
 import * as Option from "effect/Option"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
@@ -9,6 +9,16 @@ import { type Decision, Escalation, type FailureReason } from "./escalationModel
 
 const without = <K extends "claim" | "resolution">(record: Escalation, ...keys: ReadonlyArray<K>) =>
   Struct.omit(record, keys)
+
+/**
+ * The record with other fields.
+ *
+ * @internal
+ */
+export const changed = (
+  record: Escalation,
+  fields: Pick<Escalation, "revision"> | Required<Pick<Escalation, "status" | "claim">>
+): Escalation => new Escalation(Struct.assign(record, fields))
 
 /**
  * The record as it stands at a time: leases and deadlines pass without anybody writing.
@@ -85,7 +95,7 @@ export const decide = (decision: Decision, by: string | undefined): Transition =
 export const claim = (by: string, leaseMillis: number): Transition => (record, now) => {
   const refused = refusal(record, by)
   return refused !== undefined ? Result.fail(refused) : Result.succeed(
-    new Escalation({ ...record, status: "claimed", claim: { by, until: DateTime.makeUnsafe(now + leaseMillis) } })
+    changed(record, { status: "claimed", claim: { by, until: DateTime.makeUnsafe(now + leaseMillis) } })
   )
 }
 

@@ -13,6 +13,7 @@ import * as SqlClient from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import type { Fragment } from "effect/sql/Statement"
 import * as EscalationQueue from "../EscalationQueue.ts"
+import { changed } from "../internal/escalationState.ts"
 import { isUnavailable } from "../internal/idempotencySql.ts"
 
 // Times and what is asked for in a WHERE have columns of their own; the rest of a record is one JSON text. No column is
@@ -86,7 +87,7 @@ export const makeStore: Effect.Effect<
 
   const decode = ({ id, record, revision }: typeof Row.Type) =>
     decodeRecord(record).pipe(
-      Effect.map((record) => new EscalationQueue.Escalation({ ...record, revision })),
+      Effect.map((record) => changed(record, { revision })),
       Effect.mapError(({ message: issue }) =>
         new EscalationQueue.EscalationError({ operation: "read", id, reason: { _tag: "Corrupt", issue } })
       )
@@ -160,7 +161,7 @@ export const makeStore: Effect.Effect<
             VALUES (${record.id}, ${revision}, ${record.reason}, ${record.runId ?? ""},
               ${DateTime.toEpochMillis(record.submittedAt)}, ${expires_at}, ${claimed_until}, ${decided_at},
               ${yield* encodeRecord(record)})`
-          return { record: new EscalationQueue.Escalation({ ...record, revision }), inserted: true }
+          return { record: changed(record, { revision }), inserted: true }
         })
       ),
     find,
@@ -176,7 +177,7 @@ export const makeStore: Effect.Effect<
               decided_at = ${decided_at}, record = ${yield* encodeRecord(record)}
             WHERE id = ${record.id} AND revision = ${record.revision}
             RETURNING id`
-          return rows.length === 0 ? undefined : new EscalationQueue.Escalation({ ...record, revision })
+          return rows.length === 0 ? undefined : changed(record, { revision })
         })
       ),
     select: ({ limit, now, reason, runId, status }) => {

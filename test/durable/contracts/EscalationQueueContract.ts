@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { DateTime, Duration, Effect, Fiber, Layer, Option, Redacted, Result, Schema, Stream } from "effect"
 import type { Scope } from "effect"
-import { Checkpoint, CheckpointStore, EscalationQueue, Telemetry } from "effect-resilience"
+import { Checkpoint, type CheckpointStore, EscalationQueue, Telemetry } from "effect-resilience"
 import * as TestClock from "effect/testing/TestClock"
 
 type Process = Layer.Layer<EscalationQueue.EscalationQueue | CheckpointStore.CheckpointStore, unknown>
