@@ -214,7 +214,7 @@ export const consecutive: (failures: number) => TripRule = rules.consecutive
  * @category trip rules
  * @since 0.1.0
  */
-export const rate: (options: {
+export const rate: (options?: {
   readonly threshold?: number | undefined
   readonly size?: number | undefined
   readonly minimumCalls?: number | undefined

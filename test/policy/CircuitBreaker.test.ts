@@ -580,6 +580,14 @@ describe("CircuitBreaker", () => {
         })
       ))
 
+    it.effect("can be a schedule bounded by the time spent open", () =>
+      Effect.gen(function*() {
+        assert.deepStrictEqual(yield* Effect.replicateEffect(nextOpening, 5), [1, 2, 4, 4, 4])
+      }).pipe(withBreaker({
+        ...quick,
+        openFor: Schedule.exponential("1 second").pipe(Schedule.upTo({ duration: "5 seconds" }))
+      })))
+
     it.effect("tells the schedule which opening it is", () => {
       const seen: Array<readonly [string, number]> = []
       const openFor = Schedule.spaced("1 second").pipe(
@@ -694,6 +702,48 @@ describe("CircuitBreaker", () => {
         yield* call(down)
         assert.strictEqual(yield* tagOf(), "Open")
       }).pipe(withBreaker({ trip: CircuitBreaker.rateOver({ window: "1 minute", minimumCalls: 99 }) })))
+
+    it.effect("a rule that was one of any, or becomes one, goes on from its own counts", () =>
+      Effect.gen(function*() {
+        yield* times(3, call(down))
+        yield* reconfigure({
+          trip: CircuitBreaker.any(CircuitBreaker.rate({ size: 99 }), CircuitBreaker.consecutive(9))
+        })
+        yield* call(down)
+        yield* reconfigure({ trip: CircuitBreaker.consecutive(5) })
+        assert.strictEqual(yield* tagOf(), "Closed")
+        yield* call(down)
+        assert.strictEqual(yield* tagOf(), "Open")
+      }).pipe(withBreaker()))
+
+    const twoRates = CircuitBreaker.any(
+      CircuitBreaker.rate({ size: 2, minimumCalls: 2, threshold: 1 }),
+      CircuitBreaker.rate({ size: 10, minimumCalls: 10, threshold: 0.5 })
+    )
+
+    it.effect("two rules of one kind each keep their own counts", () =>
+      Effect.gen(function*() {
+        yield* times(4, Effect.andThen(call(down), call(ok)))
+        yield* reconfigure({ trip: twoRates })
+        yield* call(down)
+        assert.strictEqual(yield* tagOf(), "Closed")
+        yield* call(ok)
+        assert.strictEqual(yield* tagOf(), "Open")
+      }).pipe(withBreaker({ trip: twoRates })))
+
+    it.effect("every rule of any sees every call, whichever would open the circuit", () =>
+      Effect.gen(function*() {
+        yield* times(3, call(down))
+        yield* reconfigure({ trip: CircuitBreaker.consecutive(4) })
+        yield* call(down)
+        assert.strictEqual(yield* tagOf(), "Open")
+      }).pipe(withBreaker({
+        metricsOnly: true,
+        trip: CircuitBreaker.any(
+          CircuitBreaker.rate({ size: 1, minimumCalls: 1, threshold: 1 }),
+          CircuitBreaker.consecutive(9)
+        )
+      })))
 
     it.effect("a key can have settings of its own", () =>
       Effect.gen(function*() {

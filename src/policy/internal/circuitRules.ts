@@ -198,7 +198,7 @@ const windowMillis = (rule: string, window: Duration.Input): number =>
   Duration.toMillis(config.duration(module, `${rule}.window`, window, { minimum: "1 millis" }))
 
 /** @internal */
-export const rate = (options: ShareOptions & SizeOptions): TripRule => {
+export const rate = (options: ShareOptions & SizeOptions = {}): TripRule => {
   const size = windowSize("rate", options)
   const limit = shareLimit("rate", options, size)
   return { window: share("failures", () => new LastCalls(size), failed, limit), healthy: succeeded }
