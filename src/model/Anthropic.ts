@@ -23,7 +23,8 @@ import * as config from "../internal/config.ts"
 import * as AnthropicClient from "./AnthropicClient.ts"
 import * as metadata from "./internal/anthropicMetadata.ts"
 import { encodeRequest, type Parameters } from "./internal/anthropicRequest.ts"
-import { EventDecoder, messageParts } from "./internal/anthropicResponse.ts"
+import { messageParts } from "./internal/anthropicResponse.ts"
+import { EventDecoder } from "./internal/anthropicStream.ts"
 
 /**
  * Schema of {@link RateLimits}.
@@ -360,7 +361,7 @@ export const withRequest: {
  * @category prompts
  * @since 0.1.0
  */
-export const cached = (ttl?: "5m" | "1h" | undefined) => ({
+export const cached = (ttl?: "5m" | "1h") => ({
   anthropic: { cacheControl: { type: "ephemeral" as const, ...(ttl === undefined ? {} : { ttl }) } }
 })
 

@@ -696,7 +696,8 @@ describe("Anthropic: whole exchanges", () => {
       yield* Effect.andThen(turn("Find x"), turn([])).pipe(Effect.provide([provided(server), KitLive]))
       const requests = yield* server.requests
       assert.lengthOf(requests, 2)
-      assert.deepStrictEqual((requests[1]?.body as { messages: unknown }).messages, [
+      const second = requests[1]?.body as Record<string, unknown> | undefined
+      assert.deepStrictEqual(second?.["messages"], [
         { role: "user", content: [{ type: "text", text: "Find x" }] },
         {
           role: "assistant",

@@ -22,7 +22,7 @@ const streamed = Stream.runCollect(LanguageModel.streamText({ prompt: "Hello", t
   Effect.map((parts): Parts => parts)
 )
 
-const ask = (mode: Mode): typeof generated | typeof streamed => mode === "json" ? generated : streamed
+const ask = (mode: Mode): typeof generated => mode === "json" ? generated : streamed
 
 /** One call with the real SDK against a server that has one fault ready. */
 const callOnce = (
@@ -56,7 +56,7 @@ const failure = Effect.fnUntraced(function*(...[fault, mode, answer]: Parameters
   assert.isTrue(AiError.isAiError(error), String(error))
   assert.strictEqual(requests.length, 1, "the SDK sent the request again")
   assert.deepStrictEqual(booked, [], "a tool ran")
-  return error as AiError.AiError
+  return error
 })
 
 const Json = Schema.fromJsonString(Schema.toCodecJson(AiError.AiError))

@@ -17,15 +17,16 @@ const message = {
   usage: { input_tokens: 3, output_tokens: 1 }
 }
 
-const event = (data: { readonly type: string }) => `event: ${data.type}\ndata: ${JSON.stringify(data)}\n\n`
+const event = (data: { readonly type: string; readonly [field: string]: unknown }) =>
+  `event: ${data.type}\ndata: ${JSON.stringify(data)}\n\n`
 
 const events = [
-  event({ type: "message_start", ...{ message: { ...message, content: [], stop_reason: null } } }),
-  event({ type: "content_block_start", ...{ index: 0, content_block: { type: "text", text: "" } } }),
-  event({ type: "content_block_delta", ...{ index: 0, delta: { type: "text_delta", text: "Hel" } } }),
-  event({ type: "content_block_delta", ...{ index: 0, delta: { type: "text_delta", text: "lo" } } }),
-  event({ type: "content_block_stop", ...{ index: 0 } }),
-  event({ type: "message_delta", ...{ delta: { stop_reason: "end_turn" }, usage: { output_tokens: 1 } } }),
+  event({ type: "message_start", message: { ...message, content: [], stop_reason: null } }),
+  event({ type: "content_block_start", index: 0, content_block: { type: "text", text: "" } }),
+  event({ type: "content_block_delta", index: 0, delta: { type: "text_delta", text: "Hel" } }),
+  event({ type: "content_block_delta", index: 0, delta: { type: "text_delta", text: "lo" } }),
+  event({ type: "content_block_stop", index: 0 }),
+  event({ type: "message_delta", delta: { stop_reason: "end_turn" }, usage: { output_tokens: 1 } }),
   event({ type: "message_stop" })
 ]
 

@@ -52,7 +52,7 @@ export interface Reply {
   readonly headers: Record<string, string>
 }
 
-const kept = ["content-type", "request-id", "retry-after", "retry-after-ms", "x-should-retry"]
+const kept = new Set(["content-type", "request-id", "retry-after", "retry-after-ms", "x-should-retry"])
 
 const buckets = {
   requests: "requests",
@@ -100,7 +100,7 @@ export const readReply = (
   const delay = retryAfter(headers, () => nowMillis)
   const copied: Record<string, string> = {}
   for (const [name, value] of headers) {
-    if (kept.includes(name) || name.startsWith("anthropic-ratelimit-")) copied[name] = value
+    if (kept.has(name) || name.startsWith("anthropic-ratelimit-")) copied[name] = value
   }
   return {
     status: status ?? null,

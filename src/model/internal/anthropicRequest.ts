@@ -247,7 +247,9 @@ const encodeMessages = Effect.fnUntraced(function*(
 // ---- tools and output
 
 const unsupported = (what: string) => (error: unknown) =>
-  new AiErrors.UnsupportedSchemaError({ description: `${what}: ${error instanceof Error ? error.message : error}` })
+  new AiErrors.UnsupportedSchemaError({
+    description: `${what}: ${error instanceof Error ? error.message : String(error)}`
+  })
 
 const isObjectSchema = (schema: Record<string, unknown>): schema is { type: "object" } & Record<string, unknown> =>
   schema["type"] === "object"
