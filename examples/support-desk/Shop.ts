@@ -1,5 +1,5 @@
 /** Harbor's own records: customers, orders, refunds and replies, in a small SQLite database that the demo creates. */
-import { Context, Effect, Layer, Schema } from "effect"
+import { Context, Effect, Layer, Option, Schema } from "effect"
 import { Fault } from "effect-resilience"
 import { SqlClient, type SqlError, SqlSchema } from "effect/sql"
 
@@ -40,6 +40,19 @@ export class RefundRefused extends Schema.TaggedError<RefundRefused>("support-de
   readonly [Fault.verdictOf] = Fault.permanent
   override get message() {
     return `no refund for ${this.orderId}: ${this.problem}`
+  }
+}
+
+/** The shop's database did not answer. What a refund did by then is not known; the rest may be asked again. */
+export class ShopUnavailable extends Schema.TaggedError<ShopUnavailable>("support-desk/ShopUnavailable")(
+  "ShopUnavailable",
+  { operation: Schema.String, problem: Schema.String }
+) {
+  get [Fault.verdictOf]() {
+    return this.operation === "refund" ? Fault.ambiguous : Fault.transient
+  }
+  override get message() {
+    return `the shop could not ${this.operation}: ${this.problem}`
   }
 }
 
@@ -85,19 +98,20 @@ const orders: ReadonlyArray<readonly [id: string, email: string, item: string, a
     ["HB-1190", "arjun@mehtatextiles.example", "Business plan, November", 14700, 1]
   ]
 
-type Failure = SqlError.SqlError | Schema.SchemaError
+const unavailable = (operation: string) => (error: SqlError.SqlError | Schema.SchemaError) =>
+  new ShopUnavailable({ operation, problem: error.message })
 
 /** What the desk may ask of the shop. */
 export class Shop extends Context.Service<Shop, {
-  readonly customer: (email: string) => Effect.Effect<Customer | undefined, Failure>
-  readonly order: (id: string) => Effect.Effect<Order | undefined, Failure>
+  readonly customer: (email: string) => Effect.Effect<Customer | undefined, ShopUnavailable>
+  readonly order: (id: string) => Effect.Effect<Order | undefined, ShopUnavailable>
   /** Pays money back. Not idempotent, as few payment providers are: asked twice, it pays twice. */
-  readonly refund: (refund: Refund) => Effect.Effect<void, Failure | RefundRefused>
+  readonly refund: (refund: Refund) => Effect.Effect<void, RefundRefused | ShopUnavailable>
   /** The refunds paid under a key: how one finds out whether a refund happened. */
-  readonly refundsOf: (key: string) => Effect.Effect<ReadonlyArray<Refund>, Failure>
-  readonly saveReply: (reply: Reply) => Effect.Effect<void, Failure>
-  readonly refunds: Effect.Effect<ReadonlyArray<Refund>, Failure>
-  readonly replies: Effect.Effect<ReadonlyArray<Reply>, Failure>
+  readonly refundsOf: (key: string) => Effect.Effect<ReadonlyArray<Refund>, ShopUnavailable>
+  readonly saveReply: (reply: Reply) => Effect.Effect<void, ShopUnavailable>
+  readonly refunds: Effect.Effect<ReadonlyArray<Refund>, ShopUnavailable>
+  readonly replies: Effect.Effect<ReadonlyArray<Reply>, ShopUnavailable>
 }>()("support-desk/Shop") {}
 
 export const make = Effect.gen(function*() {
@@ -139,11 +153,12 @@ export const make = Effect.gen(function*() {
       Request: Schema.Void,
       Result: schema,
       execute: () => sql`SELECT * FROM ${sql(table)} ORDER BY ${sql(by)}`
-    })(undefined)
+    })(undefined).pipe(Effect.mapError(unavailable("list")))
 
   return Shop.of({
-    customer: (email) => Effect.map(customer(email), (found) => found._tag === "Some" ? found.value : undefined),
-    order: (id) => Effect.map(order(id), (found) => found._tag === "Some" ? found.value : undefined),
+    customer: (email) =>
+      customer(email).pipe(Effect.map(Option.getOrUndefined), Effect.mapError(unavailable("look up"))),
+    order: (id) => order(id).pipe(Effect.map(Option.getOrUndefined), Effect.mapError(unavailable("look up"))),
     refund: (refund) =>
       sql.withTransaction(Effect.gen(function*() {
         const found = yield* order(refund.orderId)
@@ -160,11 +175,12 @@ export const make = Effect.gen(function*() {
         }
         const { amountCents, key, orderId, reason } = refund
         yield* sql`INSERT INTO refunds ${sql.insert({ key, orderId, amountCents, reason })}`
-      })),
-    refundsOf,
+      })).pipe(Effect.catchTag(["SqlError", "SchemaError"], (error) => Effect.fail(unavailable("refund")(error)))),
+    refundsOf: (key) => Effect.mapError(refundsOf(key), unavailable("look up")),
     saveReply: ({ body, category, language, ticketId }) =>
-      Effect.asVoid(
-        sql`INSERT OR REPLACE INTO replies ${sql.insert({ ticketId, category, language, body })}`
+      sql`INSERT OR REPLACE INTO replies ${sql.insert({ ticketId, category, language, body })}`.pipe(
+        Effect.asVoid,
+        Effect.mapError(unavailable("save a reply"))
       ),
     refunds: all(Refund, "refunds", "id"),
     replies: all(Reply, "replies", "ticketId")

@@ -1,0 +1,214 @@
+/**
+ * The support desk: an agent works a folder of tickets through a provider that misbehaves, is killed half way, goes on
+ * where it was, and loses nothing.
+ *
+ *     npm run demo                                        the whole show: storm, kill and resume
+ *     npm run demo -- --seed 1 --storm none|mild|severe
+ *     npm run demo -- --crash-at 40                       one life that ends with SIGKILL at its 40th boundary
+ *     npm run demo -- --resume                            the life after it
+ *     npm run demo -- --approve                           a person approves what waits, and the desk goes on
+ *
+ * With ANTHROPIC_API_KEY it talks to the real API, without it to a simulated model on loopback.
+ */
+import { NodeRuntime, NodeServices } from "@effect/platform-node"
+import { Clock, Config, Console, Effect, FileSystem, Option, Path, Redacted, Schema } from "effect"
+import * as ProviderServer from "effect-resilience/testing/ProviderServer"
+import { Command, Flag } from "effect/cli"
+import { ChildProcess, ChildProcessSpawner } from "effect/process"
+import { answer, weather } from "./models.ts"
+import * as Report from "./report.ts"
+import { type Patience, patient } from "./SupportDesk.ts"
+import * as Tally from "./Tally.ts"
+import * as Worker from "./worker.ts"
+
+class Unfinished extends Schema.TaggedError<Unfinished>("support-desk/Unfinished")("Unfinished", {
+  problem: Schema.String
+}) {
+  override get message() {
+    return this.problem
+  }
+}
+
+const flags = {
+  seed: Flag.Int("seed").pipe(
+    Flag.withDefault(1),
+    Flag.withDescription("seed of the storm, and of where the kill falls")
+  ),
+  storm: Flag.Literals("storm", ["none", "mild", "severe"]).pipe(
+    Flag.withDefault("severe"),
+    Flag.withDescription("how badly the simulated provider behaves")
+  ),
+  crashAt: Flag.Int("crash-at").pipe(
+    Flag.optional,
+    Flag.withDescription("kill this process with SIGKILL at its Nth boundary (a write of the journal, a refund)")
+  ),
+  resume: Flag.Boolean("resume").pipe(
+    Flag.withDefault(false),
+    Flag.withDescription("go on where a killed life was; without it a finished or missing run starts anew")
+  ),
+  fresh: Flag.Boolean("fresh").pipe(
+    Flag.withDefault(false),
+    Flag.withDescription("throw away what an earlier run left in the data folder")
+  ),
+  approve: Flag.Boolean("approve").pipe(
+    Flag.withDefault(false),
+    Flag.withDescription("play the person: approve the refunds that wait, and go on")
+  ),
+  limit: Flag.Int("limit").pipe(Flag.optional, Flag.withDescription("work only the first N tickets")),
+  simulated: Flag.Boolean("simulated").pipe(
+    Flag.withDefault(false),
+    Flag.withDescription("use the simulated model even where ANTHROPIC_API_KEY is set")
+  ),
+  tickets: Flag.String("tickets").pipe(Flag.withDefault(new URL("tickets", import.meta.url).pathname)),
+  data: Flag.String("data").pipe(
+    Flag.withDefault(".support-desk"),
+    Flag.withDescription("the folder of the databases")
+  ),
+  providerUrl: Flag.String("provider-url").pipe(
+    Flag.optional,
+    Flag.withDescription("work one life against a simulated provider that is running already (used by the show)")
+  )
+}
+
+/** The simulated provider answers in milliseconds and its outage lasts seconds, so the waits are short as well. */
+const brisk: Patience = { base: "150 millis", cap: "2 seconds", triageAttempts: 4, agentFor: "60 seconds" }
+
+const simulated = (baseURL: string): Worker.Provider => ({ apiKey: "simulated", baseURL, patience: brisk })
+
+const finishedFile = "finished"
+
+type Settings = Command.Command.Config.Infer<typeof flags>
+
+const startServer = ({ seed, storm }: Pick<Settings, "seed" | "storm">) =>
+  ProviderServer.make({
+    answer,
+    seed,
+    faults: weather(seed, storm),
+    latency: { min: "10 millis", max: "60 millis" }
+  })
+
+const lifeOptions = (settings: Settings, provider: Worker.Provider, crashAt: number | undefined): Worker.Options => ({
+  provider,
+  tickets: settings.tickets,
+  data: settings.data,
+  limit: Option.getOrUndefined(settings.limit),
+  crashAt,
+  approve: settings.approve
+})
+
+const banner = (settings: Settings, real: boolean) =>
+  Console.log(
+    real
+      ? "support desk · the real Anthropic API"
+      : `support desk · simulated model (its answers are computed from the ticket by rules), storm ${settings.storm}, ` +
+        `seed ${settings.seed}`
+  )
+
+/** Chooses between going on and starting anew, and says which. */
+const prepare = Effect.fnUntraced(function*({ data, fresh, resume, approve }: Settings) {
+  const fs = yield* FileSystem.FileSystem
+  const path = yield* Path.Path
+  const exists = yield* fs.exists(path.join(data, "runs.db"))
+  const finished = yield* fs.exists(path.join(data, finishedFile))
+  const goOn = resume || approve
+  if (goOn && !exists) {
+    return yield* new Unfinished({
+      problem: `there is nothing to go on with in "${data}": run the demo without --resume`
+    })
+  }
+  if (exists && (fresh || (finished && !goOn))) {
+    for (const file of yield* fs.readDirectory(data)) {
+      if (/^(runs|shop)\.db|^events\.jsonl$|^results\.json$|^finished$/.test(file)) {
+        yield* fs.remove(path.join(data, file))
+      }
+    }
+  } else if (exists) {
+    yield* fs.remove(path.join(data, finishedFile), { force: true })
+    yield* Console.log(`going on with what is in "${data}"`)
+  }
+  yield* fs.makeDirectory(data, { recursive: true })
+})
+
+const conclude = Effect.fnUntraced(function*(
+  settings: Settings,
+  result: Effect.Success<ReturnType<typeof Worker.run>>,
+  started: number,
+  server: ProviderServer.ProviderServer["Service"] | undefined
+) {
+  const fs = yield* FileSystem.FileSystem
+  const path = yield* Path.Path
+  const seconds = ((yield* Clock.currentTimeMillis) - started) / 1_000
+  const tally = yield* Tally.read(settings.data)
+  yield* Console.log(`\n${Report.summary(result.ended, tally, result.refunds, result.waiting, seconds)}`)
+  const failed = result.ended.filter(({ status }) => status === "failed").length + result.unreadable
+  let unknown = 0
+  if (server !== undefined) {
+    const report = Report.faults(yield* server.requests, yield* server.stats, result.ended)
+    yield* Console.log(`\nwhat the simulated provider did, and what became of it\n${report.text}`)
+    unknown = report.unknown
+  }
+  if (failed > 0) return yield* new Unfinished({ problem: `${failed} tickets are not accounted for` })
+  if (unknown > 0) return yield* new Unfinished({ problem: `the fate of ${unknown} injected faults is not known` })
+  yield* fs.writeFileString(path.join(settings.data, finishedFile), "")
+  yield* Console.log("\nevery ticket is accounted for")
+})
+
+const main = Command.make(
+  "support-desk",
+  flags,
+  Effect.fn("support-desk")(function*(settings) {
+    const started = yield* Clock.currentTimeMillis
+    const key = yield* Config.Redacted("ANTHROPIC_API_KEY").pipe(Config.option)
+    const real = Option.isSome(key) && Redacted.value(key.value) !== "" && !settings.simulated
+    const oneLife = (provider: Worker.Provider, crashAt: number | undefined) =>
+      Worker.run(lifeOptions(settings, provider, crashAt))
+
+    if (Option.isSome(settings.providerUrl)) {
+      yield* oneLife(simulated(settings.providerUrl.value), Option.getOrUndefined(settings.crashAt))
+      return
+    }
+    yield* banner(settings, real)
+    yield* prepare(settings)
+    if (real) {
+      const provider: Worker.Provider = { apiKey: key.value, baseURL: undefined, patience: patient }
+      return yield* conclude(
+        settings,
+        yield* oneLife(provider, Option.getOrUndefined(settings.crashAt)),
+        started,
+        undefined
+      )
+    }
+    const server = yield* startServer(settings)
+    const provider = simulated(server.url)
+    if (Option.isNone(settings.crashAt) && !settings.resume && !settings.approve) {
+      yield* killedLife(settings, server.url)
+    }
+    return yield* conclude(settings, yield* oneLife(provider, Option.getOrUndefined(settings.crashAt)), started, server)
+  }, Effect.scoped)
+)
+
+/** The first life of the show: a process of its own, which kills itself half way. The provider lives on. */
+const killedLife = Effect.fnUntraced(function*(settings: Settings, url: string) {
+  const crashAt = 60 + (settings.seed * 37) % 80
+  const life = ChildProcess.make(
+    process.execPath,
+    [
+      ...process.execArgv,
+      new URL(import.meta.url).pathname,
+      `--provider-url=${url}`,
+      `--data=${settings.data}`,
+      `--tickets=${settings.tickets}`,
+      `--crash-at=${crashAt}`,
+      ...(Option.isSome(settings.limit) ? [`--limit=${settings.limit.value}`] : [])
+    ],
+    { stdin: "ignore", stdout: "inherit", stderr: "inherit" }
+  )
+  const code = yield* ChildProcessSpawner.ChildProcessSpawner.use((spawner) => Effect.result(spawner.exitCode(life)))
+  yield* Console.log(
+    code._tag === "Success" && code.success === 0
+      ? "the first life came to its end before the kill; a second one finds nothing to do"
+      : "the first life was killed; a second one goes on where it was"
+  )
+})
+
+main.pipe(Command.run({ version: "0.1.0" }), Effect.provide(NodeServices.layer), NodeRuntime.runMain)

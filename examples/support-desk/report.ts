@@ -1,0 +1,116 @@
+/** What the screen shows at the end: the tickets, what the guards did, and what became of each injected fault. */
+import { Schema } from "effect"
+import type * as ProviderServer from "effect-resilience/testing/ProviderServer"
+import { triagePrompt } from "./Desk.ts"
+import type { Refund } from "./Shop.ts"
+import type { Outcome } from "./SupportDesk.ts"
+import type { Tally } from "./Tally.ts"
+
+/** How every ticket ended: worked to its end, or waiting for a person. */
+export const Ended = Schema.Struct({
+  ticket: Schema.String,
+  status: Schema.Literals(["done", "escalated", "waiting", "failed"]),
+  reason: Schema.String,
+  triageBy: Schema.String,
+  answerBy: Schema.String,
+  cost: Schema.Finite
+})
+export type Ended = typeof Ended.Type
+
+export const fromOutcome = (outcome: Outcome): Ended => ({
+  ticket: outcome.ticket,
+  status: outcome.status,
+  reason: outcome.reason ?? "",
+  triageBy: outcome.triageBy,
+  answerBy: outcome.answerBy,
+  cost: outcome.cost
+})
+
+const table = (rows: ReadonlyArray<readonly [string, string | number]>): string => {
+  const width = Math.max(...rows.map(([name]) => name.length))
+  return rows.map(([name, value]) => `  ${name.padEnd(width)}  ${value}`).join("\n")
+}
+
+const counted = (values: ReadonlyArray<string>): string => {
+  const counts = new Map<string, number>()
+  for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1)
+  const sorted = [...counts].toSorted(([a], [b]) => a.localeCompare(b))
+  return sorted.length === 0 ? "none" : sorted.map(([value, count]) => `${value} ${count}`).join(", ")
+}
+
+const listed = (labels: ReadonlyArray<readonly [string, number]>): string =>
+  labels.length === 0 ? "" : ` (${labels.map(([label, count]) => `${label} ${count}`).join(", ")})`
+
+export const summary = (
+  ended: ReadonlyArray<Ended>,
+  tally: Tally,
+  refunds: ReadonlyArray<Refund>,
+  waiting: number,
+  seconds: number
+): string => {
+  const by = (status: Ended["status"]) => ended.filter((one) => one.status === status)
+  const people = [...by("escalated"), ...by("waiting")]
+  const returned = refunds.reduce((sum, refund) => sum + refund.amountCents, 0)
+  return table([
+    ["tickets", ended.length],
+    ["  done", by("done").length],
+    ["  escalated", `${people.length} (${counted(people.map(({ reason }) => reason))})`],
+    ["  failed", by("failed").length],
+    ["retries", `${tally.count("RetryScheduled")}${listed(tally.labels("RetryScheduled"))}`],
+    ["circuit openings", tally.count("CircuitChanged", "Open")],
+    ["calls an open circuit refused", tally.count("CircuitRejected")],
+    ["triage by source", counted(ended.map(({ triageBy }) => triageBy))],
+    ["answers by source", counted(ended.map(({ answerBy }) => answerBy))],
+    ["escalations waiting for a person", waiting],
+    ["refunds made", `${refunds.length}, ${(returned / 100).toFixed(2)} EUR`],
+    ["model cost", `${ended.reduce((sum, one) => sum + one.cost, 0).toFixed(4)} USD`],
+    ["time", `${seconds.toFixed(1)} s`]
+  ])
+}
+
+const Body = Schema.Struct({
+  system: Schema.optional(Schema.Unknown),
+  messages: Schema.Array(Schema.Struct({ content: Schema.Unknown }))
+})
+const isBody = Schema.is(Body)
+
+/** What became of a request that the provider answered badly. */
+const fateOf = (
+  entry: ProviderServer.RequestLog,
+  all: ReadonlyArray<ProviderServer.RequestLog>,
+  ended: ReadonlyMap<string, Ended>
+): string => {
+  const conversation = entry.attemptOf ?? entry.index
+  const answeredLater = all.some((other) =>
+    other.index > entry.index && (other.attemptOf ?? other.index) === conversation && other.fault === undefined &&
+    other.completed
+  )
+  if (answeredLater) return "tried again and answered"
+  if (!isBody(entry.body)) return "unknown"
+  const id = /Id: (T-\d+)/.exec(JSON.stringify(entry.body.messages[0]?.content))?.[1]
+  const end = id === undefined ? undefined : ended.get(id)
+  if (JSON.stringify(entry.body.system ?? "").includes(triagePrompt)) {
+    return end?.triageBy === "rules" ? "the rules took over" : "unknown"
+  }
+  return end?.answerBy === "template" ? "a template answered, escalated" : "unknown"
+}
+
+/** One line for each kind of fault: how many were injected, and what became of them. */
+export const faults = (
+  requests: ReadonlyArray<ProviderServer.RequestLog>,
+  stats: ProviderServer.Stats,
+  ended: ReadonlyArray<Ended>
+): { readonly text: string; readonly unknown: number } => {
+  const byTicket = new Map(ended.map((one) => [one.ticket, one]))
+  const fates = requests.flatMap((entry) =>
+    entry.fault === undefined ? [] : [{ fault: entry.fault, fate: fateOf(entry, requests, byTicket) }]
+  )
+  const rows = Object.entries(stats.injected).filter(([, count]) => count > 0).map(([fault, count]) =>
+    [fault, `${count}: ${counted(fates.filter((one) => one.fault === fault).map(({ fate }) => fate))}`] as const
+  )
+  const total = rows.length === 0 ? "none" : table(rows)
+  return {
+    text: `  requests ${stats.requests}, answered ${stats.answered}\n${total}`,
+    unknown: fates.filter(({ fate }) => fate === "unknown").length
+  }
+}
