@@ -63,6 +63,7 @@ import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import { format } from "effect/Formatter"
 import { dual } from "effect/Function"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
@@ -211,7 +212,7 @@ export const ambiguous: Extract<Verdict, { readonly _tag: "Ambiguous" }> = { _ta
 
 const timed = <Tag extends "Throttled" | "Overloaded" | "Rejected">(_tag: Tag) =>
 (
-  retryAfter?: Duration.Input | undefined
+  retryAfter?: Duration.Input
 ): { readonly _tag: Tag; readonly retryAfter?: Duration.Duration } => {
   if (retryAfter === undefined) return { _tag }
   const duration = Duration.fromInput(retryAfter)
@@ -220,7 +221,7 @@ const timed = <Tag extends "Throttled" | "Overloaded" | "Rejected">(_tag: Tag) =
       ? { _tag, retryAfter: Duration.max(duration.value, Duration.zero) }
       : { _tag }
   }
-  throw new InvalidConfig({ module: "Fault", option: "retryAfter", value: String(retryAfter), expected: "a duration" })
+  throw new InvalidConfig({ module: "Fault", option: "retryAfter", value: format(retryAfter), expected: "a duration" })
 }
 
 /**

@@ -17,7 +17,12 @@ const higher = floors.slice(0, -1).map((floor, index) => ({
 export default {
   forbidden: [
     { name: "no-cycles", severity: "error", from: { path: "^src/" }, to: { circular: true } },
-    { name: "no-unresolved", severity: "error", from: { path: "^src/" }, to: { couldNotResolve: true, pathNot: "^node:" } },
+    {
+      name: "no-unresolved",
+      severity: "error",
+      from: { path: "^src/" },
+      to: { couldNotResolve: true, pathNot: "^node:" }
+    },
     {
       name: "no-foreign-internals",
       severity: "error",

@@ -13,7 +13,7 @@ const timers = {
   setImmediate: "Effect.yieldNow",
   queueMicrotask: "Effect.yieldNow"
 }
-const runs = ["runSync", "runPromise", "runFork", "runCallback", "runSyncExit", "runPromiseExit"]
+const runs = new Set(["runSync", "runPromise", "runFork", "runCallback", "runSyncExit", "runPromiseExit"])
 
 const services = {
   meta: { type: "problem", docs: { description: "real time, randomness and input belong to Effect services" } },
@@ -47,7 +47,7 @@ const noRun = {
     MemberExpression(node) {
       if (
         !node.computed && node.object.type === "Identifier" && node.object.name === "Effect" &&
-        runs.includes(node.property.name)
+        runs.has(node.property.name)
       ) {
         context.report({ node, message: `Effect.${node.property.name} in the library loses the caller's services` })
       }

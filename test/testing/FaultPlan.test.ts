@@ -6,10 +6,10 @@ import { type AiError, LanguageModel, Tool, Toolkit } from "effect/ai"
 import { TestClock } from "effect/testing"
 
 const ok = Effect.succeed("ok")
-const outcomes = <E>(plan: FaultPlan.FaultPlan<E>, times: number, key?: string) =>
+const outcomes = <E extends string>(plan: FaultPlan.FaultPlan<E>, times: number, key?: string) =>
   Effect.forEach(
     Array.range(1, times),
-    () => FaultPlan.apply(ok, plan, key).pipe(Effect.catch((e) => Effect.succeed(`${e}`)))
+    () => FaultPlan.apply(ok, plan, key).pipe(Effect.catch((e) => Effect.succeed<string>(e)))
   )
 
 describe("FaultPlan", () => {
@@ -387,7 +387,7 @@ describe("FaultPlan", () => {
 
     it.effect("a function rewrites the texts and leaves the rest", () =>
       Effect.map(
-        malformed((text) => `${text}!`),
+        malformed((text) => `${String(text)}!`),
         (seen) =>
           assert.deepStrictEqual([seen.text, seen.toolCalls, seen.finishReason], [
             "one two three four!",

@@ -18,7 +18,7 @@ const __same = (actual: unknown, expected: unknown) => {
 fs.rmSync(out, { recursive: true, force: true })
 const problems = []
 let examples = 0
-for (const file of [...fs.globSync("src/**/*.ts", { cwd: root }), "README.md", ".github/CONTRIBUTING.md"].toSorted()) {
+for (const file of ["README.md", ".github/CONTRIBUTING.md", ...fs.globSync("src/**/*.ts", { cwd: root })]) {
   if (!fs.existsSync(path.join(root, file))) continue
   const text = fs.readFileSync(path.join(root, file), "utf8")
   for (const [whole, , mark, body] of text.matchAll(fence)) {
