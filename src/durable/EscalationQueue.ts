@@ -27,13 +27,14 @@ import {
   Escalation,
   EscalationError,
   type FailureReason,
-  type Reason,
-  type Status
+  type Reason
 } from "./internal/escalationModel.ts"
 import * as State from "./internal/escalationState.ts"
+import { type Filter, makeStoreMemory, type Store } from "./internal/escalationStore.ts"
 import { sha256 } from "./internal/idempotencyDigest.ts"
 
 export * from "./internal/escalationModel.ts"
+export * from "./internal/escalationStore.ts"
 
 /**
  * What to ask, for {@link submit}.
@@ -70,19 +71,6 @@ export interface Submission {
   readonly accepts?: Schema.Constraint | undefined
   readonly timeToLive?: Duration.Input | undefined
   readonly dedupeKey?: string | undefined
-}
-
-/**
- * Which escalations to list. Default: the oldest 100, whatever their status.
- *
- * @category models
- * @since 0.1.0
- */
-export interface Filter {
-  readonly status?: Status | undefined
-  readonly reason?: Reason | undefined
-  readonly runId?: string | undefined
-  readonly limit?: number | undefined
 }
 
 /**
@@ -173,46 +161,6 @@ export class EscalationQueue extends Context.Service<EscalationQueue, {
 }>()("effect-resilience/durable/EscalationQueue/EscalationQueue") {}
 
 /**
- * What keeps the escalations: the contract to implement for another database.
- *
- * **Details**
- *
- * Each record is kept with a `revision` that the store assigns: a number that grows with every write to the whole
- * store, in the order in which the writes become visible. Times are in milliseconds since the epoch.
- *
- * - `insert` keeps the record unless there is one with the same id, and returns the one kept.
- * - `replace` writes the record if the stored one still has its `revision`, and otherwise returns nothing.
- * - `select` returns the oldest first; status as of `now`.
- * - `waiting` counts what is neither decided nor expired.
- * - `changedSince` returns what was written after a revision, in the order of revisions, and the last of these.
- *
- * A record that does not decode fails `find` as `Corrupt`; `select` and `changedSince` leave it out and log a warning, so
- * that it does not hide the others.
- *
- * @category models
- * @since 0.1.0
- */
-export interface Store {
-  readonly insert: (
-    record: Escalation
-  ) => Effect.Effect<{ readonly record: Escalation; readonly inserted: boolean }, EscalationError>
-  readonly find: (id: string) => Effect.Effect<Escalation | undefined, EscalationError>
-  readonly replace: (record: Escalation) => Effect.Effect<Escalation | undefined, EscalationError>
-  readonly select: (
-    filter: Filter & { readonly limit: number; readonly now: number }
-  ) => Effect.Effect<ReadonlyArray<Escalation>, EscalationError>
-  readonly waiting: (
-    now: number
-  ) => Effect.Effect<{ readonly count: number; readonly oldest: number | undefined }, EscalationError>
-  readonly revision: Effect.Effect<number, EscalationError>
-  readonly changedSince: (
-    revision: number,
-    options: { readonly undecided: boolean; readonly limit: number }
-  ) => Effect.Effect<{ readonly records: ReadonlyArray<Escalation>; readonly revision: number }, EscalationError>
-  readonly prune: (before: number) => Effect.Effect<number, EscalationError>
-}
-
-/**
  * Options of {@link make}.
  *
  * **Details**
@@ -235,8 +183,6 @@ const randomId = Effect.map(
   Effect.all(Array.from({ length: 4 }, () => Random.nextIntBetween(0, 2 ** 32, { halfOpen: true }))),
   (words) => words.map((word) => word.toString(16).padStart(8, "0")).join("")
 )
-
-const millis = DateTime.toEpochMillis
 
 /**
  * Creates an `EscalationQueue` over a store.
@@ -411,112 +357,6 @@ export const make = Effect.fnUntraced(function*(
 const isLost = (reason: FailureReason): boolean =>
   reason._tag === "AlreadyClaimed" || reason._tag === "AlreadyDecided" || reason._tag === "Expired" ||
   reason._tag === "NotFound"
-
-/**
- * Creates a store in memory.
- *
- * **Details**
- *
- * - `capacity`: how many undecided escalations it holds; one more is refused with `QueueFull`. Default: 10 000.
- * - `history`: how many decided or expired ones it remembers; the oldest are forgotten. Default: 10 000.
- *
- * @category stores
- * @since 0.1.0
- */
-export const makeStoreMemory = (
-  options: { readonly capacity?: number | undefined; readonly history?: number | undefined } = {}
-): Effect.Effect<Store> => {
-  const capacity = config.integer("EscalationQueue", "capacity", options.capacity ?? 10_000, 1)
-  const history = config.integer("EscalationQueue", "history", options.history ?? 10_000, 0)
-  return Effect.sync(() => {
-    // In the order of submission. The decided ones are listed a second time, in the order of their decisions.
-    const records = new Map<string, Escalation>()
-    const over = new Set<string>()
-    let revision = 0
-
-    const isOver = (record: Escalation, now: number): boolean => {
-      const { status } = State.asOf(record, now)
-      return status === "resolved" || status === "expired"
-    }
-    const write = (record: Escalation): Escalation => {
-      const written = State.changed(record, { revision: ++revision })
-      records.set(written.id, written)
-      over.delete(written.id)
-      if (written.resolution !== undefined) over.add(written.id)
-      return written
-    }
-    const forget = () => {
-      for (const id of over) {
-        if (over.size <= history) break
-        over.delete(id)
-        records.delete(id)
-      }
-    }
-
-    return {
-      insert: (record) =>
-        Effect.gen(function*() {
-          const found = records.get(record.id)
-          if (found !== undefined) return { record: found, inserted: false }
-          if (records.size - over.size >= capacity) {
-            const now = millis(record.submittedAt)
-            for (const held of records.values()) if (isOver(held, now)) over.add(held.id)
-            forget()
-          }
-          if (records.size - over.size >= capacity) {
-            return yield* new EscalationError({ operation: "submit", reason: { _tag: "QueueFull", capacity } })
-          }
-          return { record: write(record), inserted: true }
-        }),
-      find: (id) => Effect.sync(() => records.get(id)),
-      replace: (record) =>
-        Effect.sync(() => {
-          if (records.get(record.id)?.revision !== record.revision) return undefined
-          const written = write(record)
-          forget()
-          return written
-        }),
-      select: ({ limit, now, reason, runId, status }) =>
-        Effect.sync(() => {
-          const found: Array<Escalation> = []
-          for (const record of records.values()) {
-            if (found.length >= limit) break
-            if (reason !== undefined && record.reason !== reason) continue
-            if (runId !== undefined && record.runId !== runId) continue
-            if (status === undefined || State.asOf(record, now).status === status) found.push(record)
-          }
-          return found
-        }),
-      waiting: (now) =>
-        Effect.sync(() => {
-          const waiting = Array.from(records.values()).filter((record) => !isOver(record, now))
-          const [oldest] = waiting
-          return { count: waiting.length, oldest: oldest && millis(oldest.submittedAt) }
-        }),
-      revision: Effect.sync(() => revision),
-      changedSince: (cursor, { limit, undecided }) =>
-        Effect.sync(() => {
-          const changed = Array.from(records.values())
-            .filter((record) => record.revision > cursor && !(undecided && record.resolution !== undefined))
-            .toSorted((one, other) => one.revision - other.revision)
-            .slice(0, limit)
-          return { records: changed, revision: changed.at(-1)?.revision ?? cursor }
-        }),
-      prune: (before) =>
-        Effect.sync(() => {
-          let count = 0
-          for (const record of records.values()) {
-            const end = record.resolution?.at ?? record.expiresAt
-            if (end === undefined || millis(end) > before) continue
-            records.delete(record.id)
-            over.delete(record.id)
-            count += 1
-          }
-          return count
-        })
-    }
-  })
-}
 
 /**
  * Provides an `EscalationQueue` in memory, for tests and for runs that need not outlive the process.

@@ -198,7 +198,12 @@ export interface Store {
  * @since 0.1.0
  */
 export const key = (tool: string, args?: unknown): Effect.Effect<string, NotJson> =>
-  Effect.fromResult(Result.map(canonicalJson(args === undefined ? [tool] : [tool, args]), sha256))
+  Effect.fromResult(
+    Result.flatMap(canonicalJson(tool), (tool) =>
+      args === undefined
+        ? Result.succeed(sha256(`[${tool}]`))
+        : Result.map(canonicalJson(args), (args) => sha256(`[${tool},${args}]`)))
+  )
 
 // Effect's `Persistence` is not used: its `set` overwrites (the first of two processes has to win), it can be cleared
 // by store and not by scope, and it records every failure, defects included.
@@ -382,6 +387,8 @@ export const layerMemory: Layer.Layer<Idempotency> = Layer.effect(
  *   what it acquires in that caller's `Scope` lives as long as that scope.
  * - A result is answered only once it is recorded, and an execution that has ended is recorded even if all its callers
  *   are gone.
+ * - An interruption that comes during an uninterruptible part of the effect strikes right after it, before its result
+ *   can be seen. What must not be cut off is protected with `Effect.uninterruptible` around `once`, not inside.
  * - Several processes over one store may both execute; the outcome recorded first is the one that all answer.
  * - A crash between executing and recording leaves no trace, and the next call executes again. Where that is not
  *   good enough, make it a `Checkpoint.step` with `effects: "atMostOnce"`, which writes its intent first.

@@ -5,6 +5,7 @@ import { Fault, Idempotency } from "effect-resilience"
 import * as NodeSqlite from "effect-resilience/durable/stores/NodeSqlite"
 import * as SqlIdempotency from "effect-resilience/durable/stores/SqlIdempotency"
 import { SqlClient } from "effect/sql"
+import * as TestClock from "effect/testing/TestClock"
 import { createHash } from "node:crypto"
 import { sha256 } from "../../src/durable/internal/idempotencyDigest.ts"
 import { idempotencyContract } from "./contracts/IdempotencyContract.ts"
@@ -102,6 +103,40 @@ describe("Idempotency", () => {
       yield* Fiber.join(interruption)
       assert.strictEqual(yield* call, 1)
       assert.strictEqual(yield* Ref.get(runs), 1)
+    }))
+
+  it.effect("a call made uninterruptible ends and is recorded, although its caller is being interrupted", () =>
+    Effect.gen(function*() {
+      const service = yield* Idempotency.make({ store: yield* memory })
+      const started = yield* Deferred.make<void>()
+      const gate = yield* Deferred.make<void>()
+      const runs = yield* Ref.make(0)
+      const call = Effect.uninterruptible(service.once(
+        { scope: "s", tool: "t", success: Schema.Int },
+        Deferred.succeed(started, undefined).pipe(
+          Effect.andThen(Deferred.await(gate)),
+          Effect.andThen(Ref.updateAndGet(runs, (n) => n + 1))
+        )
+      ))
+      const caller = yield* Effect.forkChild(call, { startImmediately: true })
+      yield* Deferred.await(started)
+      const interruption = yield* Effect.forkChild(Fiber.interrupt(caller), { startImmediately: true })
+      yield* Deferred.succeed(gate, undefined)
+      yield* Fiber.join(interruption)
+      assert.strictEqual(yield* call, 1)
+      assert.strictEqual(yield* Ref.get(runs), 1)
+    }))
+
+  it.effect("a call waits in virtual time and in no other", () =>
+    Effect.gen(function*() {
+      const service = yield* Idempotency.make({ store: yield* memory })
+      const call = service.once(
+        { scope: "s", tool: "t", success: Schema.String },
+        Effect.as(Effect.sleep("1 hour"), "done")
+      )
+      const fibers = yield* Effect.forEach([1, 2], () => Effect.forkChild(call, { startImmediately: true }))
+      yield* TestClock.adjust("1 hour")
+      assert.deepStrictEqual(yield* Fiber.joinAll(fibers), ["done", "done"])
     }))
 
   it.effect("the memory store holds at most its capacity, and forgets what was used least recently", () =>

@@ -3,16 +3,16 @@ import type * as Schema from "effect/Schema"
 
 const hidden = "<redacted>"
 
-// Named by what people call secrets. Numbers and flags under such names ("inputTokens") are counts and settings.
+// Named by what people call secrets. A flag under such a name is a setting, and a number of tokens is a count.
 const secretName =
   /^(authorization|cookie|set-cookie|.*(passw(or)?d|passphrase|secret|credential|api[-_]?key|private[-_]?key|token|session[-_]?id).*)$/i
 
 const secretText: ReadonlyArray<readonly [RegExp, string]> = [
   [/\b(bearer|basic)\s+[\w.~+/=-]{8,}/gi, `$1 ${hidden}`],
   [/\b(sk|pk|rk|ghp|gho|ghs|xox[abps]|AKIA)[-_]?[A-Za-z0-9_-]{16,}/g, hidden],
-  [/\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*/g, hidden],
+  [/\beyJ[\w-]{8,4000}\.[\w-]{8,}\.[\w-]*/g, hidden],
   [/((?:passw(?:or)?d|secret|api[-_]?key|token)["']?\s*[:=]\s*["']?)[^\s"',;&]{4,}/gi, `$1${hidden}`],
-  [/(\b[a-z][a-z0-9+.-]*:\/\/[^\s:/@]*:)[^\s@/]+@/gi, `$1${hidden}@`]
+  [/(\b[a-z][a-z0-9+.-]{0,30}:\/\/[^\s:/@]*:)[^\s@/]+@/gi, `$1${hidden}@`]
 ]
 
 const maxDepth = 12
@@ -23,10 +23,10 @@ const maxDepth = 12
  * @internal
  */
 export const excerptText = (text: string, limit: number): string => {
-  // Cut first, with room for what hiding shortens: a huge text must not be searched to its end.
-  let clean = text.slice(0, limit * 2)
+  // Cut first, with room to tell a secret at the end: a huge text must not be searched to its own end.
+  let clean = text.slice(0, limit + 500)
   for (const [pattern, replacement] of secretText) clean = clean.replace(pattern, replacement)
-  if (text.length <= limit * 2 && clean.length <= limit) return clean.toWellFormed()
+  if (text.length <= limit + 500 && clean.length <= limit) return clean.toWellFormed()
   const kept = clean.slice(0, limit).toWellFormed()
   return `${kept}<truncated: ${text.length - Math.min(limit, text.length)} more characters>`
 }
@@ -56,7 +56,8 @@ export const excerpt = (value: unknown, limit: number): Schema.Json => {
       }
       if (member === undefined || typeof member === "function" || typeof member === "symbol") continue
       const name = text(key)
-      const harmless = typeof member === "number" || typeof member === "boolean" || member === null
+      const harmless = typeof member === "boolean" || member === null ||
+        (typeof member === "number" && /token/i.test(key))
       // A definition and not an assignment: "__proto__" is a name like any other.
       Object.defineProperty(written, name, {
         value: secretName.test(key) && !harmless ? hidden : write(member),

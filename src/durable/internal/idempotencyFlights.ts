@@ -51,7 +51,7 @@ export const make = (scope: Scope.Scope): Flights => {
     Effect.flatMap(Around, (around) =>
       effect.pipe(
         Effect.provideService(Around, [...around, flight]),
-        Effect.forkIn(scope),
+        Effect.forkIn(scope, { startImmediately: true }),
         Effect.map((fiber) => {
           flight.fiber = fiber
           // An observer and not a finalizer: it also hears of a fiber that was interrupted before it began.

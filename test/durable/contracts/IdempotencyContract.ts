@@ -312,7 +312,7 @@ export const idempotencyContract = (
               Effect.die("must not run")
             )
           )
-          assert.isTrue(error instanceof Idempotency.NotJson && error.path === "$[1].n")
+          assert.isTrue(error instanceof Idempotency.NotJson && error.path === "$.n")
         })
       ))
 
