@@ -66,6 +66,9 @@ const statusAfter = (record: Record.Record, before: RunStatus): RunStatus => {
 
 const isStep = (record: Record.Record): record is Record.StepRecord => "order" in record
 
+const isForgotten = (record: WithoutTime<Record.StepRecord>): boolean =>
+  record._tag === "StepReleased" || (record._tag === "StepFailed" && record.error === undefined)
+
 const outcomeAfter = (record: Record.StepRecord, attempts: number): Outcome => {
   switch (record._tag) {
     case "StepIntended":
@@ -121,20 +124,22 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
 
   // A step that is written at an ordinal takes back what an earlier, interrupted attempt recorded behind it: there a
   // failure that was not remembered, or an interruption, may have sent the program another way.
-  const place = (step: string, order: ReadonlyArray<number>) => {
-    for (const { entry, ordinal, scope } of Scope.entries(step, order)) {
+  // A step that only failed binds nobody: it leaves its place free.
+  const place = (step: string, record: WithoutTime<Record.StepRecord>) => {
+    const entries = Scope.entries(step, record.order)
+    entries.forEach(({ entry, ordinal, scope }, index) => {
       const line = expected.get(scope) ?? []
       line.length = Math.min(line.length, ordinal)
-      line[ordinal] = entry
+      if (index < entries.length - 1 || !isForgotten(record)) line[ordinal] = entry
       expected.set(scope, line)
-    }
+    })
   }
 
   for (const { record, step } of records) {
     status = statusAfter(record, status)
     if (isStep(record)) {
       outcomes.set(step, outcomeAfter(record, outcomes.get(step)?.attempts ?? 0))
-      place(step, record.order)
+      place(step, record)
     } else if (record._tag === "RunOpened") {
       opened = record
     }
@@ -187,7 +192,7 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
       Effect.tap(append(step, record, undefined), () =>
         Effect.sync(() => {
           ending = undefined
-          place(step, record.order)
+          place(step, record)
         })),
     isBroken: () => failure !== undefined,
     breakDown,

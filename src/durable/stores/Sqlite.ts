@@ -8,10 +8,12 @@ import * as Layer from "effect/Layer"
 import type * as SqlClient from "effect/sql/SqlClient"
 import type * as SqlError from "effect/sql/SqlError"
 import type { CheckpointStore, CheckpointStoreError } from "../CheckpointStore.ts"
+import type { EscalationError, EscalationQueue } from "../EscalationQueue.ts"
 import type { Idempotency, IdempotencyStoreError } from "../Idempotency.ts"
 import { processOwner } from "../internal/checkpointOwner.ts"
 import * as NodeSqlite from "./NodeSqlite.ts"
 import * as SqlCheckpointStore from "./SqlCheckpointStore.ts"
+import * as SqlEscalationQueue from "./SqlEscalationQueue.ts"
 import * as SqlIdempotency from "./SqlIdempotency.ts"
 
 /**
@@ -54,10 +56,11 @@ import * as SqlIdempotency from "./SqlIdempotency.ts"
 export const layer = (
   options: NodeSqlite.Options
 ): Layer.Layer<
-  CheckpointStore | Idempotency | SqlClient.SqlClient,
-  CheckpointStoreError | IdempotencyStoreError | SqlError.SqlError
+  CheckpointStore | EscalationQueue | Idempotency | SqlClient.SqlClient,
+  CheckpointStoreError | EscalationError | IdempotencyStoreError | SqlError.SqlError
 > =>
   Layer.mergeAll(
     Layer.unwrap(Effect.map(processOwner, (owner) => SqlCheckpointStore.layerWith({ owner }))),
+    SqlEscalationQueue.layer,
     SqlIdempotency.layer
   ).pipe(Layer.provideMerge(NodeSqlite.layer(options)))
