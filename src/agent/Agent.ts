@@ -31,20 +31,20 @@ import * as ToolCall from "./internal/toolCall.ts"
 import type { Reconcile } from "./internal/toolTurn.ts"
 
 export { AgentError, AgentErrorReason } from "./internal/agentError.ts"
-export type { Counters, Guard, State, Turn, TurnToolCall } from "./internal/loop.ts"
+export type { Counters, ModelAnswer, ModelGuard, State, Turn, TurnToolCall } from "./internal/loop.ts"
 
 /**
  * An agent: a model's instructions, its tools and the guards around both. A plain value, run with {@link run}.
  *
  * **Details**
  *
- * `E` is what the model's guard adds to the errors of a run, `R` what the guards, the handlers of the tools and the
- * result schema need.
+ * `E` is what a model call can fail with behind its guard, `R` what the guards, the model, the handlers of the tools and
+ * the result schema need.
  *
  * @category models
  * @since 0.1.0
  */
-export interface Agent<in out Tools extends Record<string, Tool.Any>, out Value, out E = never, out R = never> {
+export interface Agent<in out Tools extends Record<string, Tool.Any>, out Value, out E, out R> {
   readonly name: string
   readonly version: number
   readonly toolkit: Toolkit.Toolkit<Tools> | undefined
@@ -125,14 +125,13 @@ export type RunServices<Tools extends Record<string, Tool.Any>> = [keyof Tools] 
   : EscalationQueue.EscalationQueue | Idempotency.Idempotency
 
 /**
- * What {@link loop} can fail with besides the errors of the model's guard.
+ * What {@link loop} can fail with besides what a model call behind its guard fails with.
  *
  * @category errors
  * @since 0.1.0
  */
 export type LoopError<Tools extends Record<string, Tool.Any>> =
   | AgentError
-  | AiError.AiError
   | Checkpoint.StepError
   | ([keyof Tools] extends [never] ? never
     :
@@ -175,7 +174,7 @@ export interface Options<
   readonly toolkit?: Toolkit.Toolkit<Tools> | undefined
   readonly budget?: AgentBudget.Options | undefined
   readonly policies?: {
-    readonly model?: internal.Guard<E, RM> | undefined
+    readonly model?: internal.ModelGuard<E, RM> | undefined
     readonly tool?: AgentTools.ToolGuard<RT> | undefined
   } | undefined
   readonly tools?: ToolOptions | undefined
@@ -249,8 +248,8 @@ export function make<
   Result extends Schema.Constraint,
   Tools extends Record<string, Tool.Any> = {},
   const ToolOptions extends ToolsOptions<Tools> = {},
-  E = never,
-  RM = never,
+  E = AiError.AiError | AgentError,
+  RM = LanguageModel.LanguageModel,
   RT = never
 >(
   options: Options<Tools, ToolOptions, E, RM, RT> & { readonly result: Result }
@@ -263,15 +262,15 @@ export function make<
 export function make<
   Tools extends Record<string, Tool.Any> = {},
   const ToolOptions extends ToolsOptions<Tools> = {},
-  E = never,
-  RM = never,
+  E = AiError.AiError | AgentError,
+  RM = LanguageModel.LanguageModel,
   RT = never
 >(
   options: Options<Tools, ToolOptions, E, RM, RT>
 ): Agent<Tools, string, E, RM | RT | ToolServices<Tools> | ReconcileServices<ToolOptions>>
 export function make<Tools extends Record<string, Tool.Any>, ToolOptions extends ToolsOptions<Tools>, E, RM, RT>(
   options: Options<Tools, ToolOptions, E, RM, RT> & { readonly result?: Schema.Constraint | undefined }
-): Agent<Tools, unknown, E, unknown> {
+): Agent<Tools, unknown, E | AiError.AiError | AgentError, unknown> {
   const { policies, result } = options
   const name = config.nonEmpty("Agent", "name", options.name)
   // A toolkit is invariant in its tools, so no type holds all of them. What these tools need is in the type of the
@@ -365,7 +364,7 @@ const stateAfter = (exit: Exit.Exit<unknown, unknown>): internal.State => {
  *
  * **Details**
  *
- * Fails with {@link LoopError} and the errors of the model's guard. Failures of tools are told to the model.
+ * Fails with {@link LoopError} and what the guarded model call fails with. Failures of tools are told to the model.
  *
  * **Example** (Asking an agent inside a run)
  *
@@ -395,7 +394,7 @@ export const loop = <Tools extends Record<string, Tool.Any>, Value, E, R>(
 ): Effect.Effect<
   Result<Value>,
   E | LoopError<Tools>,
-  Checkpoint.Run | LanguageModel.LanguageModel | RunServices<Tools> | R
+  Checkpoint.Run | RunServices<Tools> | R
 > => {
   const { state } = options
   const setState = (next: internal.State) => state === undefined ? Effect.void : SubscriptionRef.set(state, next)
@@ -420,7 +419,7 @@ export const loop = <Tools extends Record<string, Tool.Any>, Value, E, R>(
   return program as Effect.Effect<
     Result<Value>,
     E | LoopError<Tools>,
-    Checkpoint.Run | LanguageModel.LanguageModel | RunServices<Tools> | R
+    Checkpoint.Run | RunServices<Tools> | R
   >
 }
 
@@ -435,7 +434,7 @@ const encodePrompt = Schema.encodeEffect(Schema.toCodecJson(Prompt.Prompt))
  * twice and was cut off is not repeated: its `reconcile` is asked, then people. A run that waits for people fails with
  * `Checkpoint.RunSuspended`; once they have decided, run it again with the same `runId` and prompt.
  *
- * Fails with {@link LoopError}, `Checkpoint.RunError` and the errors of the model's guard.
+ * Fails with {@link LoopError}, `Checkpoint.RunError` and what the guarded model call fails with.
  *
  * **Example** (Ending with the best answer so far)
  *
@@ -479,7 +478,6 @@ export const run = <Tools extends Record<string, Tool.Any>, Value, E, R>(
   Result<Value>,
   E | LoopError<Tools> | Checkpoint.RunError,
   | CheckpointStore.CheckpointStore
-  | LanguageModel.LanguageModel
   | RunServices<Tools>
   | Exclude<R, Checkpoint.Run>
 > =>
@@ -541,7 +539,6 @@ export const start = <Tools extends Record<string, Tool.Any>, Value, E, R>(
   Running<Value, E | LoopError<Tools> | Checkpoint.RunError>,
   never,
   | CheckpointStore.CheckpointStore
-  | LanguageModel.LanguageModel
   | RunServices<Tools>
   | Exclude<R, Checkpoint.Run>
   | Scope.Scope

@@ -3,10 +3,14 @@
  *
  * @since 0.1.0
  */
+import type * as Prompt from "effect/ai/Prompt"
 import * as Tool from "effect/ai/Tool"
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
 import type * as Checkpoint from "../durable/Checkpoint.ts"
+import type { ToolFailed } from "./internal/toolFailed.ts"
+
+export { ToolFailed } from "./internal/toolFailed.ts"
 
 /**
  * A tool call under way.
@@ -65,7 +69,18 @@ export const CurrentToolCall = Context.Reference<ToolCall | undefined>(
 )
 
 /**
- * A guard around each attempt at a tool call. It knows the tool, to give each its own circuit or bulkhead.
+ * What a tool answered, before the model is told.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface ToolAnswer {
+  readonly encoded: unknown
+  readonly modelOutput: ReadonlyArray<Prompt.ToolModelOutputPart> | undefined
+}
+
+/**
+ * A guard around each attempt at a tool call. It is told the tool, to give each its own circuit or bulkhead.
  *
  * **Details**
  *
@@ -75,10 +90,10 @@ export const CurrentToolCall = Context.Reference<ToolCall | undefined>(
  * @category models
  * @since 0.1.0
  */
-export type ToolGuard<R = never> = <A, E0, R0>(
-  self: Effect.Effect<A, E0, R0>,
+export type ToolGuard<R = never> = (
+  self: Effect.Effect<ToolAnswer, ToolFailed | Checkpoint.RunSuspended>,
   tool: { readonly name: string }
-) => Effect.Effect<A, unknown, R0 | R>
+) => Effect.Effect<ToolAnswer, unknown, R>
 
 /**
  * What is known of a call whose outcome is not, for {@link ToolOptions.reconcile}.

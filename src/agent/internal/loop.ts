@@ -32,14 +32,27 @@ import * as ToolTurn from "./toolTurn.ts"
 export type State = "idle" | "running" | "waitingForTool" | "waitingForHuman" | "completed" | "failed"
 
 /**
- * A guard around a call: adds errors and requirements and keeps the rest.
+ * A whole answer of the model.
  *
  * @category models
  * @since 0.1.0
  */
-export type Guard<E = never, R = never> = <A, E0, R0>(
-  self: Effect.Effect<A, E0, R0>
-) => Effect.Effect<A, E0 | E, R0 | R>
+export interface ModelAnswer extends Pick<Answer, "message" | "finishReason" | "model" | "unusable"> {}
+
+/**
+ * A guard around a model call, for instance `CircuitBreaker.protect("anthropic")` or a `flow` of several.
+ *
+ * **Details**
+ *
+ * It may fail with other errors, handle some, and make the call again with another model: what it can fail with, and
+ * what it needs, is what the agent can fail with and needs.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type ModelGuard<E = AiError.AiError | AgentError, R = LanguageModel.LanguageModel> = (
+  self: Effect.Effect<ModelAnswer, AiError.AiError | AgentError, LanguageModel.LanguageModel>
+) => Effect.Effect<ModelAnswer, E, R>
 
 /**
  * What an agent did, counted over the whole run, what a resumed run replayed included.
@@ -110,7 +123,7 @@ export interface Definition<Value, E, R> {
   readonly kit: Effect.Effect<ToolCall.ErasedToolkit, never, R>
   readonly plans: ReadonlyMap<string, ToolCall.Plan>
   readonly budget: AgentBudget.AgentBudget
-  readonly modelGuard: Guard<E, R>
+  readonly modelGuard: ModelGuard<E, R>
   readonly toolGuard: ToolGuard<R>
   readonly reconcile: ReadonlyMap<string, ToolTurn.Reconcile<R>>
   readonly approval: "declared" | "atMostOnce"
@@ -207,6 +220,9 @@ export const loop = <Value, E, R>(
     const failWith = (reason: AgentErrorReason) =>
       new AgentError({ agent: name, runId, turn: counters.iterations, reason })
 
+    const exhausted = (gone: AgentBudget.Name, cause: unknown) =>
+      failWith({ _tag: "BudgetExhausted", budget: gone, cause })
+
     /** One request. What an answer must not be, it fails with, for the guard around to see. */
     const request = Effect.fnUntraced(function*(
       prompt: Prompt.Prompt,
@@ -267,37 +283,45 @@ export const loop = <Value, E, R>(
       return Option.isSome(second) ? second.value : yield* failWith({ _tag: "EmptyAnswer" })
     })
 
-    /** The model's answer as a step of its own, in the journal before anything in it is acted upon. */
-    const ask = Effect.fnUntraced(function*(
-      last: boolean,
-      within: number,
-      blame: (error: AiError.AiError | AgentError | E) => AiError.AiError | AgentError | E
-    ) {
+    /**
+     * The model's answer as a step of its own, in the journal before anything in it is acted upon. With a budget that is
+     * gone it is the last one.
+     */
+    const ask = Effect.fnUntraced(function*(gone?: AgentBudget.Name) {
       yield* options.setState("running")
-      let replayed = true
       const prompt = history
+      const turn = counters.iterations
+      const left = wallTime - time.marked()
+      const within = Duration.millis(gone === undefined ? left : Math.max(left, Duration.toMillis(budget.grace)))
+      let replayed = true
       const execute = Effect.gen(function*() {
         replayed = false
+        if (gone !== undefined) {
+          yield* Telemetry.emit(() => ({ _tag: "BudgetExceeded", agent: name, runId, budget: gone }))
+          yield* Effect.logWarning("budget used up, asking for the best answer so far").pipe(
+            Effect.annotateLogs({ budget: gone })
+          )
+        }
         const spent = { usage: AgentBudget.noUsage, cost: 0, attempts: 0 }
-        const answer = yield* agent.modelGuard(Effect.suspend(() => answerOf(prompt, last, spent))).pipe(
-          Effect.mapError(blame),
-          Effect.timeoutOption(Duration.millis(within))
+        const answer = yield* agent.modelGuard(Effect.suspend(() => answerOf(prompt, gone !== undefined, spent))).pipe(
+          Effect.mapError((error) => gone === undefined ? error : exhausted(gone, error)),
+          Effect.timeoutOption(within)
         )
-        const elapsedMillis = yield* time.now
         yield* Telemetry.emit(() => ({
           _tag: "ModelCalled",
           agent: name,
           runId,
-          turn: counters.iterations,
+          turn,
           inputTokens: spent.usage.inputTokens,
           outputTokens: spent.usage.outputTokens
         }))
         yield* Effect.logDebug("model called").pipe(
-          Effect.annotateLogs({ turn: counters.iterations, attempts: spent.attempts, ...spent.usage })
+          Effect.annotateLogs({ turn, attempts: spent.attempts, ...spent.usage })
         )
-        const record = { ...spent, elapsedMillis }
-        if (Option.isNone(answer)) return { _tag: "OutOfTime" as const, ...record }
-        return { _tag: "Answer" as const, ...answer.value, ...record }
+        const record = { ...spent, elapsedMillis: yield* time.now }
+        return Option.isNone(answer)
+          ? { _tag: "OutOfTime" as const, ...record }
+          : { _tag: "Answer" as const, ...answer.value, ...record }
       })
       const record = yield* Checkpoint.step("model", { success: ModelRecord }, execute)
       yield* time.mark(record.elapsedMillis)
@@ -319,15 +343,11 @@ export const loop = <Value, E, R>(
     })
 
     const gracefully = Effect.fnUntraced(function*(gone: AgentBudget.Name) {
-      const exhausted = (cause: unknown) => failWith({ _tag: "BudgetExhausted", budget: gone, cause })
       history = Prompt.concat(history, user(pastTheEnd(gone)))
-      yield* Effect.logWarning("budget used up, asking for the best answer so far").pipe(
-        Effect.annotateLogs({ budget: gone })
-      )
-      const { record, replayed } = yield* ask(true, Duration.toMillis(budget.grace), exhausted).pipe(
-        Checkpoint.within("last")
-      )
-      if (record._tag === "OutOfTime") return yield* exhausted("the model did not answer within the grace period")
+      const { record, replayed } = yield* Checkpoint.within("last")(ask(gone))
+      if (record._tag === "OutOfTime") {
+        return yield* exhausted(gone, "the model did not answer within the grace period")
+      }
       turns.push({ finishReason: record.finishReason, attempts: record.attempts, replayed, toolCalls: [] })
       const text = textOf(record.message)
       const value = yield* Effect.option(agent.decode(text))
@@ -366,7 +386,7 @@ export const loop = <Value, E, R>(
     })
 
     const takeTurn = Effect.gen(function*() {
-      const { record, replayed } = yield* ask(false, wallTime - time.marked(), (error) => error)
+      const { record, replayed } = yield* ask()
       return { record, replayed, outcomes: record._tag === "Answer" ? yield* callTools(record) : [] }
     })
 

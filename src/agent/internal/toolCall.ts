@@ -1,5 +1,4 @@
 import * as AiError from "effect/ai/AiError"
-import type * as Prompt from "effect/ai/Prompt"
 import * as Tool from "effect/ai/Tool"
 import * as Toolkit from "effect/ai/Toolkit"
 import * as Cause from "effect/Cause"
@@ -18,10 +17,18 @@ import * as Fault from "../../Fault.ts"
 import * as config from "../../internal/config.ts"
 import * as Retry from "../../policy/Retry.ts"
 import * as Telemetry from "../../Telemetry.ts"
-import { CurrentToolCall, effectsOf, type Limits, type ToolGuard, type ToolOptions } from "../AgentTools.ts"
+import {
+  CurrentToolCall,
+  effectsOf,
+  type Limits,
+  type ToolAnswer,
+  type ToolGuard,
+  type ToolOptions
+} from "../AgentTools.ts"
 import type { ActiveTime } from "./activeTime.ts"
 import { boundedJson } from "./boundedJson.ts"
 import { Outcome } from "./records.ts"
+import { ToolFailed } from "./toolFailed.ts"
 
 /**
  * A tool whose types are forgotten. Its services are in the type of the agent, from which they reach the caller.
@@ -77,31 +84,6 @@ export const plan = (
       retryIf: (_, verdict) =>
         provesNothingHappened(verdict) || (effects === "idempotent" && Fault.isRetryable(verdict))
     })
-  }
-}
-
-/**
- * A failed attempt, in the words that the model will read.
- *
- * @internal
- */
-export class ToolFailed extends Schema.TaggedError<ToolFailed>("effect-resilience/agent/internal/ToolFailed")(
-  "ToolFailed",
-  {
-    tool: Schema.String,
-    error: Schema.String,
-    reason: Schema.String,
-    details: Schema.optionalKey(Schema.Json),
-    verdict: Fault.Verdict,
-    attempts: Schema.Finite.pipe(Schema.withConstructorDefault(Effect.succeed(1))),
-    elapsedMillis: Schema.Finite.pipe(Schema.withConstructorDefault(Effect.succeed(0)))
-  }
-) {
-  get [Fault.verdictOf](): Fault.Verdict {
-    return this.verdict
-  }
-  override get message() {
-    return `tool ${this.tool} failed (${this.error}): ${this.reason}`
   }
 }
 
@@ -177,11 +159,6 @@ export interface Call {
 /** @internal */
 export const idempotencyScope = (runId: string): string => `agent-run/${runId}`
 
-interface Done {
-  readonly encoded: unknown
-  readonly modelOutput: ReadonlyArray<Prompt.ToolModelOutputPart> | undefined
-}
-
 const unreadable = "UnreadableResult"
 const executed = "the tool has run, but its result cannot be read; do not call it again for the same thing"
 
@@ -219,7 +196,10 @@ const toolFailed = Effect.fnUntraced(function*(
 })
 
 /** Runs the handler once. A handler's `RunSuspended` (of a run inside) is not a failure and goes through as it is. */
-const handle = <RT>(env: Environment<RT>, call: Call): Effect.Effect<Done, ToolFailed | Checkpoint.RunSuspended> => {
+const handle = <RT>(
+  env: Environment<RT>,
+  call: Call
+): Effect.Effect<ToolAnswer, ToolFailed | Checkpoint.RunSuspended> => {
   const fail = (
     error: unknown,
     origin: Tool.FailureOrigin,
@@ -260,7 +240,7 @@ const attempt = <RT>(
   env: Environment<RT>,
   call: Call,
   number: number
-): Effect.Effect<Done, ToolFailed | Checkpoint.RunSuspended, RT> => {
+): Effect.Effect<ToolAnswer, ToolFailed | Checkpoint.RunSuspended, RT> => {
   const tool = call.plan.tool.name
   const guarded = env.guard(handle(env, call), { name: tool }).pipe(
     Effect.catch((error) =>
@@ -298,7 +278,7 @@ export const unreadableResult = (why: string, attempts: number, elapsedMillis: n
  */
 export const succeeded = Effect.fnUntraced(function*(
   limits: ResolvedLimits,
-  done: Done,
+  done: ToolAnswer,
   attempts: number,
   elapsedMillis: number
 ): Effect.fn.Return<Outcome> {

@@ -11,6 +11,7 @@ import { AgentError } from "./agentError.ts"
 import { boundedJson } from "./boundedJson.ts"
 import { Check, Outcome } from "./records.ts"
 import * as ToolCall from "./toolCall.ts"
+import { ToolFailed } from "./toolFailed.ts"
 
 /** @internal */
 export interface Uncertain {
@@ -205,7 +206,7 @@ const runOne = <R>(env: Environment<R>, turn: Turn, { call, plan }: Runnable) =>
     })
     const outcome = yield* Checkpoint.step(
       tool.name,
-      { success: Outcome, error: ToolCall.ToolFailed, effects, reconcile },
+      { success: Outcome, error: ToolFailed, effects, reconcile },
       execute
     ).pipe(
       // Known by now not to have happened.
