@@ -248,7 +248,36 @@ export const make = Effect.fnUntraced(function*(options: ModelOptions) {
 })
 
 /**
- * Provides the `LanguageModel` over the `AnthropicClient` around, so that several models can share one client.
+ * Provides the `LanguageModel` over the `AnthropicClient` around.
+ *
+ * **When to use**
+ *
+ * Use it where several models share one client, or where the program calls the client as well.
+ *
+ * **Example** (Two models over one client)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { LanguageModel } from "effect/ai"
+ * import * as Anthropic from "effect-resilience/model/Anthropic"
+ * import * as AnthropicClient from "effect-resilience/model/AnthropicClient"
+ *
+ * const answer = () =>
+ *   Promise.resolve(Response.json({
+ *     type: "message",
+ *     content: [{ type: "text", text: "Hello" }],
+ *     stop_reason: "end_turn"
+ *   }))
+ *
+ * const ask = Effect.map(LanguageModel.generateText({ prompt: "Say hello" }), (response) => response.text)
+ *
+ * const program = Effect.all([
+ *   Effect.provide(ask, Anthropic.model({ model: "claude-opus-5-5" })),
+ *   Effect.provide(ask, Anthropic.model({ model: "claude-haiku-4-5", maxTokens: 256 }))
+ * ]).pipe(Effect.provide(AnthropicClient.layer({ apiKey: "key", fetch: answer })))
+ *
+ * await Effect.runPromise(program) // => ["Hello", "Hello"]
+ * ```
  *
  * @category layers
  * @since 0.1.0
@@ -322,13 +351,22 @@ export const layer = (options: Options): Layer.Layer<LanguageModel.LanguageModel
  * **Example** (Reading everything from the environment)
  *
  * ```ts import.meta.vitest
- * import { Config } from "effect"
+ * import { Config, ConfigProvider, Effect, Layer } from "effect"
  * import * as Anthropic from "effect-resilience/model/Anthropic"
  *
  * const Live = Anthropic.layerConfig({
  *   model: Config.String("ANTHROPIC_MODEL"),
  *   apiKey: Config.Redacted("ANTHROPIC_API_KEY")
  * })
+ *
+ * const environment = ConfigProvider.fromUnknown({ ANTHROPIC_MODEL: "claude-opus-5-5" })
+ *
+ * const program = Effect.scoped(Layer.build(Live)).pipe(
+ *   Effect.provideService(ConfigProvider.ConfigProvider, environment),
+ *   Effect.catchTag("ConfigError", () => Effect.succeed("no API key"))
+ * )
+ *
+ * await Effect.runPromise(program) // => "no API key"
  * ```
  *
  * @category layers
@@ -343,6 +381,17 @@ export const layerConfig = (
  * Runs an effect whose model calls use other parameters than the layer's: another `model`, `max_tokens`, `thinking`.
  * Nested uses add up, the inner one wins.
  *
+ * **Example** (Thinking longer about one question)
+ *
+ * ```ts import.meta.vitest
+ * import { LanguageModel } from "effect/ai"
+ * import * as Anthropic from "effect-resilience/model/Anthropic"
+ *
+ * export const hard = LanguageModel.generateText({ prompt: "Prove it" }).pipe(
+ *   Anthropic.withRequest({ max_tokens: 32_000, thinking: { type: "enabled", budget_tokens: 16_000 } })
+ * )
+ * ```
+ *
  * @category combinators
  * @since 0.1.0
  */
@@ -356,7 +405,19 @@ export const withRequest: {
 )
 
 /**
- * Marks a part or a message of a prompt as the end of what the prompt cache keeps: `options: Anthropic.cached()`.
+ * Marks a part or a message of a prompt as the end of what the prompt cache keeps, for 5 minutes by default.
+ *
+ * **Example** (Keeping a long system prompt)
+ *
+ * ```ts import.meta.vitest
+ * import { Prompt } from "effect/ai"
+ * import * as Anthropic from "effect-resilience/model/Anthropic"
+ *
+ * export const prompt = Prompt.make([
+ *   { role: "system", content: "The rules of the house", options: Anthropic.cached("1h") },
+ *   { role: "user", content: "May I smoke?" }
+ * ])
+ * ```
  *
  * @category prompts
  * @since 0.1.0

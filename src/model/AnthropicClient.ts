@@ -11,6 +11,7 @@ import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
 import * as Redacted from "effect/Redacted"
 import * as Stream from "effect/Stream"
 import { InvalidConfig } from "../Fault.ts"
@@ -39,7 +40,7 @@ export interface Origin {
  *
  * **Details**
  *
- * The SDK given to the callback never retries, whatever its own options say: put `Retry` around the effect. Interruption
+ * The SDK given to the callback does not retry by itself: put `Retry` around the effect. Interruption
  * aborts every request that the callback started, also if the callback did not hand on the signal. Every failure is an
  * `AiError` whose verdict `Fault.classify` reads, also after a round trip through JSON.
  *
@@ -71,7 +72,7 @@ export class AnthropicClient extends Context.Service<AnthropicClient, {
  * **Details**
  *
  * - `apiKey`: default `ANTHROPIC_API_KEY` from `Config`.
- * - `baseURL`: default that of the SDK, `https://api.anthropic.com` or `ANTHROPIC_BASE_URL`.
+ * - `baseURL`: default `ANTHROPIC_BASE_URL` from `Config`, else `https://api.anthropic.com`.
  * - `responseTimeout`: time until an answer begins, default 5 minutes. Node's own `fetch` gives up after 300 seconds
  *   whatever is set here; to wait longer, stream, or pass a `fetch` with another dispatcher.
  * - `stallTimeout`: time without a byte of a body or stream while somebody waits for one, default 30 seconds. Neither
@@ -124,14 +125,16 @@ const apiKeyOf = Effect.fnUntraced(function*(apiKey: Options["apiKey"]) {
   return secret
 })
 
+const baseURLOf = Effect.fnUntraced(function*(baseURL: Options["baseURL"]) {
+  const url = baseURL ?? Option.getOrNull(yield* Effect.option(Config.String("ANTHROPIC_BASE_URL")))
+  if (url === null || URL.canParse(url)) return url
+  return yield* invalid("baseURL", JSON.stringify(url), "an absolute URL")
+})
+
 const validated = (options: Options) =>
   Effect.try({
     try: () => {
       const bounds = { minimum: "1 millis" } as const
-      const { baseURL } = options
-      if (baseURL !== undefined && !URL.canParse(baseURL)) {
-        throw invalid("baseURL", JSON.stringify(baseURL), "an absolute URL")
-      }
       return {
         responseTimeout: config.duration(moduleName, "responseTimeout", options.responseTimeout ?? "5 minutes", bounds),
         stallTimeout: config.duration(moduleName, "stallTimeout", options.stallTimeout ?? "30 seconds", bounds)
@@ -150,6 +153,7 @@ const validated = (options: Options) =>
 export const make = Effect.fnUntraced(function*(options: Options = {}) {
   const limits = yield* validated(options)
   const apiKey = yield* apiKeyOf(options.apiKey)
+  const baseURL = yield* baseURLOf(options.baseURL)
   const fetch = options.fetch ?? globalThis.fetch
   const sdk = yield* Effect.try({
     try: () =>
@@ -161,7 +165,8 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
           ...options.headers
         },
         apiKey,
-        ...(options.baseURL === undefined ? {} : { baseURL: options.baseURL }),
+        // Not left out where there is none: the SDK would read the environment behind the back of `Config`.
+        baseURL,
         maxRetries: 0,
         // The SDK's timer runs on the machine's clock and stops at the headers. `watchedFetch` keeps the time.
         timeout: 2 ** 31 - 1

@@ -540,6 +540,33 @@ describe("Anthropic: what comes back", () => {
       assert.deepInclude(parts.find((part) => part.type === "tool-call"), { id: "t1", params: { query: "x" } })
     }))
 
+  it.effect.prop(
+    "no part of a stream that was cut, wherever, gives a tool call or an end",
+    { share: Schema.Finite.check(Schema.isBetween({ minimum: 0, maximum: 0.999 })) },
+    ({ share }) =>
+      Effect.gen(function*() {
+        const call = block(0, { type: "tool_use", id: "t1", name: "search", input: {} }, {
+          type: "input_json_delta",
+          partial_json: "{\"query\":\"Grüße\"}"
+        })
+        const whole = yield* Effect.promise(() => streaming(stream(call, "tool_use"))("").then((sent) => sent.bytes()))
+        // Without the blank line after the last event the message is whole all the same.
+        const cut = whole.slice(0, Math.floor(share * (whole.length - 2)))
+        const seen: Array<string> = []
+        const error = yield* LanguageModel.streamText({ prompt: "Hi", toolkit: Kit, disableToolCallResolution: true })
+          .pipe(
+            Stream.runForEach((part) => Effect.sync(() => seen.push(part.type))),
+            Effect.provide(
+              through(() => Promise.resolve(new Response(cut, { headers: { "content-type": "text/event-stream" } })))
+            ),
+            Effect.flip
+          )
+        assert.strictEqual(error.reason._tag, "InvalidResponseError")
+        assert.notIncludeMembers(seen, ["tool-call", "finish"])
+      }),
+    { arbitrary: { runs: 100 } }
+  )
+
   const content = [
     { type: "thinking", thinking: "Hm, hm", signature: "sig" },
     { type: "redacted_thinking", data: "opaque" },
@@ -781,6 +808,27 @@ describe("Anthropic: options", () => {
   it.effect("reads the API key from the configuration", () =>
     Effect.gen(function*() {
       assert.isTrue(Exit.isSuccess(yield* built(Anthropic.layer({ model }), { ANTHROPIC_API_KEY: "k" })))
+    }))
+
+  it.effect("reads the address from the configuration, and nothing from the environment of the process", () =>
+    Effect.gen(function*() {
+      const asked: Array<string> = []
+      const layer = Anthropic.layer({
+        model,
+        apiKey: "k",
+        fetch: (input) => {
+          asked.push(String(input))
+          return Promise.resolve(Response.json(message({})))
+        }
+      })
+      const ask = (environment: Record<string, string>) =>
+        generate("Hi").pipe(
+          Effect.provide(layer),
+          Effect.provideService(ConfigProvider.ConfigProvider, ConfigProvider.fromUnknown(environment))
+        )
+      yield* ask({})
+      yield* ask({ ANTHROPIC_BASE_URL: "http://proxy.test" })
+      assert.deepStrictEqual(asked, ["https://api.anthropic.com/v1/messages", "http://proxy.test/v1/messages"])
     }))
 
   it.effect("reads any option from the configuration", () =>

@@ -240,6 +240,7 @@ describe("Anthropic: faults of the provider", () => {
         status: 429,
         type: "rate_limit_error",
         errorCode: "ramp_limit_exceeded",
+        message: "Slow down",
         retryAfterMillis: 3000
       })
       assert.match(metadata.requestId ?? "", /^req_/)

@@ -52,7 +52,8 @@ const controlled = Effect.fnUntraced(function*(init: ResponseInit) {
     aborted: Deferred.await(aborted),
     awaited: Queue.take(awaited),
     send: (text: string) => Effect.sync(() => body?.enqueue(new TextEncoder().encode(text))),
-    end: Effect.sync(() => body?.close())
+    end: Effect.sync(() => body?.close()),
+    reset: Effect.sync(() => body?.error(new TypeError("terminated")))
   }
 })
 
@@ -182,6 +183,29 @@ describe("Anthropic: the stall watchdog", () => {
       yield* Fiber.join(fiber)
       assert.deepStrictEqual(seen, ["Hel", "lo"])
     }))
+
+  it.effect.each(["end", "stall", "break"] as const)(
+    "a message that is whole is not lost in what follows: %s",
+    (then) =>
+      Effect.gen(function*() {
+        const server = yield* controlled(sse)
+        const fiber = yield* LanguageModel.streamText({ prompt: "Hello" }).pipe(
+          texts,
+          Stream.runCollect,
+          Effect.provide(layer({ fetch: server.fetch })),
+          started
+        )
+        for (const text of events) {
+          yield* server.awaited
+          yield* server.send(text)
+        }
+        yield* server.awaited
+        if (then === "end") yield* server.end
+        if (then === "stall") yield* TestClock.adjust("1 second")
+        if (then === "break") yield* server.reset
+        assert.deepStrictEqual(yield* Fiber.join(fiber), ["Hel", "lo"])
+      })
+  )
 
   it.effect("an error answer whose body stalls is still that error", () =>
     Effect.gen(function*() {
@@ -335,7 +359,7 @@ describe("AnthropicClient", () => {
       assert.deepInclude(collected.at(-1), { type: "message_stop" })
     }))
 
-  it.effect("never lets the SDK retry, whatever its options say", () =>
+  it.effect("leaves retries to the program", () =>
     Effect.gen(function*() {
       const server = yield* ProviderServer.make({ faults: () => ({ _tag: "Overloaded" }) })
       const client = yield* AnthropicClient.make({ apiKey: "test", baseURL: server.url })

@@ -34,6 +34,7 @@ export const reasonFields = (reply: Reply, verdict: Fault.Verdict, details: Deta
       status: reply.status,
       type: details.type,
       errorCode: details.errorCode,
+      message: details.message === null ? null : excerpt(details.message),
       requestId: reply.requestId,
       ...(reply.retryAfterMillis === undefined ? {} : { retryAfterMillis: reply.retryAfterMillis }),
       rateLimits: { ...reply.rateLimits }
@@ -276,12 +277,21 @@ const typeOf = (event: unknown): string | null => text(event, "type")
  */
 export const watchEnd = async function*<A>(items: AsyncIterable<A>, exchange: Exchange): AsyncGenerator<A, void> {
   let open = false
-  for await (const item of items) {
-    const type = typeOf(item)
-    if (type === "message_start") open = true
-    if (type === "message_stop") open = false
-    yield item
+  try {
+    for await (const item of items) {
+      const type = typeOf(item)
+      if (type === "message_start") open = true
+      if (type === "message_stop") {
+        open = false
+        exchange.complete = true
+      }
+      yield item
+    }
+  } catch (cause) {
+    // Whatever breaks after the last event, the message is whole.
+    if (!exchange.complete) throw cause
   }
+  if (exchange.complete) return
   if (exchange.aborted) throw new Sdk.APIUserAbortError()
   if (open) throw new Sdk.AnthropicError("the stream ended before message_stop")
 }

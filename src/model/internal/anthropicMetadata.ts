@@ -23,6 +23,7 @@ export const ErrorMetadata = Schema.Struct({
   status: Schema.NullOr(Schema.Int),
   type: Schema.NullOr(Schema.String),
   errorCode: Schema.NullOr(Schema.String),
+  message: Schema.NullOr(Schema.String),
   requestId: Schema.NullOr(Schema.String),
   retryAfterMillis: Schema.optionalKey(Schema.Number),
   rateLimits: RateLimits

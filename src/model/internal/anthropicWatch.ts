@@ -1,5 +1,5 @@
 import type * as Context from "effect/Context"
-import type * as Duration from "effect/Duration"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 
 type Fetch = (input: string | URL | Request, init?: RequestInit) => Promise<Response>
@@ -27,6 +27,8 @@ export class Exchange {
   broken: unknown
   /** The request was aborted from outside while its answer was still coming. */
   aborted = false
+  /** The message is whole. All that is left is the end of the connection, so that it can be used again. */
+  complete = false
 
   expire(waitedFor: "headers" | "body", limit: Duration.Duration): void {
     this.expired = { waitedFor, limit }
@@ -63,6 +65,9 @@ const waitFor = async <A>(
   }
 }
 
+// How long a connection may take to end after the last event: nobody should wait for it.
+const endTimeout = Duration.seconds(1)
+
 const watchBody = (
   body: ReadableStream<Uint8Array>,
   exchange: Exchange,
@@ -79,7 +84,8 @@ const watchBody = (
   return new ReadableStream<Uint8Array>({
     pull: async (controller) => {
       try {
-        const chunk = await waitFor(exchange, context, "body", limits.stallTimeout, () => reader.read())
+        const limit = exchange.complete ? Duration.min(endTimeout, limits.stallTimeout) : limits.stallTimeout
+        const chunk = await waitFor(exchange, context, "body", limit, () => reader.read())
         if (!chunk.done) return controller.enqueue(chunk.value)
         settle()
         controller.close()
