@@ -80,30 +80,6 @@ describe("EscalationQueue", () => {
       assert.deepStrictEqual(yield* service.get(before.id), before)
     }))
 
-  it.effect("who loses a compare-and-set looks again, and finds what the other did", () =>
-    Effect.gen(function*() {
-      const store = yield* EscalationQueue.makeStoreMemory()
-      const winner = yield* EscalationQueue.make({ store })
-      let raced = false
-      const loser = yield* EscalationQueue.make({
-        store: {
-          ...store,
-          replace: (record) =>
-            Effect.suspend(() => {
-              if (raced) return store.replace(record)
-              raced = true
-              return Effect.andThen(Effect.orDie(winner.claim(record.id, { by: "ann" })), store.replace(record))
-            })
-        }
-      })
-      const { id } = yield* winner.submit({ reason: "RequiresHuman", task: "a" })
-      assert.strictEqual(
-        tagOf(yield* Effect.flip(loser.decide(id, { _tag: "Retry" }, { by: "bob" }))),
-        "AlreadyClaimed"
-      )
-      assert.strictEqual((yield* winner.get(id)).status, "claimed")
-    }))
-
   it.effect("a decision is all there or not at all, wherever the decider is interrupted", () =>
     Effect.gen(function*() {
       const service = yield* queue
@@ -183,6 +159,67 @@ describe("EscalationQueue", () => {
     })
     assert.deepStrictEqual(Schema.decodeUnknownSync(codec)(Schema.encodeSync(codec)(error)), error)
   })
+})
+
+const stores: ReadonlyArray<
+  readonly [string, Effect.Effect<EscalationQueue.Store, EscalationQueue.EscalationError, SqlClient.SqlClient>]
+> = [
+  ["memory", EscalationQueue.makeStoreMemory()],
+  ["SQLite", SqlEscalationQueue.makeStore]
+]
+
+describe.each(stores)("races on a store: %s", (_, makeStore) => {
+  /** Two queues over one store. Something is done between the loser's reading and its writing. */
+  const race = (
+    between: (queue: EscalationQueue.EscalationQueue["Service"], id: string) => Effect.Effect<
+      unknown,
+      EscalationQueue.EscalationError
+    >
+  ) =>
+    Effect.gen(function*() {
+      const store = yield* makeStore
+      const winner = yield* EscalationQueue.make({ store })
+      let raced = false
+      const loser = yield* EscalationQueue.make({
+        store: {
+          ...store,
+          replace: (record) =>
+            Effect.suspend(() => {
+              if (raced) return store.replace(record)
+              raced = true
+              return Effect.andThen(between(winner, record.id), store.replace(record))
+            })
+        }
+      })
+      const { id } = yield* winner.submit({ reason: "RequiresHuman", task: "a" })
+      return { id, loser, winner }
+    })
+  const database = Effect.provide(NodeSqlite.layer({ filename: ":memory:" }))
+
+  it.effect("who loses a compare-and-set looks again, and finds what the other did", () =>
+    Effect.gen(function*() {
+      const { id, loser, winner } = yield* race((queue, id) => queue.claim(id, { by: "ann" }))
+      const error = yield* Effect.flip(loser.decide(id, { _tag: "Retry" }, { by: "bob" }))
+      assert.strictEqual(tagOf(error), "AlreadyClaimed")
+      assert.strictEqual((yield* winner.get(id)).status, "claimed")
+    }).pipe(database))
+
+  it.effect("a decision between reading and writing stands", () =>
+    Effect.gen(function*() {
+      const { id, loser, winner } = yield* race((queue, id) => queue.decide(id, { _tag: "Approve" }))
+      assert.strictEqual(tagOf(yield* Effect.flip(loser.decide(id, { _tag: "Retry" }))), "AlreadyDecided")
+      assert.strictEqual((yield* winner.get(id)).resolution?.decision._tag, "Approve")
+    }).pipe(database))
+
+  it.effect("two workers of the same name do not claim the same escalation", () =>
+    Effect.gen(function*() {
+      const { id, loser, winner } = yield* race((queue) => queue.claimNext({ by: "worker" }))
+      const next = yield* winner.submit({ reason: "RequiresHuman", task: "b" })
+      const claimed = yield* loser.claimNext({ by: "worker" })
+      const ids = [id, next.id].toSorted()
+      const got = [Option.getOrThrow(claimed).id, ...(yield* winner.list({ status: "claimed" })).map(({ id }) => id)]
+      assert.deepStrictEqual(Array.from(new Set(got)).toSorted(), ids)
+    }).pipe(database))
 })
 
 describe("excerpts", () => {
