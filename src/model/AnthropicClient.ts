@@ -4,7 +4,8 @@
  * @since 0.1.0
  */
 import Sdk, { type ClientOptions } from "@anthropic-ai/sdk"
-import type * as AiError from "effect/ai/AiError"
+import type * as Messages from "@anthropic-ai/sdk/resources/messages"
+import * as AiError from "effect/ai/AiError"
 import * as Clock from "effect/Clock"
 import * as Config from "effect/Config"
 import * as Context from "effect/Context"
@@ -17,6 +18,8 @@ import * as Stream from "effect/Stream"
 import { InvalidConfig } from "../Fault.ts"
 import * as config from "../internal/config.ts"
 import * as errors from "./internal/anthropicErrors.ts"
+import { readReply } from "./internal/anthropicMetadata.ts"
+import { wholeMessage } from "./internal/anthropicResponse.ts"
 import { Exchange, watchedFetch } from "./internal/anthropicWatch.ts"
 
 /**
@@ -50,7 +53,7 @@ export interface Origin {
 export class AnthropicClient extends Context.Service<AnthropicClient, {
   /**
    * Runs one call of the SDK to its end, body included. What the SDK returns is passed on as it is; it validates no
-   * answer, so `messages.create` can give a text or `null` under HTTP 200 (`Anthropic.layer` refuses those).
+   * answer, so `messages.create` can give a text or `null` under HTTP 200: see {@link message}.
    */
   readonly use: <A>(
     call: (sdk: Sdk, signal: AbortSignal) => PromiseLike<A>,
@@ -235,3 +238,47 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
  */
 export const layer = (options: Options = {}): Layer.Layer<AnthropicClient, InvalidConfig> =>
   Layer.effect(AnthropicClient, make(options))
+
+/**
+ * Asks for one message, and fails unless a whole one comes: an object of type `message` with content and a stop reason.
+ *
+ * **Example** (Refusing what is no message)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import * as AnthropicClient from "effect-resilience/model/AnthropicClient"
+ *
+ * const loginPage = () => Promise.resolve(new Response("<html>", { headers: { "content-type": "text/html" } }))
+ *
+ * const program = AnthropicClient.message({
+ *   model: "claude-opus-5-5",
+ *   max_tokens: 64,
+ *   messages: [{ role: "user", content: "Hello" }]
+ * }).pipe(
+ *   Effect.map((message) => message.stop_reason),
+ *   Effect.catchReason("AiError", "InvalidResponseError", () => Effect.succeed("no message")),
+ *   Effect.provide(AnthropicClient.layer({ apiKey: "key", fetch: loginPage }))
+ * )
+ *
+ * await Effect.runPromise(program) // => "no message"
+ * ```
+ *
+ * @category requests
+ * @since 0.1.0
+ */
+export const message = Effect.fnUntraced(function*(
+  parameters: Messages.MessageCreateParamsNonStreaming
+): Effect.fn.Return<Messages.Message, AiError.AiError, AnthropicClient> {
+  const origin = { module: moduleName, method: "message" }
+  const client = yield* AnthropicClient
+  const { data, response } = yield* client.use(
+    (sdk, signal) => sdk.messages.create(parameters, { signal }).withResponse(),
+    origin
+  )
+  const now = yield* Clock.currentTimeMillis
+  yield* Effect.mapError(
+    wholeMessage(data, readReply(response.status, response.headers, now), now),
+    (reason) => AiError.make({ ...origin, reason })
+  )
+  return data
+})

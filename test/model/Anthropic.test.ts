@@ -817,7 +817,7 @@ describe("Anthropic: options", () => {
         model,
         apiKey: "k",
         fetch: (input) => {
-          asked.push(String(input))
+          asked.push(input instanceof Request ? input.url : input.toString())
           return Promise.resolve(Response.json(message({})))
         }
       })

@@ -369,6 +369,21 @@ describe("AnthropicClient", () => {
       assert.strictEqual((yield* server.requests).length, 1)
     }))
 
+  it.effect("gives a message only if it is whole", () =>
+    Effect.gen(function*() {
+      const server = yield* ProviderServer.make()
+      const ask = AnthropicClient.message(request).pipe(
+        Effect.provide(Layer.orDie(AnthropicClient.layer({ apiKey: "test", baseURL: server.url })))
+      )
+      assert.strictEqual((yield* ask).stop_reason, "end_turn")
+      yield* server.inject({ _tag: "NotAMessage", variant: "html" }, { _tag: "StreamNoStopReason" })
+      for (const _ of [1, 2]) {
+        const error = yield* Effect.flip(ask)
+        assert.deepStrictEqual(yield* judged(error), ["InvalidResponseError", "Malformed"])
+        assert.deepStrictEqual([error.module, error.method], ["AnthropicClient", "message"])
+      }
+    }))
+
   it.effect("fails a stream of a message that ends before its end", () =>
     Effect.gen(function*() {
       const server = yield* ProviderServer.make()

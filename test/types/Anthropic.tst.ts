@@ -1,7 +1,7 @@
 import { Config, type Effect, type Layer, type Redacted } from "effect"
 import type { Fault } from "effect-resilience"
 import * as Anthropic from "effect-resilience/model/Anthropic"
-import * as AnthropicClient from "effect-resilience/model/AnthropicClient"
+import type * as AnthropicClient from "effect-resilience/model/AnthropicClient"
 import type { AiError, LanguageModel } from "effect/ai"
 import { describe, expect, it } from "tstyche"
 

@@ -226,20 +226,25 @@ const endOfObject = (
 }
 
 /**
- * The parts of a whole message, and an error for everything else that can come under HTTP 200.
+ * A whole message, and an error for everything else that can come under HTTP 200.
  *
  * @internal
  */
+export const wholeMessage = (
+  body: unknown,
+  reply: Reply,
+  nowMillis: number
+): Effect.Effect<wire.Message, AiError.AiErrorReason> =>
+  Effect.mapError(wire.decodeMessage(body), (error) =>
+    fromErrorBody(body, reply, nowMillis) ??
+      notAMessage(
+        reply,
+        Predicate.hasProperty(body, "type") && body.type === "message" ? error.message : showBody(body)
+      ))
+
+/** @internal */
 export const messageParts = Effect.fnUntraced(function*(call: Call, body: unknown) {
-  const message = yield* Effect.mapError(
-    wire.decodeMessage(body),
-    (error) =>
-      fromErrorBody(body, call.reply, call.nowMillis) ??
-        notAMessage(
-          call.reply,
-          Predicate.hasProperty(body, "type") && body.type === "message" ? error.message : showBody(body)
-        )
-  )
+  const message = yield* wholeMessage(body, call.reply, call.nowMillis)
   const text = message.content.map((block) => !wire.isOther(block) && block.type === "text" ? block.text : "").join("")
   const failed = endOfObject(call, message.stop_reason, text)
   if (failed !== undefined) return yield* failed

@@ -57,6 +57,9 @@ const Message = Schema.Struct({
   usage: Schema.optionalKey(Schema.NullOr(Usage))
 })
 
+/** @internal */
+export type Message = typeof Message.Type
+
 const index = Schema.Int
 
 const knownDeltas = new Set(["text_delta", "input_json_delta", "thinking_delta", "signature_delta", "citations_delta"])
