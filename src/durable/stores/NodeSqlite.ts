@@ -89,9 +89,10 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
   SqlError.SqlError,
   Scope.Scope | Reactivity.Reactivity
 > {
+  const filename = config.nonEmpty("NodeSqlite", "filename", options.filename)
   const busyTimeout = config.duration("NodeSqlite", "busyTimeout", options.busyTimeout ?? "5 seconds")
   const db = yield* Effect.acquireRelease(
-    attempt("open the database", () => new DatabaseSync(config.nonEmpty("NodeSqlite", "filename", options.filename))),
+    attempt("open the database", () => new DatabaseSync(filename)),
     (db) => Effect.sync(() => db.close())
   )
   yield* attempt("configure the database", () =>

@@ -1,0 +1,202 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Cause, type Context, Deferred, Duration, Effect, Exit, Fiber, Layer, Queue, Schema } from "effect"
+import { Checkpoint, CheckpointStore } from "effect-resilience"
+import * as NodeSqlite from "effect-resilience/durable/stores/NodeSqlite"
+import * as SqlCheckpointStore from "effect-resilience/durable/stores/SqlCheckpointStore"
+import * as Sqlite from "effect-resilience/durable/stores/Sqlite"
+import { SqlClient } from "effect/sql"
+import { TestClock } from "effect/testing"
+import { spawn } from "node:child_process"
+import * as path from "node:path"
+import { sqliteFile } from "./sqliteFile.ts"
+
+/** A connection of its own to the file, as a process has it. */
+const connect = (filename: string, owner: string, gone: ReadonlySet<string> = new Set()) =>
+  Layer.build(
+    SqlCheckpointStore.layerWith({
+      owner: { id: owner, isGone: (other) => Effect.sync(() => gone.has(other)) }
+    }).pipe(Layer.provide(NodeSqlite.layer({ filename })))
+  )
+
+const within = (context: Context.Context<CheckpointStore.CheckpointStore>) => Effect.provideContext(context)
+
+const step = (name: string, log: Array<string>, after: Effect.Effect<void> = Effect.void) =>
+  Checkpoint.step(name, { effects: "atMostOnce" }, Effect.andThen(Effect.sync(() => void log.push(name)), after))
+
+describe("Checkpoint over one SQLite file", () => {
+  it.effect("a run that another process works on is RunLocked, with the time its lease lasts", () =>
+    Effect.gen(function*() {
+      const filename = yield* sqliteFile
+      const one = yield* connect(filename, "one")
+      const two = yield* connect(filename, "two")
+      const log: Array<string> = []
+      const reached = yield* Deferred.make<void>()
+      const go = yield* Deferred.make<void>()
+      const gate = Effect.andThen(Deferred.succeed(reached, undefined), Deferred.await(go))
+      const program = Effect.andThen(step("a", log, gate), step("b", log)).pipe(Checkpoint.run({ id: "r" }))
+      const first = yield* program.pipe(within(one), Effect.forkChild)
+      yield* Deferred.await(reached)
+      yield* TestClock.adjust("5 seconds")
+      const locked = yield* program.pipe(within(two), Effect.flip)
+      assert.isTrue(
+        locked._tag === "RunLocked" && locked.owner === "one" && Duration.toMillis(locked.remaining) === 25_000
+      )
+      // Far longer than the lease: it is renewed as long as its owner lives.
+      yield* TestClock.adjust("5 minutes")
+      assert.strictEqual((yield* program.pipe(within(two), Effect.flip))._tag, "RunLocked")
+      assert.strictEqual((yield* Checkpoint.clear("r").pipe(within(two), Effect.flip))._tag, "RunLocked")
+      yield* Deferred.succeed(go, undefined)
+      yield* Fiber.join(first)
+      yield* program.pipe(within(two))
+      assert.deepStrictEqual(log, ["a", "b"])
+    }))
+
+  it.effect("an owner that was followed can write nothing more, and is stopped", () =>
+    Effect.gen(function*() {
+      const filename = yield* sqliteFile
+      const one = yield* connect(filename, "one")
+      // It takes the living owner for dead, which is the worst that can happen.
+      const two = yield* connect(filename, "two", new Set(["one"]))
+      const log: Array<string> = []
+      const reached = yield* Deferred.make<void>()
+      const go = yield* Deferred.make<void>()
+      let gate = Effect.andThen(Deferred.succeed(reached, undefined), Deferred.await(go))
+      const program = Effect.gen(function*() {
+        yield* Checkpoint.step(
+          "a",
+          {},
+          Effect.andThen(Effect.sync(() => void log.push("a")), Effect.suspend(() => gate))
+        )
+        yield* Effect.ignore(step("b", log))
+      }).pipe(Checkpoint.run({ id: "r" }))
+      const first = yield* program.pipe(within(one), Effect.flip, Effect.forkChild)
+      yield* Deferred.await(reached)
+      gate = Effect.void
+      yield* program.pipe(within(two))
+      assert.deepStrictEqual(log, ["a", "a", "b"])
+      yield* Deferred.succeed(go, undefined)
+      const error = yield* Fiber.join(first)
+      assert.isTrue(error._tag === "CheckpointStoreError" && error.reason._tag === "Fenced")
+      assert.deepStrictEqual(log, ["a", "a", "b"])
+      assert.strictEqual((yield* Checkpoint.inspect("r").pipe(within(one))).status, "completed")
+    }))
+
+  it.effect("an owner that was followed hears of it at the next renewal, whatever it is doing", () =>
+    Effect.gen(function*() {
+      const filename = yield* sqliteFile
+      const one = yield* connect(filename, "one")
+      const two = yield* connect(filename, "two", new Set(["one"]))
+      const reached = yield* Deferred.make<void>()
+      const stopped = yield* Deferred.make<void>()
+      const hanging = Effect.andThen(Deferred.succeed(reached, undefined), Effect.never).pipe(
+        Effect.onInterrupt(() => Deferred.succeed(stopped, undefined))
+      )
+      const first = yield* step("pay", [], hanging).pipe(
+        Checkpoint.run({ id: "r" }),
+        within(one),
+        Effect.exit,
+        Effect.forkChild
+      )
+      yield* Deferred.await(reached)
+      const second = yield* step("pay", []).pipe(Checkpoint.run({ id: "r" }), within(two), Effect.flip)
+      assert.strictEqual(second._tag, "AmbiguousStep")
+      yield* TestClock.adjust("10 seconds")
+      yield* Deferred.await(stopped)
+      const exit = yield* Fiber.join(first)
+      const error = Exit.isFailure(exit) ? Cause.squash(exit.cause) : undefined
+      assert.isTrue(error instanceof CheckpointStore.CheckpointStoreError && error.reason._tag === "Fenced")
+    }))
+
+  it.effect("a run whose owner fell silent is free when its lease is over, and not before", () =>
+    Effect.gen(function*() {
+      const filename = yield* sqliteFile
+      const one = yield* connect(filename, "one")
+      const two = yield* connect(filename, "two")
+      const store = yield* CheckpointStore.CheckpointStore.pipe(within(one))
+      yield* store.acquire("r", Duration.seconds(30))
+      const program = Checkpoint.run(Effect.succeed("mine"), { id: "r" }).pipe(within(two))
+      yield* TestClock.adjust("29 seconds")
+      const locked = yield* Effect.flip(program)
+      assert.isTrue(locked._tag === "RunLocked" && Duration.toMillis(locked.remaining) === 1000)
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual(yield* program, "mine")
+    }))
+
+  it.effect("a store that is away for a while costs nothing as long as nothing is to be written", () =>
+    Effect.gen(function*() {
+      const store = yield* CheckpointStore.CheckpointStore
+      let renewals = 0
+      const away = CheckpointStore.CheckpointStore.of({
+        ...store,
+        renew: () =>
+          Effect.suspend(() => {
+            renewals++
+            return new CheckpointStore.CheckpointStoreError({ operation: "renew", reason: { _tag: "Unavailable" } })
+          })
+      })
+      const fiber = yield* Checkpoint.step("a", {}, Effect.sleep("5 minutes")).pipe(
+        Checkpoint.run({ id: "r" }),
+        Effect.provideService(CheckpointStore.CheckpointStore, away),
+        Effect.forkChild
+      )
+      yield* TestClock.adjust("5 minutes")
+      yield* Fiber.join(fiber)
+      assert.isAtLeast(renewals, 25)
+    }).pipe(Effect.provide(CheckpointStore.layerMemory)))
+
+  it.effect("a run inside a transaction of its own database is refused before anything happens", () =>
+    Effect.gen(function*() {
+      const filename = yield* sqliteFile
+      const context = yield* Layer.build(Sqlite.layer({ filename }))
+      const log: Array<string> = []
+      const error = yield* SqlClient.SqlClient.use((sql) =>
+        sql.withTransaction(step("a", log).pipe(Checkpoint.run({ id: "r" })))
+      ).pipe(Effect.provideContext(context), Effect.flip)
+      assert.isTrue(error._tag === "CheckpointStoreError" && error.reason._tag === "InTransaction")
+      assert.deepStrictEqual(log, [])
+    }))
+
+  it.live("a run whose process was killed is taken over at once, and what it left open is ambiguous", () =>
+    Effect.gen(function*() {
+      const filename = yield* sqliteFile
+      const said = yield* Queue.unbounded<string>()
+      const ended = yield* Deferred.make<string>()
+      const child = yield* Effect.acquireRelease(
+        Effect.sync(() =>
+          spawn(
+            process.execPath,
+            [
+              "--conditions=effect-resilience-source",
+              path.join(import.meta.dirname, "fixtures/killedRun.ts"),
+              filename
+            ],
+            { stdio: ["ignore", "pipe", "inherit"] }
+          )
+        ),
+        (child) => Effect.sync(() => child.kill("SIGKILL"))
+      )
+      let text = ""
+      child.stdout.setEncoding("utf8").on("data", (chunk: string) => {
+        text += chunk
+        const lines = text.split("\n")
+        text = lines.pop() ?? ""
+        for (const line of lines) Queue.offerUnsafe(said, line)
+      })
+      child.on("exit", (code, signal) => Deferred.doneUnsafe(ended, Exit.succeed(signal ?? String(code))))
+      const next = Effect.raceFirst(Queue.take(said), Effect.map(Deferred.await(ended), (how) => `ended: ${how}`))
+      assert.strictEqual(yield* next, "plan")
+      assert.strictEqual(yield* next, "pay")
+
+      const program = Effect.gen(function*() {
+        const plan = yield* Checkpoint.step("plan", { success: Schema.String }, Effect.succeed("another plan"))
+        assert.strictEqual(plan, "the plan")
+        yield* Checkpoint.step("pay", { effects: "atMostOnce" }, Effect.die("paid twice"))
+      }).pipe(Checkpoint.run({ id: "r" }), Effect.flip, Effect.provide(Sqlite.layer({ filename })))
+
+      assert.strictEqual((yield* program)._tag, "RunLocked")
+      yield* Effect.sync(() => child.kill("SIGKILL"))
+      assert.strictEqual(yield* Deferred.await(ended), "SIGKILL")
+      const error = yield* program
+      assert.isTrue(error._tag === "AmbiguousStep" && error.reason === "Unfinished")
+    }))
+})

@@ -1,0 +1,67 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Duration, Effect, Layer, Option } from "effect"
+import { CheckpointStore } from "effect-resilience"
+import * as Sqlite from "effect-resilience/durable/stores/Sqlite"
+import { SqlClient } from "effect/sql"
+import { spawnSync } from "node:child_process"
+import { suite } from "../contracts/CheckpointStoreContract.ts"
+import { sqliteFile, withSqliteFile } from "../sqliteFile.ts"
+
+suite("all services over one SQLite file", withSqliteFile((filename) => Sqlite.layer({ filename })))
+
+/** Runs an effect over the file, with the run held by an owner whose name is made from this process's own. */
+const heldBy = (rename: (name: ReadonlyArray<string>) => ReadonlyArray<string>) =>
+  Effect.gen(function*() {
+    const filename = yield* sqliteFile
+    const store = yield* CheckpointStore.CheckpointStore.pipe(
+      Effect.provide(yield* Layer.build(Sqlite.layer({ filename })))
+    )
+    const lease = yield* store.acquire("r", Duration.minutes(1))
+    yield* store.append(lease, { position: 0, step: "", body: "{}" })
+    const name = Option.getOrThrow(yield* store.get("r")).lease?.owner.split(":") ?? []
+    const context = yield* Layer.build(Sqlite.layer({ filename }))
+    return yield* Effect.gen(function*() {
+      const sql = yield* SqlClient.SqlClient
+      yield* sql`UPDATE effect_resilience_runs SET lease_owner = ${rename(name).join(":")}`
+      const other = yield* CheckpointStore.CheckpointStore
+      return yield* other.acquire("r", Duration.minutes(1)).pipe(
+        Effect.as("taken over"),
+        Effect.catchTag("CheckpointStoreError", (error) => Effect.succeed(error.reason._tag))
+      )
+    }).pipe(Effect.provideContext(context))
+  })
+
+const dead = String(spawnSync(process.execPath, ["--version"]).pid)
+
+describe("Sqlite: who is gone", () => {
+  it.effect("a process of this host that lives is not", () =>
+    Effect.map(heldBy((name) => name), (result) => assert.strictEqual(result, "LeaseHeld")))
+
+  it.effect("a process of this host that ended is", () =>
+    Effect.map(
+      heldBy(([host = "", boot = "", namespace = ""]) => [host, boot, namespace, dead, "1", "x"]),
+      (result) => assert.strictEqual(result, "taken over")
+    ))
+
+  it.effect("a process of this host whose pid was given to another one is", () =>
+    Effect.map(
+      heldBy(([host = "", boot = "", namespace = "", pid = ""]) => [host, boot, namespace, pid, "1", "x"]),
+      (result) => assert.strictEqual(result, "taken over")
+    ))
+
+  it.effect("a process from before this host started is", () =>
+    Effect.map(
+      heldBy(([host = "", , ...rest]) => [host, "an-earlier-boot", ...rest]),
+      (result) => assert.strictEqual(result, "taken over")
+    ))
+
+  it.effect("a process of another host or another container is never held to be", () =>
+    Effect.gen(function*() {
+      assert.strictEqual(
+        yield* heldBy(([, boot = "", ns = ""]) => ["elsewhere", boot, ns, dead, "1", "x"]),
+        "LeaseHeld"
+      )
+      assert.strictEqual(yield* heldBy(([host = "", boot = ""]) => [host, boot, "1", dead, "1", "x"]), "LeaseHeld")
+      assert.strictEqual(yield* heldBy(() => ["somebody"]), "LeaseHeld")
+    }))
+})
