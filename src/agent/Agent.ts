@@ -98,9 +98,11 @@ export type ToolsOptions<Tools extends Record<string, Tool.Any>> = {
   readonly [Name in keyof Tools]?: AgentTools.ToolOptions<Tools[Name], unknown>
 }
 
+type ServicesOf<F> = F extends (...args: never) => Effect.Effect<unknown, unknown, infer R> ? R : never
+
 type ReconcileServices<Options> = {
-  [Name in keyof Options]: Options[Name] extends
-    { readonly reconcile: (...args: never) => Effect.Effect<unknown, unknown, infer R> } ? R
+  [Name in keyof Options]-?: NonNullable<Options[Name]> extends { readonly reconcile?: infer Reconcile }
+    ? ServicesOf<Reconcile>
     : never
 }[keyof Options]
 

@@ -1,0 +1,665 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Deferred, Effect, Fiber, Layer, Ref, Schema } from "effect"
+import { Agent, AgentTools, Backoff, Checkpoint, EscalationQueue, Fault, Telemetry } from "effect-resilience"
+import { ScriptedModel } from "effect-resilience/testing"
+import { Tool, Toolkit } from "effect/ai"
+import { TestClock } from "effect/testing"
+import { call, counting, durable, kit, lastResults, Refund } from "./support.ts"
+
+const now = Backoff.constant({ delay: 0 })
+const support = Agent.make({ name: "support", instructions: "", toolkit: kit, toolBackoff: now })
+
+class Down extends Schema.TaggedError<Down>("test/Down")("Down", { message: Schema.String }) {
+  readonly [Fault.verdictOf] = Fault.transient
+}
+
+class Busy extends Schema.TaggedError<Busy>("test/Busy")("Busy", { message: Schema.String }) {
+  readonly [Fault.verdictOf] = Fault.overloaded()
+}
+
+class Lost extends Schema.TaggedError<Lost>("test/Lost")("Lost", { message: Schema.String }) {
+  readonly [Fault.verdictOf] = Fault.ambiguous
+}
+
+const Read = Tool.make("Read", { success: Schema.String, failure: Schema.Union([Down, Busy]) })
+  .annotate(Tool.Readonly, true)
+const Write = Tool.make("Write", {
+  parameters: Schema.Struct({ text: Schema.String }),
+  success: Schema.String,
+  failure: Schema.Union([Down, Busy, Lost])
+})
+const shelf = Toolkit.make(Read, Write)
+const clerk = Agent.make({ name: "clerk", instructions: "", toolkit: shelf, toolBackoff: now })
+
+/** Lets the model make calls, and answers what it was told of them. */
+const told = (calls: ReadonlyArray<ReturnType<typeof call>>) => {
+  let results: ReadonlyArray<unknown> = []
+  const model = ScriptedModel.layer((request) => {
+    if (request.prompt.content.every((message) => message.role !== "tool")) return ScriptedModel.turn(...calls)
+    results = lastResults(request)
+    return "Done."
+  })
+  return { model, results: () => results }
+}
+
+describe("bad calls", () => {
+  const answers = (one: ReturnType<typeof call>, limits?: AgentTools.Limits) =>
+    Effect.gen(function*() {
+      const { handlers, lookups } = yield* counting
+      const { model, results } = told([one])
+      const result = yield* Agent.run(
+        Agent.make({ name: "support", instructions: "", toolkit: kit, limits }),
+        { runId: "run-1", prompt: "Go" }
+      ).pipe(Effect.provide(Layer.merge(handlers, model)))
+      assert.strictEqual(result.text, "Done.")
+      assert.strictEqual(result.counters.toolErrors, 1)
+      assert.strictEqual(yield* Ref.get(lookups), 0)
+      return results()[0]
+    }).pipe(Effect.provide(durable))
+
+  it.effect("with arguments that do not match become an error that the model reads", () =>
+    Effect.gen(function*() {
+      const error = yield* answers(call("1", "Lookup", { order: 7 }))
+      assert.deepInclude(error, { error: "InvalidArguments", attempts: 1 })
+      assert.include(JSON.stringify(error), "order")
+    }))
+
+  it.effect("of a tool that does not exist name those that do", () =>
+    Effect.gen(function*() {
+      const error = yield* answers(call("1", "Delete", {}))
+      assert.deepStrictEqual(error, {
+        error: "UnknownTool",
+        message: `there is no tool "Delete"; the tools are: Lookup, Refund`,
+        attempts: 0
+      })
+    }))
+
+  it.effect("of a name that every object has are of no tool", () =>
+    Effect.gen(function*() {
+      assert.deepInclude(yield* answers(call("1", "constructor", {})), { error: "UnknownTool" })
+    }))
+
+  it.effect("with arguments that are too long, too deep or circular are refused unread", () =>
+    Effect.gen(function*() {
+      let deep: unknown = "deep"
+      for (let i = 0; i < 100_000; i++) deep = [deep]
+      const circular: { self?: unknown } = {}
+      circular.self = circular
+      for (const order of [deep, circular]) {
+        const error = yield* answers(call("1", "Lookup", { order }))
+        assert.deepStrictEqual(error, {
+          error: "InvalidArguments",
+          message: "the arguments are nested more than 64 levels deep",
+          attempts: 0
+        })
+      }
+      const error = yield* answers(call("1", "Lookup", { order: "x".repeat(2_000) }), { arguments: 1_000 })
+      assert.deepInclude(error, { message: "the arguments are longer than 1000 characters" })
+    }))
+})
+
+describe("failing tools", () => {
+  const reading = (failures: ReadonlyArray<Down | Busy>, runId = "run-1") =>
+    Effect.gen(function*() {
+      let attempts = 0
+      const { model, results } = told([call("1", "Read", {})])
+      const result = yield* Agent.run(clerk, { runId, prompt: "Go" }).pipe(
+        Effect.provide(Layer.merge(
+          model,
+          shelf.toLayer({
+            Read: () =>
+              Effect.suspend(() => {
+                const failure = failures[attempts++]
+                return failure === undefined ? Effect.succeed("text") : Effect.fail(failure)
+              }),
+            Write: () => Effect.succeed("written")
+          })
+        ))
+      )
+      return { attempts, result, told: results()[0] }
+    }).pipe(Effect.provide(durable))
+
+  const down = new Down({ message: "no route" })
+
+  it.effect("are attempted three times", () =>
+    Effect.gen(function*() {
+      const { attempts, result, told } = yield* reading([down, down])
+      assert.deepStrictEqual([attempts, told], [3, "text"])
+      assert.strictEqual(result.counters.retries, 2)
+      assert.strictEqual(result.turns[0]?.toolCalls[0]?.attempts, 3)
+    }))
+
+  it.effect("tell the model error, message and attempts when these run out", () =>
+    Effect.gen(function*() {
+      const { attempts, result, told } = yield* reading([down, down, down, down])
+      assert.strictEqual(attempts, 3)
+      assert.deepStrictEqual(told, {
+        error: "Down",
+        message: "no route",
+        attempts: 3,
+        details: { _tag: "Down", message: "no route" }
+      })
+      assert.strictEqual(result.text, "Done.")
+      assert.strictEqual(result.counters.toolErrors, 1)
+    }))
+
+  it.effect("are not attempted again where that cannot help", () =>
+    Effect.gen(function*() {
+      const { handlers } = yield* counting
+      assert.isDefined(handlers)
+      let attempts = 0
+      const { model, results } = told([call("1", "Refund", { order: "7" })])
+      yield* Agent.run(support, { runId: "run-1", prompt: "Go" }).pipe(Effect.provide(Layer.merge(
+        model,
+        kit.toLayer({
+          Lookup: () => Effect.succeed({ price: 1 }),
+          Refund: () => Effect.suspend(() => (attempts++, Effect.fail("no such order")))
+        })
+      )))
+      assert.strictEqual(attempts, 1)
+      assert.deepInclude(results()[0], { message: "no such order", details: "no such order", attempts: 1 })
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("tell the same in both failure modes", () =>
+    Effect.gen(function*() {
+      const run = (failureMode: "return" | "error") =>
+        Effect.gen(function*() {
+          const One = Tool.make("One", { success: Schema.String, failure: Down, failureMode })
+          const one = Toolkit.make(One)
+          const { model, results } = told([call("1", "One", {})])
+          yield* Agent.run(Agent.make({ name: "one", instructions: "", toolkit: one, toolBackoff: now }), {
+            runId: failureMode,
+            prompt: "Go"
+          }).pipe(Effect.provide(Layer.merge(model, one.toLayer({ One: () => Effect.fail(down) }))))
+          return results()
+        })
+      assert.deepStrictEqual(yield* run("return"), yield* run("error"))
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("that must not happen twice are attempted again only when nothing was executed", () =>
+    Effect.gen(function*() {
+      const attemptsOf = (failure: Down | Busy, runId: string) =>
+        Effect.gen(function*() {
+          let attempts = 0
+          const { model } = told([call("1", "Write", { text: "x" })])
+          yield* Agent.run(clerk, { runId, prompt: "Go" }).pipe(Effect.provide(Layer.merge(
+            model,
+            shelf.toLayer({
+              Read: () => Effect.succeed("text"),
+              Write: () => Effect.suspend(() => (attempts++, Effect.fail(failure)))
+            })
+          )))
+          return attempts
+        })
+      assert.strictEqual(yield* attemptsOf(down, "run-1"), 1)
+      assert.strictEqual(yield* attemptsOf(new Busy({ message: "full" }), "run-2"), 3)
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("that die end their own call where they only read", () =>
+    Effect.gen(function*() {
+      const { model, results } = told([call("1", "Read", {})])
+      yield* Agent.run(clerk, { runId: "run-1", prompt: "Go" }).pipe(Effect.provide(Layer.merge(
+        model,
+        shelf.toLayer({ Read: () => Effect.die(new Error("bug")), Write: () => Effect.succeed("") })
+      )))
+      assert.deepStrictEqual(results()[0], { error: "ToolDefect", message: "bug", attempts: 1 })
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("are cut off when the time of the run is over", () =>
+    Effect.gen(function*() {
+      const started = yield* Deferred.make<void>()
+      const { model, results } = told([call("1", "Read", {})])
+      const fiber = yield* Agent.run(clerk, { runId: "run-1", prompt: "Go" }).pipe(
+        Effect.provide(Layer.merge(
+          model,
+          shelf.toLayer({
+            Read: () => Effect.andThen(Deferred.succeed(started, undefined), Effect.never),
+            Write: () => Effect.succeed("")
+          })
+        )),
+        Effect.forkChild
+      )
+      yield* Deferred.await(started)
+      yield* TestClock.adjust("300 seconds")
+      const result = yield* Fiber.join(fiber)
+      assert.strictEqual(result.completion, "graceful")
+      assert.deepInclude(results()[0], { error: "OutOfTime" })
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("emit what they came to", () =>
+    Effect.gen(function*() {
+      const events: Array<Telemetry.Event> = []
+      yield* reading([down, down, down]).pipe(
+        Effect.provideService(Telemetry.Listener, (event) => void events.push(event))
+      )
+      assert.deepStrictEqual(
+        events.filter((event) => event._tag === "ToolCalled"),
+        [{ _tag: "ToolCalled", agent: "clerk", runId: "run-1", tool: "Read", attempts: 3, outcome: "failure" }]
+      )
+      assert.strictEqual(events.filter((event) => event._tag === "ModelCalled").length, 2)
+    }))
+})
+
+describe("guards of tools", () => {
+  it.effect("see each attempt and the tool, and their failures are told to the model", () =>
+    Effect.gen(function*() {
+      const seen: Array<string> = []
+      const guarded = Agent.make({
+        name: "guarded",
+        instructions: "",
+        toolkit: shelf,
+        toolBackoff: now,
+        policies: {
+          tool: (self, { name }) => {
+            seen.push(name)
+            return name === "Read" ? self : Effect.fail(new Down({ message: "circuit open" }))
+          }
+        }
+      })
+      const { model, results } = told([call("1", "Read", {}), call("2", "Write", { text: "x" })])
+      yield* Agent.run(guarded, { runId: "run-1", prompt: "Go" }).pipe(Effect.provide(Layer.merge(
+        model,
+        shelf.toLayer({ Read: () => Effect.succeed("text"), Write: () => Effect.succeed("written") })
+      )))
+      assert.deepStrictEqual(seen.toSorted(), ["Read", "Write"])
+      assert.strictEqual(results()[0], "text")
+      assert.deepInclude(results()[1], { error: "Down", message: "circuit open" })
+    }).pipe(Effect.provide(durable)))
+})
+
+describe("results", () => {
+  const Dump = Tool.make("Dump", { success: Schema.Unknown }).annotate(Tool.Readonly, true)
+  const dumping = Toolkit.make(Dump)
+  const dumped = (value: unknown) =>
+    Effect.gen(function*() {
+      const { model, results } = told([call("1", "Dump", {})])
+      yield* Agent.run(
+        Agent.make({ name: "dumper", instructions: "", toolkit: dumping, limits: { results: 100 } }),
+        { runId: "run-1", prompt: "Go" }
+      ).pipe(Effect.provide(Layer.merge(model, dumping.toLayer({ Dump: () => Effect.succeed(value) }))))
+      return results()[0]
+    }).pipe(Effect.provide(durable))
+
+  it.effect("that are too long are cut, and marked", () =>
+    Effect.gen(function*() {
+      assert.deepStrictEqual(yield* dumped("x".repeat(1_000)), {
+        truncated: true,
+        message: "the result is longer than 100 characters, this is its beginning",
+        start: `"${"x".repeat(99)}`
+      })
+    }))
+
+  it.effect("that are no JSON are told as such, and are not lost silently", () =>
+    Effect.gen(function*() {
+      for (const value of [1n, () => 1]) assert.deepInclude(yield* dumped(value), { error: "UnreadableResult" })
+      assert.deepStrictEqual(yield* dumped({ at: new Date(0), gone: undefined }), { at: "1970-01-01T00:00:00.000Z" })
+      assert.isNull(yield* dumped(undefined))
+    }))
+})
+
+describe("keys", () => {
+  it.effect("are the same for every attempt and for equal calls, and others for other runs", () =>
+    Effect.gen(function*() {
+      const keys: Array<string> = []
+      const calls: Array<AgentTools.ToolCall> = []
+      const run = (runId: string) =>
+        Effect.gen(function*() {
+          const { model } = told([call("1", "Write", { text: "x" }), call("2", "Write", { text: "y" })])
+          yield* Agent.run(clerk, { runId, prompt: "Go" }).pipe(Effect.provide(Layer.merge(
+            model,
+            shelf.toLayer({
+              Read: () => Effect.succeed(""),
+              Write: Effect.fnUntraced(function*({ text }) {
+                const current = yield* AgentTools.CurrentToolCall
+                if (current === undefined) return "?"
+                calls.push(current)
+                keys.push(`${text} ${current.idempotencyKey}`)
+                return current.attempt < 2 ? yield* new Busy({ message: "full" }) : "written"
+              })
+            })
+          )))
+        })
+      yield* run("run-1")
+      yield* run("run-2")
+      assert.strictEqual(keys.length, 8)
+      assert.strictEqual(new Set(keys).size, 4)
+      const first = calls[0]
+      assert.deepInclude(first, { agent: "clerk", runId: "run-1", tool: "Write", attempt: 1 })
+      assert.match(first?.idempotencyKey ?? "", /^[0-9a-f]{64}$/)
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("let an equal call that must not happen twice answer with the first one's result", () =>
+    Effect.gen(function*() {
+      const { handlers, refunds } = yield* counting
+      const refund = (id: string) => call(id, "Refund", { order: "7" })
+      const result = yield* Agent.run(support, { runId: "run-1", prompt: "Go" }).pipe(Effect.provide(Layer.merge(
+        handlers,
+        ScriptedModel.layer([ScriptedModel.turn(refund("1"), refund("2")), refund("3"), "Done."])
+      )))
+      assert.strictEqual(result.counters.toolErrors, 0)
+      assert.deepStrictEqual(yield* Ref.get(refunds), ["7"])
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("are not looked at where dedupe is off", () =>
+    Effect.gen(function*() {
+      const { handlers, refunds } = yield* counting
+      const eager = Agent.make({
+        name: "eager",
+        instructions: "",
+        toolkit: kit,
+        tools: { Refund: { dedupe: false } }
+      })
+      const refund = (id: string) => call(id, "Refund", { order: "7" })
+      yield* Agent.run(eager, { runId: "run-1", prompt: "Go" }).pipe(Effect.provide(Layer.merge(
+        handlers,
+        ScriptedModel.layer([ScriptedModel.turn(refund("1"), refund("2")), "Done."])
+      )))
+      assert.deepStrictEqual(yield* Ref.get(refunds), ["7", "7"])
+    }).pipe(Effect.provide(durable)))
+})
+
+describe("parallel calls", () => {
+  it.effect("run at the same time within the bound, and are told in the order of the calls", () =>
+    Effect.gen(function*() {
+      const Wait = Tool.make("Wait", { parameters: Schema.Struct({ seconds: Schema.Number }), success: Schema.Number })
+        .annotate(Tool.Readonly, true)
+      const waiting = Toolkit.make(Wait)
+      let running = 0
+      let most = 0
+      const handlers = waiting.toLayer({
+        Wait: ({ seconds }) =>
+          Effect.acquireUseRelease(
+            Effect.sync(() => most = Math.max(most, ++running)),
+            () => Effect.as(Effect.sleep(seconds * 1000), seconds),
+            () => Effect.sync(() => running--)
+          )
+      })
+      const agent = Agent.make({ name: "waiter", instructions: "", toolkit: waiting, concurrency: 2 })
+      // Models repeat ids.
+      const { model, results } = told([5, 4, 3, 2, 1].map((seconds) => call("same", "Wait", { seconds })))
+      const options = { runId: "run-1", prompt: "Go" }
+      const fiber = yield* Agent.run(agent, options).pipe(
+        Effect.provide(Layer.merge(handlers, model)),
+        Effect.forkChild
+      )
+      yield* Effect.forEach(Array.from({ length: 30 }), () => TestClock.adjust("1 second"))
+      const first = yield* Fiber.join(fiber)
+      assert.deepStrictEqual(results(), [5, 4, 3, 2, 1])
+      assert.deepStrictEqual([most, running], [2, 0])
+      const second = yield* Agent.run(agent, options).pipe(
+        Effect.provide(Layer.merge(handlers, ScriptedModel.layer([])))
+      )
+      assert.deepStrictEqual(
+        second.turns.map((turn) => turn.toolCalls.length),
+        first.turns.map((t) => t.toolCalls.length)
+      )
+      assert.strictEqual(most, 2)
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("are all stopped by an interruption, and none is left running", () =>
+    Effect.gen(function*() {
+      const started = yield* Deferred.make<void>()
+      let open = 0
+      const handlers = shelf.toLayer({
+        Read: () =>
+          Effect.acquireUseRelease(
+            Effect.sync(() => ++open).pipe(
+              Effect.tap((n) => n === 2 ? Deferred.succeed(started, undefined) : Effect.void)
+            ),
+            () => Effect.never,
+            () => Effect.sync(() => open--)
+          ),
+        Write: () => Effect.succeed("")
+      })
+      const { model } = told([call("1", "Read", {}), call("2", "Read", {})])
+      const fiber = yield* Agent.run(clerk, { runId: "run-1", prompt: "Go" }).pipe(
+        Effect.provide(Layer.merge(handlers, model)),
+        Effect.forkChild
+      )
+      yield* Deferred.await(started)
+      yield* Fiber.interrupt(fiber)
+      assert.strictEqual(open, 0)
+      const result = yield* Agent.run(clerk, { runId: "run-1", prompt: "Go" }).pipe(Effect.provide(Layer.merge(
+        shelf.toLayer({ Read: () => Effect.succeed("text"), Write: () => Effect.succeed("") }),
+        ScriptedModel.layer(["Done."])
+      )))
+      assert.strictEqual(result.counters.replayedSteps, 1)
+    }).pipe(Effect.provide(durable)))
+})
+
+const decide = (decision: EscalationQueue.Decision) =>
+  Effect.gen(function*() {
+    const queue = yield* EscalationQueue.EscalationQueue
+    const open = yield* queue.list({ status: "open" })
+    assert.strictEqual(open.length, 1)
+    for (const { id } of open) yield* queue.decide(id, decision, { by: "ann" })
+    return open[0]
+  })
+
+describe("approvals", () => {
+  const Pay = Tool.make("Pay", {
+    parameters: Schema.Struct({ amount: Schema.Number }),
+    success: Schema.Struct({ paid: Schema.Number }),
+    needsApproval: ({ amount }) => amount > 100
+  })
+  const Note = Tool.make("Note", { success: Schema.String }).annotate(Tool.Readonly, true)
+  const paying = Toolkit.make(Pay, Note)
+  const payer = Agent.make({ name: "payer", instructions: "", toolkit: paying })
+  const setup = Effect.gen(function*() {
+    const paid: Array<number> = []
+    let notes = 0
+    const handlers = paying.toLayer({
+      Pay: ({ amount }) => Effect.sync(() => (paid.push(amount), { paid: amount })),
+      Note: () => Effect.sync(() => `note ${++notes}`)
+    })
+    const script = told([call("1", "Pay", { amount: 900 }), call("2", "Note", {}), call("3", "Pay", { amount: 5 })])
+    const run = Agent.run(payer, { runId: "run-1", prompt: "Go" }).pipe(
+      Effect.provide(Layer.merge(handlers, script.model))
+    )
+    const suspended = yield* Effect.flip(run)
+    assert.strictEqual(suspended._tag, "RunSuspended")
+    return { paid, run, results: script.results, notes: () => notes }
+  })
+
+  it.effect("suspend the run after the calls that need none, and go on with the decision", () =>
+    Effect.gen(function*() {
+      const { notes, paid, results, run } = yield* setup
+      assert.deepStrictEqual([paid, notes()], [[5], 1])
+      assert.strictEqual((yield* Effect.flip(run))._tag, "RunSuspended")
+      const asked = yield* decide({ _tag: "Approve" })
+      assert.strictEqual(asked?.reason, "IrreversibleAction")
+      assert.include(asked?.task, `Pay({"amount":900})`)
+      const result = yield* run
+      assert.strictEqual(result.text, "Done.")
+      assert.deepStrictEqual(results(), [{ paid: 900 }, "note 1", { paid: 5 }])
+      assert.deepStrictEqual([paid, notes()], [[5, 900], 1])
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("that are rejected become an error that the model reads", () =>
+    Effect.gen(function*() {
+      const { paid, results, run } = yield* setup
+      yield* decide({ _tag: "Reject", reason: "too much" })
+      yield* run
+      assert.deepInclude(results()[0], { error: "Rejected" })
+      assert.include(JSON.stringify(results()[0]), "too much")
+      assert.deepStrictEqual(paid, [5])
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("that supply a value use it as the result", () =>
+    Effect.gen(function*() {
+      const { paid, results, run } = yield* setup
+      yield* decide({ _tag: "Supply", value: { paid: 0 } })
+      const result = yield* run
+      assert.deepStrictEqual(results()[0], { paid: 0 })
+      assert.strictEqual(result.counters.toolErrors, 0)
+      assert.deepStrictEqual(paid, [5])
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("that are abandoned end the run", () =>
+    Effect.gen(function*() {
+      const { run } = yield* setup
+      yield* decide({ _tag: "Abandon", reason: "closed" })
+      const error = yield* Effect.flip(run)
+      assert.isTrue(
+        error._tag === "AgentError" && error.reason._tag === "Abandoned" && error.reason.reason === "closed"
+      )
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("are seen as waitingForHuman", () =>
+    Effect.gen(function*() {
+      const { model } = told([call("1", "Pay", { amount: 900 })])
+      const running = yield* Agent.start(payer, { runId: "run-1", prompt: "Go" }).pipe(Effect.provide(Layer.merge(
+        paying.toLayer({ Pay: () => Effect.succeed({ paid: 1 }), Note: () => Effect.succeed("") }),
+        model
+      )))
+      yield* Effect.flip(running.result)
+      assert.strictEqual(yield* running.state, "waitingForHuman")
+      assert.deepStrictEqual((yield* Checkpoint.status("run-1"))._tag, "Some")
+    }).pipe(Effect.scoped, Effect.provide(durable)))
+
+  it.effect("are not asked for where the arguments are wrong", () =>
+    Effect.gen(function*() {
+      const { model, results } = told([call("1", "Pay", { amount: "much" })])
+      yield* Agent.run(payer, { runId: "run-1", prompt: "Go" }).pipe(Effect.provide(Layer.merge(
+        paying.toLayer({ Pay: () => Effect.succeed({ paid: 1 }), Note: () => Effect.succeed("") }),
+        model
+      )))
+      assert.deepInclude(results()[0], { error: "InvalidArguments" })
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("are asked for before everything that must not happen twice, if the agent says so", () =>
+    Effect.gen(function*() {
+      const { handlers, refunds } = yield* counting
+      const careful = Agent.make({ name: "careful", instructions: "", toolkit: kit, approval: "atMostOnce" })
+      const { model } = told([call("1", "Refund", { order: "7" })])
+      const run = Agent.run(careful, { runId: "run-1", prompt: "Go" }).pipe(
+        Effect.provide(Layer.merge(handlers, model))
+      )
+      yield* Effect.flip(run)
+      assert.deepStrictEqual(yield* Ref.get(refunds), [])
+      yield* decide({ _tag: "Approve" })
+      yield* run
+      assert.deepStrictEqual(yield* Ref.get(refunds), ["7"])
+    }).pipe(Effect.provide(durable)))
+})
+
+describe("calls that may have happened", () => {
+  const lost = new Lost({ message: "reset" })
+  const writing = (
+    handler: Effect.Effect<string, Lost>,
+    tools: { readonly Write?: AgentTools.ToolOptions<typeof Write> } = {}
+  ) => {
+    const script = told([call("1", "Write", { text: "x" }), call("2", "Read", {})])
+    const run = Agent.run(
+      Agent.make({ name: "writer", instructions: "", toolkit: shelf, toolBackoff: now, tools }),
+      { runId: "run-1", prompt: "Go" }
+    ).pipe(Effect.provide(Layer.merge(
+      script.model,
+      shelf.toLayer({ Read: () => Effect.succeed("text"), Write: () => handler })
+    )))
+    return { run, results: script.results }
+  }
+
+  it.effect("are never repeated: people are asked, and what they supply is the result", () =>
+    Effect.gen(function*() {
+      let writes = 0
+      const { results, run } = writing(Effect.suspend(() => (writes++, Effect.fail(lost))))
+      const suspended = yield* Effect.flip(run)
+      assert.strictEqual(suspended._tag, "RunSuspended")
+      const asked = yield* decide({ _tag: "Supply", value: "written by hand" })
+      assert.strictEqual(asked?.reason, "AmbiguousState")
+      yield* run
+      assert.deepStrictEqual([writes, results()], [1, ["written by hand", "text"]])
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("run once more where people say that nothing happened", () =>
+    Effect.gen(function*() {
+      let writes = 0
+      const { results, run } = writing(
+        Effect.suspend(() => writes++ === 0 ? Effect.fail(lost) : Effect.succeed("written"))
+      )
+      yield* Effect.flip(run)
+      yield* decide({ _tag: "Retry" })
+      yield* run
+      assert.deepStrictEqual([writes, results()], [2, ["written", "text"]])
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("end the run where people abandon it", () =>
+    Effect.gen(function*() {
+      const { run } = writing(Effect.fail(lost))
+      yield* Effect.flip(run)
+      yield* decide({ _tag: "Abandon", reason: "hopeless" })
+      const error = yield* Effect.flip(run)
+      assert.isTrue(error._tag === "AgentError" && error.reason._tag === "Abandoned")
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("are settled by the tool's own reconcile, and nobody is asked", () =>
+    Effect.gen(function*() {
+      const seen: Array<unknown> = []
+      const { results, run } = writing(Effect.fail(lost), {
+        Write: {
+          reconcile: (call) => Effect.sync(() => (seen.push(call.params), Checkpoint.happened("found it")))
+        }
+      })
+      yield* run
+      assert.deepStrictEqual(results(), ["found it", "text"])
+      assert.deepStrictEqual(seen, [{ text: "x" }])
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("that turn out not to have happened are told to the model, the same on a replay", () =>
+    Effect.gen(function*() {
+      let writes = 0
+      const { results, run } = writing(Effect.suspend(() => (writes++, Effect.fail(lost))), {
+        Write: { reconcile: () => Effect.succeed(Checkpoint.notHappened) }
+      })
+      const first = yield* run
+      assert.deepInclude(results()[0], { error: "Lost", message: "reset", attempts: 1 })
+      const second = yield* run
+      assert.strictEqual(writes, 1)
+      assert.strictEqual(second.counters.toolErrors, first.counters.toolErrors)
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("go to people where reconcile does not know or fails", () =>
+    Effect.gen(function*() {
+      const { run } = writing(Effect.fail(lost), { Write: { reconcile: () => Effect.fail("down too") } })
+      assert.strictEqual((yield* Effect.flip(run))._tag, "RunSuspended")
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("are as uncertain after a defect as after a reset", () =>
+    Effect.gen(function*() {
+      const { results, run } = writing(Effect.die("bug"))
+      assert.strictEqual((yield* Effect.flip(run))._tag, "RunSuspended")
+      yield* decide({ _tag: "Supply", value: "it was written" })
+      yield* run
+      assert.deepStrictEqual(results()[0], "it was written")
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("are not repeated by a later equal call either, once they are known to have happened", () =>
+    Effect.gen(function*() {
+      let writes = 0
+      const write = (id: string) => call(id, "Write", { text: "x" })
+      const run = Agent.run(clerk, { runId: "run-1", prompt: "Go" }).pipe(Effect.provide(Layer.merge(
+        ScriptedModel.layer((request) =>
+          request.prompt.content.filter((m) => m.role === "tool").length < 2
+            ? write(String(request.index))
+            : "Done."
+        ),
+        shelf.toLayer({
+          Read: () => Effect.succeed("text"),
+          Write: () => Effect.suspend(() => (writes++, Effect.fail(lost)))
+        })
+      )))
+      yield* Effect.flip(run)
+      yield* decide({ _tag: "Supply", value: "written" })
+      const result = yield* run
+      assert.deepStrictEqual([writes, result.counters.toolErrors], [1, 0])
+    }).pipe(Effect.provide(durable)))
+})
+
+describe("effectsOf", () => {
+  it("takes a tool to be destructive unless it says otherwise", () => {
+    assert.strictEqual(AgentTools.effectsOf(Refund), "atMostOnce")
+    assert.strictEqual(AgentTools.effectsOf(Refund.annotate(Tool.Idempotent, true)), "idempotent")
+    assert.strictEqual(AgentTools.effectsOf(Refund.annotate(Tool.Readonly, true)), "idempotent")
+  })
+})
