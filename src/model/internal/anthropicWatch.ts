@@ -18,7 +18,7 @@ export interface Limits {
  */
 export class Exchange {
   readonly #controller = new AbortController()
-  readonly signal = this.#controller.signal
+  readonly signal: AbortSignal = this.#controller.signal
   request: { readonly method: string; readonly url: string } | undefined
   response: Response | undefined
   /** The limit that ran out. */
