@@ -108,7 +108,8 @@ export interface Transition {
  * **Details**
  *
  * `retryAfter` is the rest of the open time; for a `HalfOpen` circuit the time after which a probe slot is free at the
- * latest; absent for an `Isolated` one, which only a person can let go.
+ * latest; absent for an `Isolated` one, which only a person can let go. The verdict asks callers to wait for the rest of
+ * an open time only: a probe mostly ends long before its bound, and nobody should give up for it.
  *
  * @category errors
  * @since 0.1.0
@@ -122,7 +123,7 @@ export class CircuitOpen extends Schema.TaggedError<CircuitOpen>("effect-resilie
   }
 ) {
   get [Fault.verdictOf](): Extract<Fault.Verdict, { readonly _tag: "Rejected" }> {
-    return Fault.rejected(this.retryAfter)
+    return this.state === "Open" ? Fault.rejected(this.retryAfter) : Fault.rejected()
   }
   override get message() {
     const wait = this.retryAfter === undefined ? "later" : `in ${Duration.format(this.retryAfter)}`

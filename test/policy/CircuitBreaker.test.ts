@@ -932,6 +932,14 @@ describe("CircuitBreaker", () => {
         assert.isTrue(isRefused(yield* call(ok, "anthropic")))
       }).pipe(withBreaker()))
 
+    it.effect("asks callers to wait for the rest of an open time, and not for the bound of a probe", () =>
+      Effect.gen(function*() {
+        const probing = new CircuitBreaker.CircuitOpen({ key: "k", state: "HalfOpen", retryAfter: Duration.minutes(5) })
+        assert.deepStrictEqual(yield* Fault.classify(probing), Fault.rejected())
+        const open = new CircuitBreaker.CircuitOpen({ key: "k", state: "Open", retryAfter: Duration.minutes(5) })
+        assert.deepStrictEqual(yield* Fault.classify(open), Fault.rejected("5 minutes"))
+      }))
+
     it.effect("survives a round trip through JSON", () =>
       Effect.gen(function*() {
         const codec = Schema.toCodecJson(CircuitBreaker.CircuitOpen)
