@@ -159,21 +159,24 @@ suite(
 describe("Checkpoint interruptions", () => {
   it.effect("the run is interrupted at every turn of the scheduler, and goes on at once", () =>
     Effect.gen(function*() {
-      let finished = false
       let turns = 0
-      for (; !finished; turns++) {
-        yield* check((world, store) =>
+      const interruptAfter = (turns: number) => {
+        let finished = false
+        return check((world, store) =>
           Effect.gen(function*() {
             const fiber = yield* program(world).pipe(using(store), Effect.exit, Effect.forkChild)
             for (let i = 0; i < turns; i++) yield* Effect.yieldNow
             yield* Fiber.interrupt(fiber)
-            const exit = yield* Fiber.await(fiber)
-            finished = Exit.isSuccess(exit)
+            finished = Exit.isSuccess(yield* Fiber.await(fiber))
             const { lease } = (yield* Effect.orDie(store.list()))[0] ?? { lease: undefined }
             assert.isUndefined(lease, "the lease is given back")
           })
-        ).pipe(Effect.provide(CheckpointStore.layerMemory))
+        ).pipe(
+          Effect.map(() => finished),
+          Effect.provide(CheckpointStore.layerMemory)
+        )
       }
+      while (!(yield* interruptAfter(turns))) turns++
       assert.isAbove(turns, records)
     }))
 
