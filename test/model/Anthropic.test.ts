@@ -540,6 +540,68 @@ describe("Anthropic: what comes back", () => {
       assert.deepInclude(parts.find((part) => part.type === "tool-call"), { id: "t1", params: { query: "x" } })
     }))
 
+  const wrong = [undefined, null, 0, 1.5, "", "x", true, [], {}, [null], [{}], { type: "text" }]
+
+  /** The value with each of its fields, at every depth, replaced by each of the wrong ones. */
+  const spoiled = (value: unknown): ReadonlyArray<unknown> => {
+    if (typeof value !== "object" || value === null) return wrong
+    return Object.entries(value).flatMap(([key, field]) =>
+      spoiled(field).map((replacement) =>
+        Array.isArray(value) ? value.with(Number(key), replacement) : Object.assign({}, value, { [key]: replacement })
+      )
+    ).concat(wrong)
+  }
+
+  const assertTyped = Effect.fnUntraced(function*(call: Effect.Effect<unknown, unknown>, sent: unknown) {
+    const exit = yield* Effect.exit(call)
+    if (Exit.isSuccess(exit)) return
+    const error = yield* Effect.orElseSucceed(Effect.flip(exit), () => undefined)
+    assert.isTrue(AiError.isAiError(error), JSON.stringify(sent))
+  })
+
+  it.effect("a message with any field spoiled is an answer or a typed error, never a defect", () =>
+    Effect.gen(function*() {
+      const sound = message({
+        content: [
+          { type: "text", text: "a", citations: [] },
+          { type: "thinking", thinking: "b", signature: "s" },
+          { type: "tool_use", id: "t", name: "search", input: { query: "x" } },
+          { type: "web_search_tool_result", tool_use_id: "s", content: [] }
+        ],
+        stop_reason: "tool_use"
+      })
+      for (const body of spoiled(sound)) {
+        const call = LanguageModel.generateText({ prompt: "Hi", toolkit: Kit, disableToolCallResolution: true })
+        yield* assertTyped(Effect.provide(call, through(answering(body ?? null))), body)
+      }
+    }))
+
+  it.effect("a stream with any field spoiled is an answer or a typed error, never a defect", () =>
+    Effect.gen(function*() {
+      const sound = stream([
+        ...block(0, { type: "thinking", thinking: "", signature: "" }, { type: "thinking_delta", thinking: "b" }, {
+          type: "signature_delta",
+          signature: "s"
+        }),
+        ...block(1, { type: "text", text: "" }, { type: "text_delta", text: "a" }),
+        ...block(2, { type: "tool_use", id: "t", name: "search", input: {} }, {
+          type: "input_json_delta",
+          partial_json: "{\"query\":\"x\"}"
+        })
+      ], "tool_use")
+      for (const [index, event] of sound.entries()) {
+        for (const data of spoiled(event)) {
+          const lines = sound.map((event, at) =>
+            `event: ${event.type}\ndata: ${JSON.stringify(at === index ? data : event)}\n\n`
+          )
+          const body = () =>
+            Promise.resolve(new Response(lines.join(""), { headers: { "content-type": "text/event-stream" } }))
+          const call = LanguageModel.streamText({ prompt: "Hi", toolkit: Kit, disableToolCallResolution: true })
+          yield* assertTyped(Effect.provide(Stream.runDrain(call), through(body)), data)
+        }
+      }
+    }))
+
   it.effect.prop(
     "no part of a stream that was cut, wherever, gives a tool call or an end",
     { share: Schema.Finite.check(Schema.isBetween({ minimum: 0, maximum: 0.999 })) },
