@@ -179,7 +179,7 @@ export interface Options<
     readonly model?: internal.ModelGuard<E, RM> | undefined
     readonly tool?: AgentTools.ToolGuard<RT> | undefined
   } | undefined
-  readonly tools?: ToolOptions | undefined
+  readonly tools?: (ToolOptions & ToolsOptions<Tools>) | undefined
   readonly toolBackoff?: Schedule.Schedule<unknown, unknown> | undefined
   readonly approval?: "declared" | "atMostOnce" | undefined
   readonly concurrency?: number | undefined

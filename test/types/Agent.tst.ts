@@ -1,0 +1,194 @@
+import { Context, Effect, flow, Schema, Scope, Stream } from "effect"
+import {
+  Agent,
+  AgentTools,
+  Checkpoint,
+  CheckpointStore,
+  CircuitBreaker,
+  EscalationQueue,
+  Idempotency,
+  Retry
+} from "effect-resilience"
+import { AiError, LanguageModel, Tool, Toolkit } from "effect/ai"
+import { describe, expect, it } from "tstyche"
+
+class Ledger
+  extends Context.Service<Ledger, { readonly has: (id: string) => Effect.Effect<boolean> }>()("test/Ledger")
+{}
+class Clerk extends Context.Service<Clerk, { readonly name: string }>()("test/Clerk") {}
+
+const Search = Tool.make("Search", { parameters: Schema.Struct({ query: Schema.String }), success: Schema.String })
+const Refund = Tool.make("Refund", {
+  parameters: Schema.Struct({ order: Schema.Int }),
+  success: Schema.Struct({ refunded: Schema.Int }),
+  dependencies: [Clerk]
+})
+const kit = Toolkit.make(Search, Refund)
+const options = { runId: "run-1", prompt: "Go" }
+const plain = Agent.make({ name: "plain", instructions: "" })
+
+type ToolErrors =
+  | Checkpoint.RunSuspended
+  | Checkpoint.AmbiguousStep
+  | EscalationQueue.EscalationError
+  | Idempotency.IdempotencyStoreError
+  | Idempotency.IdempotencyCorrupt
+
+describe("Agent", () => {
+  it("without tools needs a model and a store, and fails with nothing about tools", () => {
+    expect(Agent.run(plain, options)).type.toBe<
+      Effect.Effect<
+        Agent.Result<string>,
+        AiError.AiError | Agent.AgentError | Checkpoint.StepError | Checkpoint.RunError,
+        LanguageModel.LanguageModel | CheckpointStore.CheckpointStore
+      >
+    >()
+  })
+
+  it("with tools needs their handlers and what these need, and the services that keep them safe", () => {
+    const agent = Agent.make({ name: "support", instructions: "", toolkit: kit })
+    expect(Agent.run(agent, options)).type.toBe<
+      Effect.Effect<
+        Agent.Result<string>,
+        AiError.AiError | Agent.AgentError | Checkpoint.StepError | Checkpoint.RunError | ToolErrors,
+        | LanguageModel.LanguageModel
+        | CheckpointStore.CheckpointStore
+        | EscalationQueue.EscalationQueue
+        | Idempotency.Idempotency
+        | Tool.Handler<"Search">
+        | Tool.Handler<"Refund">
+        | Clerk
+      >
+    >()
+  })
+
+  it("fails with what its model's guard fails with, and needs what it needs", () => {
+    const guarded = Agent.make({
+      name: "guarded",
+      instructions: "",
+      policies: { model: flow(CircuitBreaker.protect("anthropic"), Retry.apply(Retry.policy())) }
+    })
+    expect(Agent.loop(guarded, { prompt: "Go" })).type.toBe<
+      Effect.Effect<
+        Agent.Result<string>,
+        AiError.AiError | Agent.AgentError | CircuitBreaker.CircuitOpen | Checkpoint.StepError,
+        LanguageModel.LanguageModel | CircuitBreaker.CircuitBreaker | Checkpoint.Run
+      >
+    >()
+  })
+
+  it("loses an error that its model's guard handles", () => {
+    const handled = Agent.make({
+      name: "handled",
+      instructions: "",
+      policies: { model: (self) => Effect.catchTag(self, "AiError", () => Effect.fail("down" as const)) }
+    })
+    expect(Agent.loop(handled, { prompt: "Go" })).type.toBe<
+      Effect.Effect<
+        Agent.Result<string>,
+        "down" | Agent.AgentError | Checkpoint.StepError,
+        LanguageModel.LanguageModel | Checkpoint.Run
+      >
+    >()
+  })
+
+  it("needs what its tools' guard needs, and never fails with its errors", () => {
+    const guarded = Agent.make({
+      name: "guarded",
+      instructions: "",
+      toolkit: Toolkit.make(Search),
+      policies: { tool: (self, { name }) => CircuitBreaker.protect(self, name) }
+    })
+    expect(Agent.loop(guarded, { prompt: "Go" })).type.toBe<
+      Effect.Effect<
+        Agent.Result<string>,
+        AiError.AiError | Agent.AgentError | Checkpoint.StepError | ToolErrors,
+        | LanguageModel.LanguageModel
+        | CircuitBreaker.CircuitBreaker
+        | Checkpoint.Run
+        | EscalationQueue.EscalationQueue
+        | Idempotency.Idempotency
+        | Tool.Handler<"Search">
+      >
+    >()
+  })
+
+  it("types the result by its schema, which may be missing only where the budget ended the run", () => {
+    const judge = Agent.make({
+      name: "judge",
+      instructions: "",
+      result: Schema.Struct({ score: Schema.NumberFromString })
+    })
+    const run = Agent.run(judge, options)
+    expect<Extract<Effect.Success<typeof run>, { readonly completion: "complete" }>["value"]>()
+      .type.toBe<{ readonly score: number }>()
+    expect<Extract<Effect.Success<typeof run>, { readonly completion: "graceful" }>["value"]>()
+      .type.toBe<{ readonly score: number } | undefined>()
+  })
+
+  it("gives a tool's reconcile its parameters, wants its result, and needs what it needs", () => {
+    const agent = Agent.make({
+      name: "support",
+      instructions: "",
+      toolkit: kit,
+      tools: {
+        Refund: {
+          reconcile: (call) => {
+            expect(call.params).type.toBe<{ readonly order: number }>()
+            return Ledger.use((ledger) => ledger.has(call.idempotencyKey)).pipe(
+              Effect.map((has) => has ? Checkpoint.happened({ refunded: 1 }) : Checkpoint.notHappened)
+            )
+          }
+        }
+      }
+    })
+    expect<Effect.Services<ReturnType<typeof run>>>().type.toBe<
+      | LanguageModel.LanguageModel
+      | CheckpointStore.CheckpointStore
+      | EscalationQueue.EscalationQueue
+      | Idempotency.Idempotency
+      | Tool.Handler<"Search">
+      | Tool.Handler<"Refund">
+      | Clerk
+      | Ledger
+    >()
+    const run = () => Agent.run(agent, options)
+  })
+
+  it("refuses options of tools that it has not, and results that are not the tool's", () => {
+    expect(Agent.make).type.not.toBeCallableWith({
+      name: "a",
+      instructions: "",
+      toolkit: kit,
+      tools: { Refund: { reconcile: () => Effect.succeed(Checkpoint.happened("no number")) } }
+    })
+    expect(Agent.make).type.not.toBeCallableWith({
+      name: "a",
+      instructions: "",
+      toolkit: kit,
+      tools: { Delete: { attempts: 1 } }
+    })
+  })
+
+  it("starts in a scope", () => {
+    expect(Agent.start(plain, options)).type.toBe<
+      Effect.Effect<
+        Agent.Running<
+          string,
+          AiError.AiError | Agent.AgentError | Checkpoint.StepError | Checkpoint.RunError
+        >,
+        never,
+        LanguageModel.LanguageModel | CheckpointStore.CheckpointStore | Scope.Scope
+      >
+    >()
+    expect<Agent.Running<string, never>["states"]>().type.toBe<Stream.Stream<Agent.State>>()
+  })
+})
+
+describe("AgentTools", () => {
+  it("gives handlers the call they run for", () => {
+    expect(Effect.map(AgentTools.CurrentToolCall, (call) => call?.idempotencyKey)).type.toBe<
+      Effect.Effect<string | undefined>
+    >()
+  })
+})
