@@ -6,28 +6,38 @@ import { Effect, Layer } from "effect"
 import { CheckpointStore } from "effect-resilience"
 import { Shop } from "./Shop.ts"
 
-export const layer = (crashAt: number | undefined) => {
-  let boundary = 0
-  const pass = (where: string) =>
+export interface CrashPoint {
+  /** Which of the boundaries count. */
+  readonly of: "all" | "refunds"
+  /** The Nth of them, counted from 1. */
+  readonly at: number
+}
+
+export const layer = (point: CrashPoint | undefined) => {
+  let passed = 0
+  const pass = (where: string, what: "journal" | "refund") =>
     Effect.sync(() => {
-      boundary++
-      if (boundary !== crashAt) return
-      process.stdout.write(`\n*** boundary ${boundary} (${where}): killing process ${process.pid} with SIGKILL ***\n\n`)
+      if (point === undefined || (point.of === "refunds" && what !== "refund")) return
+      passed++
+      if (passed !== point.at) return
+      process.stdout.write(
+        `\n*** boundary ${passed} (${where} ${what}): killing process ${process.pid} with SIGKILL ***\n\n`
+      )
       process.kill(process.pid, "SIGKILL")
     })
-  const around = <A, E, R>(effect: Effect.Effect<A, E, R>, what: string): Effect.Effect<A, E, R> =>
-    pass(`before ${what}`).pipe(Effect.andThen(effect), Effect.tap(() => pass(`after ${what}`)))
+  const around = <A, E, R>(effect: Effect.Effect<A, E, R>, what: "journal" | "refund"): Effect.Effect<A, E, R> =>
+    pass("before the", what).pipe(Effect.andThen(effect), Effect.tap(() => pass("after the", what)))
 
   return Layer.mergeAll(
     Layer.effect(
       CheckpointStore.CheckpointStore,
       CheckpointStore.CheckpointStore.use((store) =>
-        Effect.succeed({ ...store, append: (...args) => around(store.append(...args), "a write of the journal") })
+        Effect.succeed({ ...store, append: (...args) => around(store.append(...args), "journal") })
       )
     ),
     Layer.effect(
       Shop,
-      Shop.use((shop) => Effect.succeed({ ...shop, refund: (refund) => around(shop.refund(refund), "a refund") }))
+      Shop.use((shop) => Effect.succeed({ ...shop, refund: (refund) => around(shop.refund(refund), "refund") }))
     )
   )
 }

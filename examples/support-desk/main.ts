@@ -5,16 +5,18 @@
  *     npm run demo                                        the whole show: storm, kill and resume
  *     npm run demo -- --seed 1 --storm none|mild|severe
  *     npm run demo -- --crash-at 40                       one life that ends with SIGKILL at its 40th boundary
+ *     npm run demo -- --crash-at-refund 3                 the same, counting only the boundaries around refunds
  *     npm run demo -- --resume                            the life after it
  *     npm run demo -- --approve                           a person approves what waits, and the desk goes on
  *
  * With ANTHROPIC_API_KEY it talks to the real API, without it to a simulated model on loopback.
  */
 import { NodeRuntime, NodeServices } from "@effect/platform-node"
-import { Clock, Config, Console, Effect, FileSystem, Option, Path, Redacted, Schema } from "effect"
+import { Clock, Config, Console, Effect, FileSystem, Option, Path, Redacted, References, Schema } from "effect"
 import * as ProviderServer from "effect-resilience/testing/ProviderServer"
 import { Command, Flag } from "effect/cli"
 import { ChildProcess, ChildProcessSpawner } from "effect/process"
+import type { CrashPoint } from "./crash.ts"
 import { answer, weather } from "./models.ts"
 import * as Report from "./report.ts"
 import { type Patience, patient } from "./SupportDesk.ts"
@@ -41,6 +43,10 @@ const flags = {
   crashAt: Flag.Int("crash-at").pipe(
     Flag.optional,
     Flag.withDescription("kill this process with SIGKILL at its Nth boundary (a write of the journal, a refund)")
+  ),
+  crashAtRefund: Flag.Int("crash-at-refund").pipe(
+    Flag.optional,
+    Flag.withDescription("the same, counting only the boundaries before and after a refund")
   ),
   resume: Flag.Boolean("resume").pipe(
     Flag.withDefault(false),
@@ -87,12 +93,19 @@ const startServer = ({ seed, storm }: Pick<Settings, "seed" | "storm">) =>
     latency: { min: "10 millis", max: "60 millis" }
   })
 
-const lifeOptions = (settings: Settings, provider: Worker.Provider, crashAt: number | undefined): Worker.Options => ({
+const crashPoint = ({ crashAt, crashAtRefund }: Settings): CrashPoint | undefined =>
+  Option.isSome(crashAt)
+    ? { of: "all", at: crashAt.value }
+    : Option.isSome(crashAtRefund)
+    ? { of: "refunds", at: crashAtRefund.value }
+    : undefined
+
+const lifeOptions = (settings: Settings, provider: Worker.Provider): Worker.Options => ({
   provider,
   tickets: settings.tickets,
   data: settings.data,
   limit: Option.getOrUndefined(settings.limit),
-  crashAt,
+  crashAt: crashPoint(settings),
   approve: settings.approve
 })
 
@@ -160,11 +173,10 @@ const main = Command.make(
     const started = yield* Clock.currentTimeMillis
     const key = yield* Config.Redacted("ANTHROPIC_API_KEY").pipe(Config.option)
     const real = Option.isSome(key) && Redacted.value(key.value) !== "" && !settings.simulated
-    const oneLife = (provider: Worker.Provider, crashAt: number | undefined) =>
-      Worker.run(lifeOptions(settings, provider, crashAt))
+    const oneLife = (provider: Worker.Provider) => Worker.run(lifeOptions(settings, provider))
 
     if (Option.isSome(settings.providerUrl)) {
-      yield* oneLife(simulated(settings.providerUrl.value), Option.getOrUndefined(settings.crashAt))
+      yield* oneLife(simulated(settings.providerUrl.value))
       return
     }
     yield* banner(settings, real)
@@ -173,17 +185,17 @@ const main = Command.make(
       const provider: Worker.Provider = { apiKey: key.value, baseURL: undefined, patience: patient }
       return yield* conclude(
         settings,
-        yield* oneLife(provider, Option.getOrUndefined(settings.crashAt)),
+        yield* oneLife(provider),
         started,
         undefined
       )
     }
     const server = yield* startServer(settings)
     const provider = simulated(server.url)
-    if (Option.isNone(settings.crashAt) && !settings.resume && !settings.approve) {
+    if (crashPoint(settings) === undefined && !settings.resume && !settings.approve) {
       yield* killedLife(settings, server.url)
     }
-    return yield* conclude(settings, yield* oneLife(provider, Option.getOrUndefined(settings.crashAt)), started, server)
+    return yield* conclude(settings, yield* oneLife(provider), started, server)
   }, Effect.scoped)
 )
 
@@ -211,4 +223,9 @@ const killedLife = Effect.fnUntraced(function*(settings: Settings, url: string) 
   )
 })
 
-main.pipe(Command.run({ version: "0.1.0" }), Effect.provide(NodeServices.layer), NodeRuntime.runMain)
+main.pipe(
+  Command.run({ version: "0.1.0" }),
+  Effect.provide(NodeServices.layer),
+  Effect.provideService(References.MinimumLogLevel, "Warn"),
+  NodeRuntime.runMain
+)

@@ -95,7 +95,9 @@ export const weather = (seed: number, severity: "none" | "mild" | "severe"): Pro
   return (request) => {
     if (severity === "severe" && request.index % 41 === 17) return { _tag: "Hang" }
     if (severity === "severe" && request.index % 43 === 29) return { _tag: "HangBody" }
-    if (severity !== "none" && request.index % 31 === 11) return { _tag: "WrongSchema" }
+    if (severity !== "none" && request.index % 31 === 11 && "output_config" in request.body) {
+      return { _tag: "WrongSchema" }
+    }
     return storm(request)
   }
 }

@@ -22,7 +22,7 @@ export interface Options {
   readonly tickets: string
   readonly data: string
   readonly limit: number | undefined
-  readonly crashAt: number | undefined
+  readonly crashAt: Crash.CrashPoint | undefined
   /** A person says yes to everything that waits. */
   readonly approve: boolean
 }
@@ -79,7 +79,7 @@ const workOne = Effect.fnUntraced(function*(
       Effect.succeed<Report.Ended>({
         ticket: ticket.id,
         status: "waiting",
-        reason: suspended.reason,
+        reason: /\((\w+)\)/.exec(suspended.reason)?.[1] ?? suspended.reason,
         triageBy: "model",
         answerBy: "nobody yet",
         cost: 0
