@@ -166,25 +166,26 @@ export const bench: Bench = Effect.fnUntraced(function*({ quick }) {
     quick ? { rounds, millis: 0, warmupMillis: 0 } : { rounds, millis: 30, warmupMillis: 300 }
   )
   const found = contenders.map((contender) => ({
-    ...contender,
+    case: contender.case,
+    impl: contender.impl,
     nanos: (measured.get(contender) ?? []).map((millis) => millis * 1_000_000 / calls)
   }))
   const nanosOf = (impl: Implementation, name: string) =>
     found.find((other) => other.impl === impl && other.case === name)?.nanos
 
   const noGuard = nanosOf("bare effect", "success, no guard") ?? []
-  const measurements = found.flatMap(({ case: name, impl, nanos }): ReadonlyArray<Measurement> => {
-    const base = nanosOf("bare effect", name) ?? noGuard
-    const peer = nanosOf("Effect", name)
-    const line = (unit: string, value: number) => ({ bench: "guards", case: name, impl, unit, value, n: rounds })
+  const measurements = found.flatMap(({ case: name, impl, nanos }) => {
+    const of = (unit: string, value: number): ReadonlyArray<Measurement> =>
+      Number.isNaN(value) ? [] : [{ bench: "guards", case: name, impl, unit, value, n: rounds }]
+    // A base is not compared with itself, nor Effect with Effect.
+    const base = impl === "bare effect" ? [] : nanosOf("bare effect", name) ?? noGuard
+    const peer = impl === "effect-resilience" ? nanosOf("Effect", name) ?? [] : []
     return [
-      line("ns/call", median(nanos)),
-      ...impl === "bare effect" ? [] : [
-        line("ns added", median(nanos.map((value, round) => value - (base[round] ?? Number.NaN)))),
-        line("x bare", medianRatio(nanos, base))
-      ],
-      ...impl === "effect-resilience" && peer !== undefined ? [line("x Effect", medianRatio(nanos, peer))] : []
-    ]
+      of("ns/call", median(nanos)),
+      of("ns added", median(nanos.map((value, round) => value - (base[round] ?? Number.NaN)))),
+      of("x bare", medianRatio(nanos, base)),
+      of("x Effect", medianRatio(nanos, peer))
+    ].flat()
   })
 
   return {

@@ -60,6 +60,8 @@ const program = Effect.gen(function*() {
 const stop = new AbortController()
 process.once("SIGINT", () => stop.abort())
 process.once("SIGTERM", () => stop.abort())
+// Whoever reads the output may have seen enough, as `head` has.
+process.stdout.on("error", () => stop.abort())
 
 const exit = await Effect.runPromiseExit(program, { signal: stop.signal })
 if (Exit.isFailure(exit)) {
