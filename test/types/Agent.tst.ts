@@ -1,15 +1,15 @@
-import { Context, Effect, flow, Schema, Scope, Stream } from "effect"
+import { Context, Effect, flow, Schema, type Scope, type Stream } from "effect"
 import {
   Agent,
   AgentTools,
   Checkpoint,
-  CheckpointStore,
+  type CheckpointStore,
   CircuitBreaker,
-  EscalationQueue,
-  Idempotency,
+  type EscalationQueue,
+  type Idempotency,
   Retry
 } from "effect-resilience"
-import { AiError, LanguageModel, Tool, Toolkit } from "effect/ai"
+import { type AiError, type LanguageModel, Tool, Toolkit } from "effect/ai"
 import { describe, expect, it } from "tstyche"
 
 class Ledger

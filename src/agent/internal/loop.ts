@@ -15,7 +15,7 @@ import * as ActiveTime from "./activeTime.ts"
 import { AgentError, type AgentErrorReason } from "./agentError.ts"
 import { boundedJson } from "./boundedJson.ts"
 import { type Answer, ModelRecord } from "./records.ts"
-import * as ToolCall from "./toolCall.ts"
+import type * as ToolCall from "./toolCall.ts"
 import * as ToolTurn from "./toolTurn.ts"
 
 /**
@@ -367,9 +367,11 @@ export const loop = <Value, E, R>(
       counters.toolCalls += calls.length
       yield* options.setState("waitingForTool")
       const outcomes = yield* ToolTurn.run(tools, {
-        calls: calls.map((call, position) => ({
-          ...call,
-          plan: agent.plans.get(call.name),
+        calls: calls.map(({ id, name, params }, position) => ({
+          id,
+          name,
+          params,
+          plan: agent.plans.get(name),
           unusable: record.unusable[position],
           overBudget: position >= allowed
         })),

@@ -1,5 +1,5 @@
 import * as AiError from "effect/ai/AiError"
-import * as Tool from "effect/ai/Tool"
+import type * as Tool from "effect/ai/Tool"
 import * as Toolkit from "effect/ai/Toolkit"
 import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
@@ -411,7 +411,7 @@ export const execute = <RT>(
       once,
       "ToolFailed",
       Effect.fnUntraced(function*(failed) {
-        const final = new ToolFailed({ ...failed, attempts, elapsedMillis: yield* env.time.now })
+        const final = failed.after(attempts, yield* env.time.now)
         if (call.plan.effects === "idempotent" || !mayHaveHappened(failed.verdict)) {
           return told(final)
         }

@@ -30,6 +30,19 @@ export class ToolFailed extends Schema.TaggedError<ToolFailed>("effect-resilienc
   get [Fault.verdictOf](): Fault.Verdict {
     return this.verdict
   }
+  /** @internal */
+  after(attempts: number, elapsedMillis: number): ToolFailed {
+    const { details, error, reason, tool, verdict } = this
+    return new ToolFailed({
+      tool,
+      error,
+      reason,
+      ...(details === undefined ? {} : { details }),
+      verdict,
+      attempts,
+      elapsedMillis
+    })
+  }
   override get message() {
     return `tool "${this.tool}" failed (${this.error}): ${this.reason}`
   }
