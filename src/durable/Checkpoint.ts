@@ -21,7 +21,7 @@ import * as config from "../internal/config.ts"
 import * as Telemetry from "../Telemetry.ts"
 import {
   CheckpointStore,
-  type CheckpointStoreError,
+  CheckpointStoreError,
   type Lease,
   type RunStatus,
   type RunSummary
@@ -98,7 +98,8 @@ export type RunError =
  * - `input`: what the run is about, as plain JSON data. A run is resumed only with an equal input; the order of keys
  *   and the spelling of numbers make no difference.
  * - `lease`: how long this process may be silent before another one may take the run over, default 30 seconds. The
- *   lease is renewed at every third of it while the program runs, and released when it ends, however it ends.
+ *   lease is renewed at every third of it while the program runs, and released when it ends, however it ends. It is
+ *   also how long the store may take to acknowledge a record.
  *
  * @category models
  * @since 0.1.0
@@ -265,13 +266,13 @@ export const run: {
     program: Effect.Effect<A, E, R>,
     options: RunOptions
   ): Effect.Effect<A, E | RunError, Exclude<R, Run> | CheckpointStore>
-} = dual(2, <A, E, R>(program: Effect.Effect<A, E, R>, options: RunOptions) =>
-  Effect.gen(function*() {
-    const runId = config.nonEmpty("Checkpoint.run", "id", options.id)
-    const version = config.integer("Checkpoint.run", "version", options.version ?? 1, 0)
-    const ttl = config.duration("Checkpoint.run", "lease", options.lease ?? "30 seconds", { minimum: "1 second" })
+} = dual(2, <A, E, R>(program: Effect.Effect<A, E, R>, options: RunOptions) => {
+  const runId = config.nonEmpty("Checkpoint.run", "id", options.id)
+  const version = config.integer("Checkpoint.run", "version", options.version ?? 1, 0)
+  const ttl = config.duration("Checkpoint.run", "lease", options.lease ?? "30 seconds", { minimum: "1 second" })
+  return Effect.gen(function*() {
     const input = yield* readInput(runId, options.input)
-    const store = yield* CheckpointStore
+    const store = bounded(yield* CheckpointStore, ttl)
 
     const work = Effect.fnUntraced(function*(lease: Lease) {
       const journal = yield* Journal.open(store, lease)
@@ -302,7 +303,24 @@ export const run: {
       // A lease that cannot be given back ends by itself.
       (lease) => Effect.ignore(store.release(lease))
     )
-  }))
+  })
+})
+
+// What holds a lease is asked for and written where nothing may interrupt it, so it must not wait for ever. A store that
+// is silent for the time of a lease may have lost it anyway.
+const bounded = (store: CheckpointStore["Service"], limit: Duration.Duration): CheckpointStore["Service"] => {
+  const within = (operation: string, runId: string) =>
+    Effect.timeoutOrElse({
+      duration: limit,
+      orElse: () => new CheckpointStoreError({ operation, runId, reason: { _tag: "Unavailable" } })
+    })
+  return {
+    ...store,
+    acquire: (runId, ttl) => within("acquire", runId)(store.acquire(runId, ttl)),
+    release: (lease) => within("release", lease.runId)(store.release(lease)),
+    append: (lease, entry, status) => within("append", lease.runId)(store.append(lease, entry, status))
+  }
+}
 
 const readInput = (runId: string, input: unknown) => {
   if (input === undefined) return Effect.succeed(undefined)
@@ -551,6 +569,23 @@ export const forEach = <A, B, E, R>(
 /**
  * Runs the effects of a tuple or record, each in a scope of its own, named by its index or key. See {@link forEach}.
  *
+ * **Example** (Asking two sources at once)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Schema } from "effect"
+ * import { Checkpoint, CheckpointStore } from "effect-resilience"
+ *
+ * const ask = (source: string) =>
+ *   Checkpoint.step("ask", { success: Schema.String }, Effect.succeed(`what ${source} says`))
+ *
+ * const program = Checkpoint.all({ news: ask("the news"), archive: ask("the archive") }, { concurrency: 2 }).pipe(
+ *   Checkpoint.run({ id: "sources" }),
+ *   Effect.provide(CheckpointStore.layerMemory)
+ * )
+ *
+ * await Effect.runPromise(program) // => { news: "what the news says", archive: "what the archive says" }
+ * ```
+ *
  * @category scopes
  * @since 0.1.0
  */
@@ -583,6 +618,21 @@ export const all = <
  *
  * Branches of different keys may run at the same time. The same key again, later, is another scope; the same key at
  * the same time fails with `ConcurrentSteps`.
+ *
+ * **Example** (Naming a branch)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { Checkpoint, CheckpointStore } from "effect-resilience"
+ *
+ * const program = Checkpoint.current.pipe(
+ *   Checkpoint.within("left"),
+ *   Checkpoint.run({ id: "branches" }),
+ *   Effect.provide(CheckpointStore.layerMemory)
+ * )
+ *
+ * await Effect.runPromise(program) // => { runId: "branches", scope: "[left]" }
+ * ```
  *
  * @category scopes
  * @since 0.1.0
@@ -638,7 +688,16 @@ export const status = (
 export interface RecordSummary {
   readonly position: number
   readonly at: number
-  readonly kind: Record.Record["_tag"]
+  readonly kind:
+    | "RunOpened"
+    | "RunResumed"
+    | "RunSuspended"
+    | "RunCompleted"
+    | "RunFailed"
+    | "StepIntended"
+    | "StepReleased"
+    | "StepSucceeded"
+    | "StepFailed"
   readonly step: string
   readonly value?: Schema.Json
   readonly error?: string
@@ -683,6 +742,22 @@ const summarize = (position: number, step: string, record: Record.Record): Recor
  * **Details**
  *
  * Fails with `RunNotFound`, `CheckpointCorrupt` (a record does not decode), or `CheckpointStoreError`.
+ *
+ * **Example** (Looking at a finished run)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Schema } from "effect"
+ * import { Checkpoint, CheckpointStore } from "effect-resilience"
+ *
+ * const program = Checkpoint.step("sum", { success: Schema.Finite }, Effect.succeed(7)).pipe(
+ *   Checkpoint.run({ id: "r", input: [3, 4] }),
+ *   Effect.andThen(Checkpoint.inspect("r")),
+ *   Effect.map(({ records, status }) => [status, ...records.map((record) => record.kind)]),
+ *   Effect.provide(CheckpointStore.layerMemory)
+ * )
+ *
+ * await Effect.runPromise(program) // => ["completed", "RunOpened", "StepSucceeded", "RunCompleted"]
+ * ```
  *
  * @category inspecting
  * @since 0.1.0

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Deferred, Duration, Effect, Exit, Fiber, Option, Redacted, Schema } from "effect"
+import { Deferred, Duration, Effect, Exit, Fiber, Option, Redacted, Schema } from "effect"
 import { Checkpoint, CheckpointStore, Fault, Telemetry } from "effect-resilience"
 import { TestClock } from "effect/testing"
 
@@ -481,11 +481,32 @@ describe("Checkpoint.run", () => {
       assert.deepStrictEqual(yield* Checkpoint.list(), [])
     }))
 
-  test("options that cannot work are named when the run is built", () =>
+  it("options that cannot work are named when the run is built", () => {
+    const option = (options: Checkpoint.RunOptions) => {
+      try {
+        return Checkpoint.run(Effect.void, options)
+      } catch (error) {
+        return error instanceof Fault.InvalidConfig ? error.option : error
+      }
+    }
+    assert.deepStrictEqual(
+      [{ id: "" }, { id: "r", version: 1.5 }, { id: "r", lease: 10 }, { id: "r", lease: Infinity }].map(option),
+      ["id", "version", "lease", "lease"]
+    )
+  })
+
+  test("a store that never answers is a typed failure when the time of the lease is over", () =>
     Effect.gen(function*() {
-      const exit = yield* Effect.exit(Checkpoint.run(Effect.void, { id: "", version: 1 }))
-      const defect = Exit.isFailure(exit) ? Cause.squash(exit.cause) : undefined
-      assert.isTrue(defect instanceof Fault.InvalidConfig && defect.option === "id")
+      const store = yield* CheckpointStore.CheckpointStore
+      const hanging = CheckpointStore.CheckpointStore.of({ ...store, append: () => Effect.never })
+      const fiber = yield* Checkpoint.run(Effect.void, { id: "r" }).pipe(
+        Effect.provideService(CheckpointStore.CheckpointStore, hanging),
+        Effect.flip,
+        Effect.forkChild
+      )
+      yield* TestClock.adjust("30 seconds")
+      const error = yield* Fiber.join(fiber)
+      assert.isTrue(error._tag === "CheckpointStoreError" && error.reason._tag === "Unavailable")
     }))
 
   test("a program that asks for another step than the journal has is a mismatch that names both", () =>

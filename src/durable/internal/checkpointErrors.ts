@@ -207,6 +207,25 @@ export class RunNotFound extends Schema.TaggedError<RunNotFound>("effect-resilie
  * It travels like any failure and is never recorded as one. A run that ends with it is `escalated` if `escalationId`
  * names what is waited for, else `suspended`.
  *
+ * **Example** (Waiting for Monday)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Option } from "effect"
+ * import { Checkpoint, CheckpointStore } from "effect-resilience"
+ *
+ * const program = Effect.gen(function*() {
+ *   const { runId } = yield* Checkpoint.current
+ *   return yield* new Checkpoint.RunSuspended({ runId, step: "order", reason: "the shop opens on Monday" })
+ * }).pipe(
+ *   Checkpoint.run({ id: "order-7" }),
+ *   Effect.catchTag("RunSuspended", () => Checkpoint.status("order-7")),
+ *   Effect.map(Option.getOrUndefined),
+ *   Effect.provide(CheckpointStore.layerMemory)
+ * )
+ *
+ * await Effect.runPromise(program) // => "suspended"
+ * ```
+ *
  * @category errors
  * @since 0.1.0
  */
