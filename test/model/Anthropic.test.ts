@@ -576,6 +576,25 @@ describe("Anthropic: what comes back", () => {
       }
     }))
 
+  it.effect.each([200, 400, 429, 500])(
+    "an error body of status %i with any field spoiled is a typed error",
+    (status) =>
+      Effect.gen(function*() {
+        const sound = {
+          type: "error",
+          error: { type: "api_error", message: "No", details: { error_code: "x" } },
+          request_id: "r"
+        }
+        for (const body of spoiled(sound)) {
+          const call = Effect.provide(
+            generate("Hi"),
+            through(() => Promise.resolve(Response.json(body ?? null, { status })))
+          )
+          yield* assertTyped(call, body)
+        }
+      })
+  )
+
   it.effect("a stream with any field spoiled is an answer or a typed error, never a defect", () =>
     Effect.gen(function*() {
       const sound = stream([

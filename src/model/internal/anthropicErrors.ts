@@ -25,6 +25,17 @@ const noDetails: Details = { type: null, errorCode: null, message: null }
 const text = (value: unknown, key: string): string | null =>
   Predicate.hasProperty(value, key) && typeof value[key] === "string" ? value[key] : null
 
+// Not read from the SDK's error, which passes on whatever is in these fields as if it were text.
+const detailsOf = (body: unknown): Details => {
+  if (!Predicate.hasProperty(body, "error")) return noDetails
+  const { error } = body
+  return {
+    type: text(error, "type"),
+    errorCode: Predicate.hasProperty(error, "details") ? text(error.details, "error_code") : null,
+    message: text(error, "message")
+  }
+}
+
 const excerpt = (value: string): string => value.length > 300 ? `${value.slice(0, 300)}...` : value
 
 /** @internal */
@@ -132,13 +143,8 @@ const fromAnswer = (
  * @internal
  */
 export const fromErrorBody = (body: unknown, reply: Reply, nowMillis: number): AiError.AiErrorReason | undefined => {
-  if (text(body, "type") !== "error" || !Predicate.hasProperty(body, "error")) return undefined
-  const { error } = body
-  const details = {
-    type: text(error, "type"),
-    errorCode: Predicate.hasProperty(error, "details") ? text(error.details, "error_code") : null,
-    message: text(error, "message")
-  }
+  if (text(body, "type") !== "error") return undefined
+  const details = detailsOf(body)
   return details.type === null ? undefined : fromAnswer(undefined, reply, details, nowMillis)
 }
 
@@ -253,12 +259,11 @@ export const fromThrown = (
   // A complete error answer says more than whatever happened to the connection afterwards.
   if (error instanceof Sdk.APIError && typeof error.status === "number") {
     const reply = readReply(error.status, error.headers, nowMillis)
-    const details = {
-      type: error.type,
-      errorCode: error.errorCode,
-      message: error.apiMessage ?? error.message
-    }
-    return AiError.make({ ...origin, reason: fromAnswer(error.status, reply, details, nowMillis) })
+    const details = detailsOf(error.error)
+    return AiError.make({
+      ...origin,
+      reason: fromAnswer(error.status, reply, { ...details, message: details.message ?? error.message }, nowMillis)
+    })
   }
   const reply = readReply(exchange.response?.status, exchange.response?.headers, nowMillis)
   return AiError.make({
