@@ -138,7 +138,6 @@ export type LoopError<Tools extends Record<string, Tool.Any>> =
   | ([keyof Tools] extends [never] ? never
     :
       | Checkpoint.RunSuspended
-      | Checkpoint.AmbiguousStep
       | EscalationQueue.EscalationError
       | Idempotency.IdempotencyStoreError
       | Idempotency.IdempotencyCorrupt)

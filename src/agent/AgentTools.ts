@@ -41,23 +41,35 @@ export interface ToolCall {
  * **Example** (Handing the key to a payment provider)
  *
  * ```ts import.meta.vitest
- * import { Effect, Schema } from "effect"
+ * import { Effect, Layer, Schema } from "effect"
  * import { Tool, Toolkit } from "effect/ai"
- * import { AgentTools } from "effect-resilience"
+ * import { Agent, AgentTools, CheckpointStore, EscalationQueue, Idempotency } from "effect-resilience"
+ * import { ScriptedModel } from "effect-resilience/testing"
  *
- * const Refund = Tool.make("Refund", {
- *   parameters: Schema.Struct({ order: Schema.String }),
- *   success: Schema.String
+ * const sent: Array<string | undefined> = []
+ *
+ * const toolkit = Toolkit.make(Tool.make("Refund", { parameters: Schema.Struct({ order: Schema.String }) }))
+ *
+ * const handlers = toolkit.toLayer({
+ *   Refund: () => Effect.map(AgentTools.CurrentToolCall, (call) => void sent.push(call?.idempotencyKey))
  * })
  *
- * const kit = Toolkit.make(Refund)
+ * const refund = (id: string) => ScriptedModel.toolCall({ id, name: "Refund", params: { order: "7" } })
  *
- * const handlers = kit.toLayer({
- *   Refund: ({ order }) =>
- *     Effect.map(AgentTools.CurrentToolCall, (call) => `refunded ${order} with ${call?.idempotencyKey}`)
- * })
+ * const world = Layer.mergeAll(
+ *   handlers,
+ *   ScriptedModel.layer([refund("call_1"), refund("call_2"), "Refunded."]),
+ *   CheckpointStore.layerMemory,
+ *   EscalationQueue.layerMemory,
+ *   Idempotency.layerMemory
+ * )
  *
- * handlers === undefined // => false
+ * const agent = Agent.make({ name: "support", instructions: "You refund.", toolkit })
+ * await Effect.runPromise(Effect.provide(Agent.run(agent, { runId: "run-1", prompt: "Refund 7" }), world))
+ *
+ * // the second call is the first one again, and is answered with its result
+ * sent.length // => 1
+ * sent[0]?.length // => 64
  * ```
  *
  * @category services

@@ -376,6 +376,12 @@ describe("budgets", () => {
       )
     }).pipe(Effect.provide(durable)))
 
+  it.effect("needs no limit of time", () =>
+    Effect.gen(function*() {
+      const { result } = yield* looping({ wallTime: Duration.infinity, iterations: Infinity }, ["Fine."])
+      assert.isTrue(result._tag === "Success" && result.success.completion === "complete")
+    }).pipe(Effect.provide(durable)))
+
   it.effect("fails with BudgetExhausted where the last call fails too, and bounds its time", () =>
     Effect.gen(function*() {
       const down = yield* looping({ iterations: 1 }, [

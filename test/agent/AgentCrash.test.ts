@@ -1,8 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Fiber, Layer, Schema } from "effect"
-import { Agent, Checkpoint, CheckpointStore, EscalationQueue } from "effect-resilience"
+import { DateTime, Effect, Fiber, Layer, Schema } from "effect"
+import { Agent, Checkpoint, CheckpointStore, EscalationQueue, Fault } from "effect-resilience"
 import { ScriptedModel } from "effect-resilience/testing"
-import { Tool, Toolkit } from "effect/ai"
+import { Prompt, Tool, Toolkit } from "effect/ai"
 import { call, durable } from "./support.ts"
 
 const Look = Tool.make("Look", { parameters: Schema.Struct({ at: Schema.String }), success: Schema.String })
@@ -168,3 +168,32 @@ for (const dedupe of [true, false]) {
     )
   })
 }
+
+describe("an agent that goes on", () => {
+  it.effect("asks the model exactly what the undisturbed one would have asked", () =>
+    Effect.gen(function*() {
+      const Draw = Tool.make("Draw", {
+        success: Schema.Struct({ at: Schema.DateTimeUtcFromString, size: Schema.Number }),
+        toModelOutput: ({ size }) => [Prompt.textPart({ text: `${size} bytes` })]
+      }).annotate(Tool.Readonly, true)
+      const drawing = Toolkit.make(Draw)
+      const agent = Agent.make({ name: "artist", instructions: "Draw.", toolkit: drawing })
+      const handlers = drawing.toLayer({
+        Draw: () => Effect.succeed({ at: DateTime.makeUnsafe(0), size: 3 })
+      })
+      const first = ScriptedModel.turn(
+        { type: "reasoning", text: "Hm.", metadata: { anthropic: { signature: "abc" } } },
+        "Let me draw.",
+        call("1", "Draw", {})
+      )
+      const asked = (script: ScriptedModel.Script) =>
+        Effect.gen(function*() {
+          yield* Effect.exit(Agent.run(agent, options))
+          const requests = yield* ScriptedModel.requests
+          return requests.at(-1)?.prompt
+        }).pipe(Effect.provide(Layer.merge(handlers, ScriptedModel.layer(script))))
+      const undisturbed = yield* asked([first, ScriptedModel.fail(Fault.permanent)])
+      const resumed = yield* asked(["Drawn."])
+      assert.deepStrictEqual(resumed, undisturbed)
+    }).pipe(Effect.provide(durable)))
+})

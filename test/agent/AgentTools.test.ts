@@ -205,6 +205,22 @@ describe("failing tools", () => {
       assert.deepStrictEqual(results()[0], { error: "ToolDefect", message: "bug", attempts: 1 })
     }).pipe(Effect.provide(durable)))
 
+  it.effect("that interrupt themselves do not interrupt the agent", () =>
+    Effect.gen(function*() {
+      let attempts = 0
+      const { model, results } = told([call("1", "Read", {})])
+      const result = yield* Agent.run(clerk, { runId: "run-1", prompt: "Go" }).pipe(Effect.provide(Layer.merge(
+        model,
+        shelf.toLayer({
+          Read: () => Effect.suspend(() => (attempts++, Effect.interrupt)),
+          Write: () => Effect.succeed("")
+        })
+      )))
+      assert.strictEqual(result.text, "Done.")
+      assert.deepInclude(results()[0], { error: "ToolInterrupted", attempts: 3 })
+      assert.strictEqual(attempts, 3)
+    }).pipe(Effect.provide(durable)))
+
   it.effect("are cut off when the time of the run is over", () =>
     Effect.gen(function*() {
       const started = yield* Deferred.make<void>()
@@ -469,6 +485,7 @@ describe("approvals", () => {
       const asked = yield* decide({ _tag: "Approve" })
       assert.strictEqual(asked?.reason, "IrreversibleAction")
       assert.include(asked?.task, `Pay({"amount":900})`)
+      assert.deepNestedInclude(asked?.context, { tool: "Pay", arguments: { amount: 900 } })
       const result = yield* run
       assert.strictEqual(result.text, "Done.")
       assert.deepStrictEqual(results(), [{ paid: 900 }, "note 1", { paid: 5 }])

@@ -29,7 +29,6 @@ const plain = Agent.make({ name: "plain", instructions: "" })
 
 type ToolErrors =
   | Checkpoint.RunSuspended
-  | Checkpoint.AmbiguousStep
   | EscalationQueue.EscalationError
   | Idempotency.IdempotencyStoreError
   | Idempotency.IdempotencyCorrupt

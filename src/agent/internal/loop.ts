@@ -207,7 +207,9 @@ export const loop = <Value, E, R>(
       time,
       reconcile: agent.reconcile,
       approval: agent.approval,
-      concurrency: agent.concurrency
+      concurrency: agent.concurrency,
+      wallTime,
+      grace: Duration.toMillis(budget.grace)
     }
 
     let history = Prompt.concat(system(agent.instructions), options.prompt)
@@ -263,8 +265,9 @@ export const loop = <Value, E, R>(
         default:
           return yield* failWith({ _tag: "IncompleteAnswer", finishReason })
       }
-      const isEmpty = text === "" && (last || (position === 0 && finishReason !== "pause"))
-      if (isEmpty) return Option.none()
+      const says = text.trim() !== ""
+      const does = position > 0 || finishReason === "pause" || response.content.some((part) => part.type === "file")
+      if (!says && (last || !does)) return Option.none()
       const message = Prompt.fromResponseParts(parts)
       return Option.some({ message, finishReason, unusable, ...(model === undefined ? {} : { model }) })
     })
@@ -339,7 +342,7 @@ export const loop = <Value, E, R>(
       cost: budget.prices.size === 0 ? undefined : cost,
       elapsed: Duration.millis(time.marked()),
       counters: { ...counters },
-      turns
+      turns: [...turns]
     })
 
     const gracefully = Effect.fnUntraced(function*(gone: AgentBudget.Name) {
@@ -376,8 +379,6 @@ export const loop = <Value, E, R>(
           overBudget: position >= allowed
         })),
         history: Prompt.concat(history, record.message),
-        left: Math.max(0, wallTime - time.marked()),
-        grace: Duration.toMillis(budget.grace),
         turn: counters.iterations
       })
       yield* time.mark(Math.max(...outcomes.map(({ outcome }) => outcome.elapsedMillis)))
@@ -436,7 +437,7 @@ export const loop = <Value, E, R>(
       if (Result.isSuccess(value)) {
         return { ...result(whole, record.finishReason), completion: "complete" as const, value: value.success }
       }
-      const issue = value.failure.message
+      const issue = value.failure.message.slice(0, 2_000)
       if (counters.repairs >= agent.maxRepairs) {
         return yield* failWith({ _tag: "InvalidResult", repairs: counters.repairs, issue, text: whole })
       }

@@ -222,9 +222,14 @@ const handle = <RT>(
           : Effect.succeed({ encoded: encodedResult, modelOutput })
       },
       onFailure: (cause) => {
-        const failed = Cause.findError(cause)
-        if (Result.isFailure(failed)) return Effect.failCause(failed.failure)
         if (Cause.hasDies(cause)) return Effect.die(Cause.squash(cause))
+        const failed = Cause.findError(cause)
+        if (Result.isFailure(failed)) {
+          // Where the agent is interrupted nobody comes here: the tool did this to itself.
+          const reason = "the tool was interrupted from within"
+          const verdict = call.plan.effects === "idempotent" ? Fault.transient : Fault.ambiguous
+          return Effect.fail(new ToolFailed({ tool: call.plan.tool.name, error: "ToolInterrupted", reason, verdict }))
+        }
         const origin = Context.get(Cause.annotations(cause), Toolkit.FailureOrigin)
         return Effect.flatMap(
           Effect.option(Schema.encodeUnknownEffect(call.plan.tool.failureSchema)(failed.success)),

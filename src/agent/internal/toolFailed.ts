@@ -9,7 +9,7 @@ import * as Fault from "../../Fault.ts"
  * **Details**
  *
  * `error` is the tag or name of the tool's own error, or one of `InvalidArguments`, `UnreadableResult` (the tool ran),
- * `ToolDefect` and `OutOfTime`. `details` is the error as the tool's failure schema encodes it. `verdict` is what the
+ * `ToolDefect`, `ToolInterrupted` and `OutOfTime`. `details` is the error as the tool's failure schema encodes it. `verdict` is what the
  * tool's own error means.
  *
  * @category errors

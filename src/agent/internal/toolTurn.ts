@@ -31,6 +31,9 @@ export interface Environment<R> extends ToolCall.Environment<R> {
   readonly reconcile: ReadonlyMap<string, Reconcile<R>>
   readonly approval: "declared" | "atMostOnce"
   readonly concurrency: number
+  /** Milliseconds of the run's time, and those that a call which must not be cut off has in any case. */
+  readonly wallTime: number
+  readonly grace: number
 }
 
 /** @internal */
@@ -61,9 +64,6 @@ export interface Turn {
   readonly calls: ReadonlyArray<Call>
   readonly history: Prompt.Prompt
   readonly turn: number
-  /** Milliseconds left of the run's time, and those that a call which must not be cut off has in any case. */
-  readonly left: number
-  readonly grace: number
 }
 
 const refused = (error: string, message: string): Outcome =>
@@ -105,12 +105,13 @@ const excerpt = (params: unknown): string => {
   return json._tag === "Json" ? json.text : json._tag === "TooLong" ? `${json.start}...` : "(arguments)"
 }
 
-const context = <R>(env: Environment<R>, turn: Turn, call: Call): Schema.Json => ({
+// The whole arguments: who decides has to see them. The queue bounds and redacts.
+const context = <R>(env: Environment<R>, turn: Turn, call: Call) => ({
   agent: env.agent,
   turn: turn.turn,
   tool: call.name,
   toolCallId: call.id,
-  arguments: excerpt(call.params)
+  arguments: call.params
 })
 
 const abandoned = <R>(env: Environment<R>, turn: Turn, tool: string, reason: string) =>
@@ -199,18 +200,22 @@ const runOne = <R>(env: Environment<R>, turn: Turn, { call, plan }: Runnable) =>
       return answer._tag === "Happened" ? yield* happened(answer.value) : answer
     })
 
-    const within = Duration.millis(effects === "idempotent" ? turn.left : Math.max(turn.left, turn.grace))
-    const execute = Effect.suspend(() => {
+    const execute = Effect.flatMap(env.time.now, (now) => {
       replayed = false
-      return ToolCall.execute(env, prepared, within)
+      const left = Math.max(0, env.wallTime - now, effects === "atMostOnce" ? env.grace : 0)
+      return ToolCall.execute(env, prepared, Duration.millis(left))
     })
     const outcome = yield* Checkpoint.step(
       tool.name,
       { success: Outcome, error: ToolFailed, effects, reconcile },
       execute
     ).pipe(
-      // Known by now not to have happened.
-      Effect.catchTag("ToolFailed", (failed) => Effect.succeed(ToolCall.told(failed)))
+      Effect.catchTags({
+        // Known by now not to have happened.
+        ToolFailed: (failed) => Effect.succeed(ToolCall.told(failed)),
+        // People do not answer that they do not know: they answer, or the run waits.
+        AmbiguousStep: (error) => Effect.die(error)
+      })
     )
     return { call, outcome, replayed }
   })
@@ -260,7 +265,6 @@ const askThenRun = <R>(env: Environment<R>, turn: Turn, runnable: Runnable) =>
 export type ToolsError =
   | AgentError
   | Checkpoint.RunSuspended
-  | Checkpoint.AmbiguousStep
   | Checkpoint.StepError
   | EscalationQueue.EscalationError
   | Idempotency.IdempotencyStoreError
