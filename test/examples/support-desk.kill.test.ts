@@ -1,0 +1,118 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Effect } from "effect"
+import { spawn } from "node:child_process"
+import * as fs from "node:fs"
+import * as os from "node:os"
+import * as path from "node:path"
+import { DatabaseSync } from "node:sqlite"
+
+const main = path.resolve(import.meta.dirname, "../../examples/support-desk/main.ts")
+
+const cache = path.join(os.tmpdir(), "effect-resilience-compile-cache")
+
+interface Life {
+  readonly code: number | null
+  readonly signal: NodeJS.Signals | null
+  readonly output: string
+}
+
+/** Runs the demo as a process of its own, as a person would, and waits for its end. */
+const live = (data: string, ...flags: ReadonlyArray<string>): Effect.Effect<Life> =>
+  Effect.callback<Life>((resume, signal) => {
+    const args = ["--conditions=effect-resilience-source", main, "--data", data, "--simulated", "--limit", "10", ...flags]
+    // Most of a short life is loading: the compiled modules are kept from one life to the next.
+    const env = { ...process.env, NODE_COMPILE_CACHE: cache }
+    const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "pipe"], signal, env })
+    let output = ""
+    child.stdout.on("data", (chunk: Buffer) => output += chunk.toString())
+    child.stderr.on("data", (chunk: Buffer) => output += chunk.toString())
+    child.on("error", (error) => resume(Effect.die(error)))
+    child.on("close", (code, by) => resume(Effect.succeed({ code, signal: by, output })))
+  })
+
+const folder = Effect.acquireRelease(
+  Effect.sync(() => fs.mkdtempSync(path.join(os.tmpdir(), "support-desk-"))),
+  (name) => Effect.sync(() => fs.rmSync(name, { recursive: true, force: true }))
+)
+
+/** What the customers and the shop have in the end. The order of the refunds depends on timing, and is left out. */
+const books = (data: string) => {
+  const db = new DatabaseSync(path.join(data, "shop.db"), { readOnly: true })
+  try {
+    return {
+      replies: db.prepare("SELECT ticketId, category, language, body FROM replies ORDER BY ticketId").all(),
+      refunds: db.prepare("SELECT orderId, amountCents, reason, key FROM refunds ORDER BY orderId, key").all()
+    }
+  } finally {
+    db.close()
+  }
+}
+
+/** A life that is not killed is the measure for all the others. */
+const unharmed = Effect.runSync(Effect.cached(Effect.scoped(Effect.gen(function*() {
+  const data = yield* folder
+  const life = yield* live(data, "--storm", "none", "--crash-at", "1000000")
+  assert.strictEqual(life.code, 0, life.output)
+  return books(data)
+}))))
+
+const journalPoints = [1, 2, 11, 26, 47, 80, 113, 140]
+const refundPoints = [1, 2, 5, 6]
+
+const flags = [
+  ...journalPoints.map((at) => ["--crash-at", String(at)] as const),
+  ...refundPoints.map((at) => ["--crash-at-refund", String(at)] as const)
+]
+
+describe("the support desk, killed with SIGKILL", () => {
+  it.live(
+    "resumes to the same replies, and refunds once each, wherever it was killed",
+    () =>
+      Effect.gen(function*() {
+        const expected = yield* unharmed
+        assert.isAbove(expected.replies.length, 8)
+        assert.isAbove(expected.refunds.length, 2)
+        assert.strictEqual(new Set(expected.refunds.map(({ key }) => key)).size, expected.refunds.length)
+
+        yield* Effect.forEach(flags, (crash, index) =>
+          Effect.scoped(Effect.gen(function*() {
+            const where = crash.join(" ")
+            const data = yield* folder
+            const killed = yield* live(data, "--storm", "none", ...crash)
+            assert.strictEqual(killed.signal, "SIGKILL", `${where} did not kill: ${killed.output}`)
+            const resumed = yield* live(data, "--storm", index % 3 === 0 ? "mild" : "none", "--seed", String(index), "--resume")
+            assert.strictEqual(resumed.code, 0, `${where}: ${resumed.output}`)
+            assert.deepStrictEqual(books(data), expected, where)
+          })), { concurrency: 2 })
+      }),
+    120_000
+  )
+
+  it.live("goes on after two kills, the second one in the resumed life", () =>
+    Effect.gen(function*() {
+      const data = yield* folder
+      const first = yield* live(data, "--storm", "none", "--crash-at", "60")
+      const second = yield* live(data, "--storm", "none", "--resume", "--crash-at-refund", "2")
+      const third = yield* live(data, "--storm", "none", "--resume")
+      assert.deepStrictEqual([first.signal, second.signal, third.code], ["SIGKILL", "SIGKILL", 0], third.output)
+      assert.deepStrictEqual(books(data), yield* unharmed)
+    }), 60_000)
+})
+
+describe("the support desk's command line", () => {
+  it.live("has nothing to resume in an empty folder, and says so", () =>
+    Effect.gen(function*() {
+      const data = yield* folder
+      const life = yield* live(data, "--resume")
+      assert.strictEqual(life.code, 1)
+      assert.include(life.output, "there is nothing to go on with")
+    }))
+
+  it.live("names an unknown storm and the known ones", () =>
+    Effect.gen(function*() {
+      const data = yield* folder
+      const life = yield* live(data, "--storm", "biblical")
+      assert.notStrictEqual(life.code, 0)
+      assert.include(life.output, "severe")
+    }))
+})
