@@ -67,6 +67,14 @@ describe("Fault", () => {
     table([
       ["400", api(400, { type: "invalid_request_error", message: "max_tokens: required" }), Fault.permanent],
       [
+        "400 input and max_tokens exceed the limit",
+        api(400, {
+          type: "invalid_request_error",
+          message: "input length and `max_tokens` exceed context limit: 199000 + 4096 > 200000"
+        }),
+        Fault.contextOverflow
+      ],
+      [
         "400 prompt is too long",
         api(400, { type: "invalid_request_error", message: "prompt is too long: 250000 tokens > 200000 maximum" }),
         Fault.contextOverflow

@@ -66,7 +66,7 @@ const exhausted =
   /spend_limit|insufficient_(?:quota|credits)|billing_hard_limit|quota_exceeded|^billing_error$|credit_balance/
 const overflow = /^request_too_large$|context_length_exceeded|context_window|contextwindow/
 const overflowText =
-  /prompt is too long|input is too long|(?:maximum|exceeds? the|exceeded) (?:model'?s? )?context|context (?:window|length)|contextwindowexceeded|too many (?:input )?tokens/i
+  /prompt is too long|input is too long|exceed context limit|(?:maximum|exceeds? the|exceeded) (?:model'?s? )?context|context (?:window|length)|contextwindowexceeded|too many (?:input )?tokens/i
 const awaitsApproval = /waiting for approval|pending approval/i
 
 const refusedCodes = new Set(["content_filter", "content_policy_violation", "refusal"])

@@ -19,7 +19,16 @@ interface Life {
 /** Runs the demo as a process of its own, as a person would, and waits for its end. */
 const live = (data: string, ...flags: ReadonlyArray<string>): Effect.Effect<Life> =>
   Effect.callback<Life>((resume, signal) => {
-    const args = ["--conditions=effect-resilience-source", main, "--data", data, "--simulated", "--limit", "10", ...flags]
+    const args = [
+      "--conditions=effect-resilience-source",
+      main,
+      "--data",
+      data,
+      "--simulated",
+      "--limit",
+      "10",
+      ...flags
+    ]
     // Most of a short life is loading: the compiled modules are kept from one life to the next.
     const env = { ...process.env, NODE_COMPILE_CACHE: cache }
     const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "pipe"], signal, env })
@@ -80,7 +89,14 @@ describe("the support desk, killed with SIGKILL", () => {
             const data = yield* folder
             const killed = yield* live(data, "--storm", "none", ...crash)
             assert.strictEqual(killed.signal, "SIGKILL", `${where} did not kill: ${killed.output}`)
-            const resumed = yield* live(data, "--storm", index % 3 === 0 ? "mild" : "none", "--seed", String(index), "--resume")
+            const resumed = yield* live(
+              data,
+              "--storm",
+              index % 3 === 0 ? "mild" : "none",
+              "--seed",
+              String(index),
+              "--resume"
+            )
             assert.strictEqual(resumed.code, 0, `${where}: ${resumed.output}`)
             assert.deepStrictEqual(books(data), expected, where)
           })), { concurrency: 2 })
