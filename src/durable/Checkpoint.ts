@@ -153,23 +153,23 @@ const closing = Effect.fnUntraced(function*<A, E>(
 ) {
   const { runId } = journal
   const changed = (status: RunStatus) => Telemetry.emit(() => ({ _tag: "RunChanged", runId, status }))
-  if (Exit.isSuccess(exit)) {
-    const leftOver = journal.leftOver(place)
-    if (leftOver !== undefined) return yield* leftOver
+  const leftOver = Exit.isSuccess(exit) ? journal.leftOver(place) : undefined
+  const ended: Exit.Exit<A, E | CheckpointMismatch> = leftOver === undefined ? exit : Exit.fail(leftOver)
+  if (Exit.isSuccess(ended)) {
     if (journal.status !== "completed") {
       yield* journal.appendRun({ _tag: "RunCompleted", steps: place.next }, "completed")
     }
     yield* changed("completed")
-    return exit.value
+    return ended.value
   }
-  const end = endOf(exit)
+  const end = endOf(ended)
   if (end !== undefined && journal.status !== "completed" && !journal.isBroken()) {
     // The failure that ended the run is what the caller needs to hear, not that it could not be written down as well:
     // the run is still `running` in the store, as after a crash, and can be resumed.
     yield* Effect.ignore(journal.appendRun(end.record, end.status))
     yield* changed(end.status)
   }
-  return yield* exit
+  return yield* ended
 })
 
 // A run that was interrupted is neither failed nor suspended: it stays as it is, to be resumed.

@@ -336,6 +336,18 @@ export const makeMemory = Effect.fnUntraced(function*(options: { readonly owner?
 /**
  * Keeps journals in memory, for tests and for programs that need no more than to resume in the same process.
  *
+ * **Example** (Testing a durable program)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { Checkpoint, CheckpointStore } from "effect-resilience"
+ *
+ * const program = Effect.succeed("done").pipe(Checkpoint.run({ id: "r" }), Effect.andThen(Checkpoint.list()))
+ *
+ * const runs = await Effect.runPromise(Effect.provide(program, CheckpointStore.layerMemory))
+ * runs.map((run) => [run.runId, run.status]) // => [["r", "completed"]]
+ * ```
+ *
  * @category layers
  * @since 0.1.0
  */

@@ -69,6 +69,9 @@ describe("Checkpoint.step", () => {
         yield* empty("a").pipe(Checkpoint.within("k"))
         yield* empty("a").pipe(Checkpoint.within("k"))
         yield* empty("a/b#2[3]")
+        yield* empty("[k]")
+        yield* empty("each[]")
+        yield* empty("half \ud83d, tab \t, whole 🙂")
       }).pipe(Checkpoint.run({ id: "r" }))
       assert.deepStrictEqual(yield* steps("r"), [
         "turn",
@@ -83,7 +86,10 @@ describe("Checkpoint.step", () => {
         "all[right]/r",
         "[k]/a",
         "[k]#2/a",
-        "a%2Fb%232%5B3%5D"
+        "a%2Fb%232%5B3%5D",
+        "%5Bk%5D",
+        "each%5B%5D",
+        "half %D83D, tab %9, whole 🙂"
       ])
     }))
 
@@ -495,6 +501,26 @@ describe("Checkpoint.run", () => {
     )
   })
 
+  test("a store that dies over a record stops the run, and what it wrote is found on resume", () =>
+    Effect.gen(function*() {
+      const store = yield* CheckpointStore.CheckpointStore
+      const { did, log } = makeLog()
+      const dying = CheckpointStore.CheckpointStore.of({
+        ...store,
+        append: (lease, entry, status) =>
+          Effect.andThen(store.append(lease, entry, status), entry.step === "a" ? Effect.die("boom") : Effect.void)
+      })
+      const program = Effect.gen(function*() {
+        yield* Checkpoint.step("a", {}, did("a")).pipe(Effect.catchDefect(() => Effect.void))
+        yield* Checkpoint.step("b", {}, did("b"))
+      }).pipe(Checkpoint.run({ id: "r" }))
+      const error = yield* program.pipe(Effect.provideService(CheckpointStore.CheckpointStore, dying), Effect.flip)
+      assert.isTrue(error._tag === "CheckpointStoreError" && error.reason._tag === "Rejected")
+      assert.deepStrictEqual(log, ["a"])
+      yield* program
+      assert.deepStrictEqual(log, ["a", "b"])
+    }))
+
   test("a store that never answers is a typed failure when the time of the lease is over", () =>
     Effect.gen(function*() {
       const store = yield* CheckpointStore.CheckpointStore
@@ -523,6 +549,17 @@ describe("Checkpoint.run", () => {
       )
       assert.strictEqual(yield* statusOf("r"), "completed")
       yield* program(["a", "b", "c"])
+    }))
+
+  test("a program that ends before the journal does has failed", () =>
+    Effect.gen(function*() {
+      const step = Checkpoint.step("a", {}, Effect.void)
+      yield* Effect.ignore(Checkpoint.run(Effect.andThen(step, new Stop()), { id: "r" }))
+      const error = yield* Effect.flip(Checkpoint.run(Effect.void, { id: "r" }))
+      assert.strictEqual(error._tag, "CheckpointMismatch")
+      assert.strictEqual(yield* statusOf("r"), "failed")
+      yield* Checkpoint.run(step, { id: "r" })
+      assert.strictEqual(yield* statusOf("r"), "completed")
     }))
 
   test("a program that puts other branches where the journal has a step is a mismatch", () =>

@@ -1,9 +1,11 @@
+import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
 import type * as Schema from "effect/Schema"
 import * as Semaphore from "effect/Semaphore"
-import type { CheckpointStore, CheckpointStoreError, Lease, RunStatus } from "../CheckpointStore.ts"
+import { type CheckpointStore, CheckpointStoreError, type Lease, type RunStatus } from "../CheckpointStore.ts"
 import { CheckpointCorrupt, CheckpointMismatch } from "./checkpointErrors.ts"
 import * as Record from "./checkpointRecord.ts"
 import * as Scope from "./checkpointScope.ts"
@@ -153,13 +155,25 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
       return Effect.asVoid(Deferred.fail(broken, failure))
     })
 
+  // Whatever became of a record that was not acknowledged, only the store knows how long the journal is now.
+  const giveUp = (cause: Cause.Cause<CheckpointStoreError>) =>
+    breakDown(Option.getOrElse(
+      Cause.findErrorOption(cause),
+      () =>
+        new CheckpointStoreError({
+          operation: "append",
+          runId,
+          reason: { _tag: "Rejected", cause: Cause.squash(cause) }
+        })
+    ))
+
   const append = (step: string, record: WithoutTime<Record.Record>, next: RunStatus | undefined) =>
     writing.withPermit(Effect.gen(function*() {
       if (failure !== undefined) return yield* failure
       const at = yield* Clock.currentTimeMillis
       // Every value in a record is JSON already: that this does not encode is not a failure of the world.
       const body = yield* Effect.orDie(Record.encode({ ...record, at }))
-      yield* Effect.tapError(store.append(lease, { position: length, step, body }, next), breakDown)
+      yield* Effect.tapCause(store.append(lease, { position: length, step, body }, next), giveUp)
       length++
     })).pipe(Effect.uninterruptible)
 

@@ -38,13 +38,14 @@ export const root = (): Scope => make("", [])
 
 const join = (path: string, part: string): string => path === "" ? part : `${path}/${part}`
 
-// These characters build a path, so a name may hold them only escaped.
+// The first of these characters build a path, so a name may hold them only escaped; control characters and halves of
+// surrogate pairs do not come back from every store as they went in.
 const escape = (name: string): string =>
-  name.replace(/[%/#[\]~]/g, (char) => `%${char.charCodeAt(0).toString(16).toUpperCase()}`)
+  name.replaceAll(/[%/#[\]~\p{Cc}\p{Cs}]/gu, (char) => `%${char.charCodeAt(0).toString(16).toUpperCase()}`)
 
-const occurrence = (scope: Scope, name: string): string => {
-  const n = (scope.counts.get(name) ?? 0) + 1
-  scope.counts.set(name, n)
+const occurrence = (scope: Scope, escaped: string): string => {
+  const n = (scope.counts.get(escaped) ?? 0) + 1
+  scope.counts.set(escaped, n)
   return n === 1 ? "" : `#${n}`
 }
 
@@ -60,7 +61,8 @@ const occupy = (scope: Scope, id: string, entry: string): Claim => {
  * @internal
  */
 export const enterStep = (scope: Scope, name: string): Claim => {
-  const entry = `${escape(name)}${occurrence(scope, name)}`
+  const escaped = escape(name)
+  const entry = `${escaped}${occurrence(scope, escaped)}`
   return occupy(scope, join(scope.path, entry), entry)
 }
 
@@ -70,7 +72,8 @@ export const enterStep = (scope: Scope, name: string): Claim => {
  * @internal
  */
 export const enterGroup = (scope: Scope, name: string): Claim => {
-  const label = `${escape(name)}${occurrence(scope, `${name}[]`)}`
+  const escaped = escape(name)
+  const label = `${escaped}${occurrence(scope, `${escaped}[]`)}`
   return occupy(scope, join(scope.path, label), `${label}[]`)
 }
 
@@ -95,8 +98,8 @@ export const insideGroup = (claim: Claim, key: string): Scope => make(`${claim.i
  * @internal
  */
 export const openBranch = (scope: Scope, key: string): Scope => {
-  const part = `[${escape(key)}]${occurrence(scope, `[${key}]`)}`
-  return make(join(scope.path, part), [...scope.order, -1])
+  const escaped = `[${escape(key)}]`
+  return make(join(scope.path, `${escaped}${occurrence(scope, escaped)}`), [...scope.order, -1])
 }
 
 /**

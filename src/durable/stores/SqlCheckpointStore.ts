@@ -332,6 +332,26 @@ export const layerWith = (
 /**
  * Provides a {@link CheckpointStore} on the `SqlClient` at hand, for an owner with a random name.
  *
+ * **Example** (Keeping runs beside other tables)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Layer } from "effect"
+ * import { SqlClient } from "effect/sql"
+ * import { Checkpoint } from "effect-resilience"
+ * import * as NodeSqlite from "effect-resilience/durable/stores/NodeSqlite"
+ * import * as SqlCheckpointStore from "effect-resilience/durable/stores/SqlCheckpointStore"
+ *
+ * const program = Effect.gen(function*() {
+ *   const sql = yield* SqlClient.SqlClient
+ *   yield* sql`CREATE TABLE orders (id TEXT)`
+ *   yield* Checkpoint.step("order", {}, sql`INSERT INTO orders (id) VALUES ('7')`).pipe(Checkpoint.run({ id: "order-7" }))
+ *   return (yield* sql`SELECT id FROM orders`).length
+ * })
+ *
+ * const Live = SqlCheckpointStore.layer.pipe(Layer.provideMerge(NodeSqlite.layer({ filename: ":memory:" })))
+ * await Effect.runPromise(Effect.provide(program, Live)) // => 1
+ * ```
+ *
  * @category layers
  * @since 0.1.0
  */
