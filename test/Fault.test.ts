@@ -858,7 +858,7 @@ describe("Fault", () => {
       const notADuration: unknown = "soon"
       assert.throws(
         () => Fault.throttled(notADuration as Duration.Input),
-        "Fault: option \"retryAfter\" is soon, expected a duration"
+        "Fault: option \"retryAfter\" is \"soon\", expected a duration"
       )
     })
   })
