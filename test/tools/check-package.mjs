@@ -59,7 +59,7 @@ try {
   )
   run(path.join(bin, "tsc"), ["-p", "tsconfig.json"], folder)
   const said = run(path.join(bin, "node"), ["out/consumer.js"], folder).trim()
-  if (said !== "fallback after 3 attempts, circuit closed") fail(`the consumer's program printed: ${said}`)
+  if (said !== "fallback after 3 attempts, circuit Closed") fail(`the consumer's program printed: ${said}`)
 
   // The root is loaded with a resolver that writes down every package it is asked for.
   fs.writeFileSync(
