@@ -246,6 +246,27 @@ describe("answers that are none", () => {
     }).pipe(Effect.provide(store)))
 })
 
+describe("AgentError", () => {
+  it.effect("survives a journal", () =>
+    Effect.gen(function*() {
+      const codec = Schema.toCodecJson(Agent.AgentError)
+      const base = { agent: "a", runId: "r", turn: 2 }
+      for (
+        const reason of [
+          { _tag: "Refused", text: "No." },
+          { _tag: "IncompleteAnswer", finishReason: "unknown" },
+          { _tag: "BudgetExhausted", budget: "cost", cause: "down" },
+          { _tag: "Abandoned", tool: "Pay", reason: "closed" }
+        ] as const
+      ) {
+        const error = new Agent.AgentError({ ...base, reason })
+        const back = yield* Schema.decodeEffect(codec)(yield* Schema.encodeEffect(codec)(error))
+        assert.strictEqual(back.message, error.message)
+        assert.deepStrictEqual(back.reason, error.reason)
+      }
+    }))
+})
+
 describe("a result schema", () => {
   const Verdict = Schema.Struct({ score: Schema.Int, on: Schema.DateTimeUtcFromString })
   const judge = Agent.make({ name: "judge", instructions: "Judge.", result: Verdict })
@@ -498,13 +519,11 @@ describe("states", () => {
     Effect.gen(function*() {
       const state = yield* SubscriptionRef.make<Agent.State>("idle")
       const seen: Array<Agent.State> = []
-      const { handlers } = yield* counting
       const note = Effect.sync(() => seen.push(SubscriptionRef.getUnsafe(state)))
       const watched = kit.toLayer({
         Lookup: () => Effect.as(note, { price: 1 }),
         Refund: () => Effect.as(note, "done")
       })
-      assert.isDefined(handlers)
       yield* Agent.run(agent, { runId: "run-1", prompt: "Go", state }).pipe(
         Effect.provide(Layer.mergeAll(
           watched,
@@ -519,10 +538,8 @@ describe("states", () => {
 
   it.effect("are a stream that ends with the last one", () =>
     Effect.gen(function*() {
-      const gate = yield* Deferred.make<void>()
       const running = yield* Agent.start(talker, { runId: "talk-1", prompt: "Hello" })
       const states = yield* Stream.runCollect(running.states).pipe(Effect.forkChild({ startImmediately: true }))
-      yield* Deferred.succeed(gate, undefined)
       assert.strictEqual((yield* running.result).text, "Hi")
       const collected = yield* Fiber.join(states)
       assert.strictEqual(collected.at(-1), "completed")

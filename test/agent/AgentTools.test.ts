@@ -145,8 +145,6 @@ describe("failing tools", () => {
 
   it.effect("are not attempted again where that cannot help", () =>
     Effect.gen(function*() {
-      const { handlers } = yield* counting
-      assert.isDefined(handlers)
       let attempts = 0
       const { model, results } = told([call("1", "Refund", { order: "7" })])
       yield* Agent.run(support, { runId: "run-1", prompt: "Go" }).pipe(Effect.provide(Layer.merge(
@@ -240,6 +238,38 @@ describe("failing tools", () => {
       const result = yield* Fiber.join(fiber)
       assert.strictEqual(result.completion, "graceful")
       assert.deepInclude(results()[0], { error: "OutOfTime" })
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("that must not happen twice get a grace period, and are uncertain after it", () =>
+    Effect.gen(function*() {
+      const writing = (seconds: number, runId: string) =>
+        Effect.gen(function*() {
+          const started = yield* Deferred.make<void>()
+          const { model, results } = told([call("1", "Write", { text: runId })])
+          const fiber = yield* Agent.run(clerk, { runId, prompt: "Go" }).pipe(
+            Effect.provide(Layer.merge(
+              model,
+              shelf.toLayer({
+                Read: () => Effect.succeed(""),
+                Write: () =>
+                  Deferred.succeed(started, undefined).pipe(
+                    Effect.andThen(Effect.sleep(seconds * 1000)),
+                    Effect.as("written")
+                  )
+              })
+            )),
+            Effect.result,
+            Effect.forkChild
+          )
+          yield* Deferred.await(started)
+          yield* Effect.forEach(Array.from({ length: 40 }), () => TestClock.adjust("10 seconds"))
+          return { result: yield* Fiber.join(fiber), results: results() }
+        })
+      const inTime = yield* writing(320, "run-1")
+      assert.isTrue(inTime.result._tag === "Success" && inTime.result.success.completion === "graceful")
+      assert.deepStrictEqual(inTime.results, ["written"])
+      const late = yield* writing(340, "run-2")
+      assert.isTrue(late.result._tag === "Failure" && late.result.failure._tag === "RunSuspended")
     }).pipe(Effect.provide(durable)))
 
   it.effect("emit what they came to", () =>
@@ -354,6 +384,15 @@ describe("keys", () => {
       )))
       assert.strictEqual(result.counters.toolErrors, 0)
       assert.deepStrictEqual(yield* Ref.get(refunds), ["7"])
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("cannot be made of broken text, which is refused before anything runs", () =>
+    Effect.gen(function*() {
+      const { handlers, refunds } = yield* counting
+      const { model, results } = told([call("1", "Refund", { order: "\ud800" })])
+      yield* Agent.run(support, { runId: "run-1", prompt: "Go" }).pipe(Effect.provide(Layer.merge(handlers, model)))
+      assert.deepInclude(results()[0], { error: "InvalidArguments", attempts: 0 })
+      assert.deepStrictEqual(yield* Ref.get(refunds), [])
     }).pipe(Effect.provide(durable)))
 
   it.effect("are not looked at where dedupe is off", () =>

@@ -50,8 +50,9 @@ const say = (reason: AgentErrorReason): string => {
     case "InvalidResult":
       return `the answer does not match the result schema after ${reason.repairs} repairs: ${reason.issue}`
     case "BudgetExhausted":
-      return `the budget (${reason.budget}) is used up, and the last call for the best answer so far failed; ` +
-        "raise the budget and run it again to go on"
+      return `the budget (${reason.budget}) is used up, and the last call for the best answer so far failed ` +
+        `(${reason.cause instanceof Error ? reason.cause.message : String(reason.cause)}); ` +
+        "run it again to ask once more"
     case "Abandoned":
       return `abandoned by a decision about tool "${reason.tool}": ${reason.reason}`
   }

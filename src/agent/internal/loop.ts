@@ -294,8 +294,8 @@ export const loop = <Value, E, R>(
       yield* options.setState("running")
       const prompt = history
       const turn = counters.iterations
-      const left = wallTime - time.marked()
-      const within = Duration.millis(gone === undefined ? left : Math.max(left, Duration.toMillis(budget.grace)))
+      const left = Math.max(0, wallTime - time.marked())
+      const within = Duration.millis(gone === undefined ? left : left + Duration.toMillis(budget.grace))
       let replayed = true
       const execute = Effect.gen(function*() {
         replayed = false

@@ -31,7 +31,7 @@ export interface Environment<R> extends ToolCall.Environment<R> {
   readonly reconcile: ReadonlyMap<string, Reconcile<R>>
   readonly approval: "declared" | "atMostOnce"
   readonly concurrency: number
-  /** Milliseconds of the run's time, and those that a call which must not be cut off has in any case. */
+  /** Milliseconds of the run's time, and those that a call which must not happen twice has beyond it. */
   readonly wallTime: number
   readonly grace: number
 }
@@ -202,7 +202,7 @@ const runOne = <R>(env: Environment<R>, turn: Turn, { call, plan }: Runnable) =>
 
     const execute = Effect.flatMap(env.time.now, (now) => {
       replayed = false
-      const left = Math.max(0, env.wallTime - now, effects === "atMostOnce" ? env.grace : 0)
+      const left = Math.max(0, env.wallTime - now) + (effects === "atMostOnce" ? env.grace : 0)
       return ToolCall.execute(env, prepared, Duration.millis(left))
     })
     const outcome = yield* Checkpoint.step(
