@@ -343,7 +343,8 @@ const inputText = Schema.fromJsonString(Schema.Json)
  * - `success`: how the result is written, default `Schema.Void`. It must hold no `Redacted`: JSON would show it in
  *   clear, so such a step fails with `StepNotEncodable` before it runs.
  * - `error`: how a failure is written. With it a failure is remembered and given back on resume; without it, and for an
- *   error that the schema does not accept, the failure is only noted and the step runs again on resume.
+ *   error that the schema does not accept, the failure is only noted and the step runs again on resume. Give it where
+ *   the program handles the failure and goes on, so that a resumed program goes the same way.
  * - `effects`: `"idempotent"` (default) runs an unfinished step again. `"atMostOnce"` writes an intent before the step
  *   runs, and an intent without a result is never run again on its own.
  * - `reconcile`: finds out whether an unfinished `"atMostOnce"` attempt took effect: {@link happened},
