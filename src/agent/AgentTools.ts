@@ -180,3 +180,22 @@ export const effectsOf = (tool: Tool.Any): "idempotent" | "atMostOnce" =>
   Context.get(tool.annotations, Tool.Readonly) || Context.get(tool.annotations, Tool.Idempotent)
     ? "idempotent"
     : "atMostOnce"
+
+/**
+ * Names the scope in which `Idempotency` keeps the results of a run's calls, to clear it when the run is over.
+ *
+ * **Example** (Forgetting a run's results)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { AgentTools, Idempotency } from "effect-resilience"
+ *
+ * const forget = (runId: string) => Idempotency.clear(AgentTools.idempotencyScope(runId))
+ *
+ * await Effect.runPromise(Effect.provide(forget("run-1"), Idempotency.layerMemory))
+ * ```
+ *
+ * @category getters
+ * @since 0.1.0
+ */
+export const idempotencyScope = (runId: string): string => `agent-run/${runId}`

@@ -343,6 +343,28 @@ describe("results", () => {
     }))
 })
 
+describe("a call whose result cannot be read", () => {
+  it.effect("has happened, says so, and is not repeated by an equal call", () =>
+    Effect.gen(function*() {
+      const Send = Tool.make("Send", { success: Schema.String.check(Schema.isMinLength(3)) })
+      const sending = Toolkit.make(Send)
+      let sent = 0
+      const { model, results } = told([call("1", "Send", {}), call("2", "Send", {})])
+      yield* Agent.run(Agent.make({ name: "sender", instructions: "", toolkit: sending, concurrency: 1 }), {
+        runId: "run-1",
+        prompt: "Go"
+      }).pipe(Effect.provide(Layer.merge(
+        model,
+        sending.toLayer({ Send: () => Effect.sync(() => (sent++, "x")) })
+      )))
+      assert.strictEqual(sent, 1)
+      for (const result of results()) {
+        assert.deepInclude(result, { error: "UnreadableResult", attempts: 1 })
+        assert.match(JSON.stringify(result), /"message":"the tool has run, but/)
+      }
+    }).pipe(Effect.provide(durable)))
+})
+
 describe("keys", () => {
   it.effect("are the same for every attempt and for equal calls, and others for other runs", () =>
     Effect.gen(function*() {

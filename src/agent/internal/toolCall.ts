@@ -20,6 +20,7 @@ import * as Telemetry from "../../Telemetry.ts"
 import {
   CurrentToolCall,
   effectsOf,
+  idempotencyScope,
   type Limits,
   type ToolAnswer,
   type ToolGuard,
@@ -155,9 +156,6 @@ export interface Call {
   readonly params: unknown
   readonly idempotencyKey: string
 }
-
-/** @internal */
-export const idempotencyScope = (runId: string): string => `agent-run/${runId}`
 
 const unreadable = "UnreadableResult"
 const executed = "the tool has run, but its result cannot be read; do not call it again for the same thing"
@@ -401,12 +399,10 @@ export const execute = <RT>(
       }),
       Effect.flatMap((done) => Effect.flatMap(env.time.now, (now) => succeeded(env.limits, done, attempts, now))),
       // It ran: that is a result, to be remembered like every other one.
-      Effect.catchIf(
-        (failed) => failed instanceof ToolFailed && failed.error === unreadable,
-        (failed) =>
-          Effect.map(env.time.now, (now) =>
-            failure({ error: unreadable, message: failed.message, attempts, elapsedMillis: now }))
-      )
+      Effect.catchTag("ToolFailed", (failed) =>
+        failed.error === unreadable
+          ? Effect.map(env.time.now, (now) => told(failed.after(attempts, now)))
+          : Effect.fail(failed))
     )
     const once = call.plan.dedupe
       ? Idempotency.once(onceOptions(env, call), attempted).pipe(Effect.catchTag("NotJson", argumentsNotJson(tool)))
