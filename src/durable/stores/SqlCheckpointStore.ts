@@ -9,6 +9,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
+import * as Scheduler from "effect/Scheduler"
 import * as Schema from "effect/Schema"
 import * as Migrator from "effect/sql/Migrator"
 import * as SqlClient from "effect/sql/SqlClient"
@@ -105,6 +106,11 @@ const reasonOf = (cause: unknown): typeof CheckpointStoreReason.Type =>
     ? { _tag: "Unavailable", cause }
     : { _tag: "Rejected", cause }
 
+// A fiber whose turn ends inside a transaction leaves it open while other fibers run. Where the driver is synchronous,
+// another connection of this process would then block the very thread that has to end the transaction.
+const inOneTurn = <A, E, R>(transaction: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  Effect.provideService(transaction, Scheduler.PreventSchedulerYield, true)
+
 /**
  * Options of {@link layerWith}.
  *
@@ -148,7 +154,7 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
       (cause) => cause instanceof CheckpointStoreError ? cause : failure(operation, runId, reasonOf(cause))
     )
 
-  yield* mapped("open", undefined, migrate)
+  yield* mapped("open", undefined, inOneTurn(migrate))
   const [latest] = yield* mapped(
     "open",
     undefined,
@@ -172,7 +178,7 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
         (transaction): Effect.Effect<A, E | SqlError.SqlError | CheckpointStoreError> =>
           Option.isSome(transaction)
             ? Effect.fail(failure(operation, runId, { _tag: "InTransaction" }))
-            : sql.withTransaction(effect)
+            : inOneTurn(sql.withTransaction(effect))
       )
     )
 

@@ -94,4 +94,37 @@ describe("SqlCheckpointStore", () => {
       assert.isAbove(next.token, lease.token)
       assert.strictEqual((yield* Effect.flip(a.renew(lease, minute))).reason._tag, "Fenced")
     }))
+
+  it.effect("a transaction is not left open while another connection of this process has its turn", () =>
+    Effect.gen(function*() {
+      const filename = yield* sqliteFile
+      // With no time to wait for a lock, meeting one is a failure.
+      const layer = SqlCheckpointStore.layer.pipe(Layer.provide(NodeSqlite.layer({ filename, busyTimeout: 0 })))
+      const worker = (runId: string) =>
+        Effect.gen(function*() {
+          const store = yield* CheckpointStore.CheckpointStore
+          const lease = yield* store.acquire(runId, minute)
+          for (let position = 0; position < 30; position++) {
+            // Any place in the transaction may be where the fiber has used up its turn.
+            yield* Effect.repeat(Effect.void, { times: 1900 + position * 7 })
+            yield* store.append(lease, { position, step: "", body: "{}" })
+          }
+        }).pipe(Effect.provide(layer, { local: true }))
+      yield* Effect.all([worker("a"), worker("b"), worker("c")], { concurrency: "unbounded" })
+    }))
+
+  it.effect("a full disk is a store that is unavailable, and the record can be written when there is room", () =>
+    Effect.gen(function*() {
+      const sql = yield* SqlClient.SqlClient
+      const store = yield* CheckpointStore.CheckpointStore
+      const lease = yield* store.acquire("a", minute)
+      yield* store.append(lease, { position: 0, step: "", body: "{}" })
+      yield* sql`PRAGMA max_page_count = 1`
+      const large = { position: 1, step: "s", body: `"${"x".repeat(100_000)}"` }
+      assert.strictEqual((yield* Effect.flip(store.append(lease, large, "failed"))).reason._tag, "Unavailable")
+      assert.deepStrictEqual((yield* store.list()).map((run) => [run.status, run.entries]), [["running", 1]])
+      yield* sql`PRAGMA max_page_count = 1000000`
+      yield* store.append(lease, large)
+      assert.strictEqual((yield* store.read("a")).length, 2)
+    }).pipe(Effect.provide(withSqliteFile(onFile))))
 })
