@@ -9,19 +9,16 @@
  */
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
 import { dual } from "effect/Function"
 import * as Option from "effect/Option"
-import * as Predicate from "effect/Predicate"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import type { Concurrency } from "effect/Types"
-import { canonicalJson } from "../internal/canonicalJson.ts"
 import * as config from "../internal/config.ts"
 import * as Telemetry from "../Telemetry.ts"
 import {
   CheckpointStore,
-  CheckpointStoreError,
+  type CheckpointStoreError,
   type Lease,
   type RunStatus,
   type RunSummary
@@ -31,13 +28,14 @@ import {
   type CheckpointCorrupt,
   type CheckpointMismatch,
   type ConcurrentSteps,
-  InputNotJson,
-  RunConflict,
-  RunLocked,
+  type InputNotJson,
+  type RunConflict,
+  type RunLocked,
   RunNotFound,
   type StepNotEncodable
 } from "./internal/checkpointErrors.ts"
 import * as Journal from "./internal/checkpointJournal.ts"
+import * as Life from "./internal/checkpointLife.ts"
 import type * as Record from "./internal/checkpointRecord.ts"
 import * as Run_ from "./internal/checkpointRun.ts"
 import * as Scope from "./internal/checkpointScope.ts"
@@ -111,95 +109,6 @@ export interface RunOptions {
   readonly lease?: Duration.Input | undefined
 }
 
-const opening = Effect.fnUntraced(function*(
-  journal: Journal.Journal,
-  version: number,
-  input: { readonly json: Schema.Json; readonly text: string } | undefined
-) {
-  const { opened, runId } = journal
-  if (opened === undefined) {
-    return yield* journal.appendRun(
-      { _tag: "RunOpened", version, ...(input === undefined ? {} : { input: input.json }) },
-      "running"
-    )
-  }
-  if (opened.version !== version) {
-    return yield* new RunConflict({
-      runId,
-      reason: "Version",
-      expected: String(opened.version),
-      found: String(version)
-    })
-  }
-  // What was read from JSON text is JSON.
-  const before = opened.input === undefined ? undefined : Result.getOrThrow(canonicalJson(opened.input))
-  if (before !== input?.text) {
-    return yield* new RunConflict({
-      runId,
-      reason: "Input",
-      expected: before ?? "none",
-      found: input?.text ?? "none"
-    })
-  }
-  if (journal.status === "suspended" || journal.status === "escalated" || journal.status === "failed") {
-    yield* journal.appendRun({ _tag: "RunResumed" }, "running")
-  }
-})
-
-const closing = Effect.fnUntraced(function*<A, E>(
-  journal: Journal.Journal,
-  place: Scope.Scope,
-  exit: Exit.Exit<A, E>
-) {
-  const { runId } = journal
-  const changed = (status: RunStatus) => Telemetry.emit(() => ({ _tag: "RunChanged", runId, status }))
-  const leftOver = Exit.isSuccess(exit) ? journal.leftOver(place) : undefined
-  const ended: Exit.Exit<A, E | CheckpointMismatch> = leftOver === undefined ? exit : Exit.fail(leftOver)
-  if (Exit.isSuccess(ended)) {
-    if (journal.status !== "completed") {
-      yield* journal.appendRun({ _tag: "RunCompleted", steps: place.next }, "completed")
-    }
-    yield* changed("completed")
-    return ended.value
-  }
-  const end = endOf(ended)
-  if (end !== undefined && journal.status !== "completed" && !journal.isBroken()) {
-    // The failure that ended the run is what the caller needs to hear, not that it could not be written down as well:
-    // the run is still `running` in the store, as after a crash, and can be resumed.
-    yield* Effect.ignore(journal.appendRun(end.record, end.status))
-    yield* changed(end.status)
-  }
-  return yield* ended
-})
-
-// A run that was interrupted is neither failed nor suspended: it stays as it is, to be resumed.
-const endOf = <A, E>(exit: Exit.Exit<A, E>) => {
-  const error = Exit.findErrorOption(exit)
-  if (Option.isNone(error)) {
-    return Exit.hasDies(exit)
-      ? { status: "failed" as const, record: { _tag: "RunFailed" as const, error: "Defect" } }
-      : undefined
-  }
-  if (Step.isSuspension(error.value)) {
-    const { escalationId, reason, step } = error.value
-    return escalationId === undefined
-      ? { status: "suspended" as const, record: { _tag: "RunSuspended" as const, step, reason } }
-      : { status: "escalated" as const, record: { _tag: "RunSuspended" as const, step, reason, escalationId } }
-  }
-  const tag = Predicate.hasProperty(error.value, "_tag") && typeof error.value._tag === "string"
-    ? error.value._tag
-    : undefined
-  return {
-    status: "failed" as const,
-    record: tag === undefined ? { _tag: "RunFailed" as const } : { _tag: "RunFailed" as const, error: tag }
-  }
-}
-
-const locked = (runId: string) => (error: CheckpointStoreError): CheckpointStoreError | RunLocked =>
-  error.reason._tag === "LeaseHeld"
-    ? new RunLocked({ runId, owner: error.reason.owner, remaining: error.reason.remaining })
-    : error
-
 /**
  * Opens a run, or resumes the one that has this id, and runs the program in it.
  *
@@ -271,12 +180,12 @@ export const run: {
   const version = config.integer("Checkpoint.run", "version", options.version ?? 1, 0)
   const ttl = config.duration("Checkpoint.run", "lease", options.lease ?? "30 seconds", { minimum: "1 second" })
   return Effect.gen(function*() {
-    const input = yield* readInput(runId, options.input)
-    const store = bounded(yield* CheckpointStore, ttl)
+    const input = yield* Life.readInput(runId, options.input)
+    const store = Life.bounded(yield* CheckpointStore, ttl)
 
     const work = Effect.fnUntraced(function*(lease: Lease) {
       const journal = yield* Journal.open(store, lease)
-      yield* opening(journal, version, input)
+      yield* Life.opening(journal, version, input)
       if (journal.status !== "completed") {
         yield* Telemetry.emit(() => ({ _tag: "RunChanged", runId, status: "running" }))
       }
@@ -293,47 +202,18 @@ export const run: {
         renewing
       ])
       return yield* Effect.uninterruptibleMask((restore) =>
-        Effect.flatMap(Effect.exit(restore(watched)), (exit) => closing(journal, place, exit))
+        Effect.flatMap(Effect.exit(restore(watched)), (exit) => Life.closing(journal, place, exit))
       )
     })
 
     return yield* Effect.acquireUseRelease(
-      Effect.mapError(store.acquire(runId, ttl), locked(runId)),
+      Effect.mapError(store.acquire(runId, ttl), Life.locked(runId)),
       work,
       // A lease that cannot be given back ends by itself.
       (lease) => Effect.ignore(store.release(lease))
     )
   })
 })
-
-// What holds a lease is asked for and written where nothing may interrupt it, so it must not wait for ever. A store that
-// is silent for the time of a lease may have lost it anyway.
-const bounded = (store: CheckpointStore["Service"], limit: Duration.Duration): CheckpointStore["Service"] => {
-  const within = (operation: string, runId: string) =>
-    Effect.timeoutOrElse({
-      duration: limit,
-      orElse: () => new CheckpointStoreError({ operation, runId, reason: { _tag: "Unavailable" } })
-    })
-  return {
-    ...store,
-    acquire: (runId, ttl) => within("acquire", runId)(store.acquire(runId, ttl)),
-    release: (lease) => within("release", lease.runId)(store.release(lease)),
-    append: (lease, entry, status) => within("append", lease.runId)(store.append(lease, entry, status))
-  }
-}
-
-const readInput = (runId: string, input: unknown) => {
-  if (input === undefined) return Effect.succeed(undefined)
-  return Effect.fromResult(canonicalJson(input)).pipe(
-    Effect.mapError(({ found, path }) => new InputNotJson({ runId, path, found })),
-    Effect.flatMap((text) =>
-      // The canonical text is JSON, so reading it back cannot fail.
-      Effect.map(Effect.orDie(Schema.decodeEffect(inputText)(text)), (json) => ({ json, text }))
-    )
-  )
-}
-
-const inputText = Schema.fromJsonString(Schema.Json)
 
 /**
  * Options of {@link step}.
@@ -795,7 +675,7 @@ export const clear = (
   CheckpointStore.use((store) =>
     Effect.uninterruptible(
       Effect.flatMap(
-        Effect.mapError(store.acquire(runId, Duration.seconds(30)), locked(runId)),
+        Effect.mapError(store.acquire(runId, Duration.seconds(30)), Life.locked(runId)),
         (lease) => Effect.tapError(store.remove(lease), () => Effect.ignore(store.release(lease)))
       )
     )

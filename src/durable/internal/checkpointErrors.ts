@@ -2,6 +2,8 @@ import * as Duration from "effect/Duration"
 import * as Schema from "effect/Schema"
 import * as Fault from "../../Fault.ts"
 
+const short = (text: string): string => text.length > 200 ? `${text.slice(0, 200)}…` : text
+
 /**
  * A journal record that does not decode. Nothing is run again in its place: repair or clear the run.
  *
@@ -142,7 +144,9 @@ export class RunConflict extends Schema.TaggedError<RunConflict>("effect-resilie
   readonly [Fault.verdictOf] = Fault.permanent
   override get message() {
     const option = this.reason === "Input" ? "input" : "version"
-    return `run "${this.runId}" was started with ${option} ${this.expected} and resumed with ${this.found}; ` +
+    return `run "${this.runId}" was started with ${option} ${short(this.expected)} and resumed with ${
+      short(this.found)
+    }; ` +
       "use another run id, or clear the run to start over"
   }
 }
