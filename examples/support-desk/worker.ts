@@ -65,6 +65,15 @@ const acted = (events: ReadonlyArray<Telemetry.Event>): string => {
   return [...counts].map(([what, count]) => count === 1 ? what : `${count} × ${what}`).join(", ")
 }
 
+const isTriage = Schema.is(Schema.Struct({ source: Schema.String }))
+
+/** A ticket that waits has no outcome yet; who did its triage is in its journal. */
+const triageSource = Effect.fnUntraced(function*(runId: string) {
+  const { records } = yield* Checkpoint.inspect(runId)
+  const triage = records.find(({ kind, step }) => kind === "StepSucceeded" && step === "triage")?.value
+  return isTriage(triage) ? triage.source : "nobody"
+})
+
 const workOne = Effect.fnUntraced(function*(
   work: ReturnType<typeof SupportDesk.make>,
   ticket: Ticket,
@@ -75,15 +84,18 @@ const workOne = Effect.fnUntraced(function*(
   const events: Array<Telemetry.Event> = []
   const ended: Report.Ended = yield* work(ticket).pipe(
     Effect.map(Report.fromOutcome),
-    Effect.catchTag("RunSuspended", (suspended) =>
-      Effect.succeed<Report.Ended>({
-        ticket: ticket.id,
-        status: "waiting",
-        reason: /\((\w+)\)/.exec(suspended.reason)?.[1] ?? suspended.reason,
-        triageBy: "model",
-        answerBy: "nobody yet",
-        cost: 0
-      })),
+    Effect.catchTag(
+      "RunSuspended",
+      (suspended) =>
+        Effect.map(triageSource(suspended.runId), (triageBy): Report.Ended => ({
+          ticket: ticket.id,
+          status: "waiting",
+          reason: /\((\w+)\)/.exec(suspended.reason)?.[1] ?? suspended.reason,
+          triageBy,
+          answerBy: "nobody yet",
+          cost: 0
+        }))
+    ),
     Effect.catch((error) =>
       Effect.succeed<Report.Ended>({
         ticket: ticket.id,
