@@ -8,8 +8,6 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
-import * as Predicate from "effect/Predicate"
-import * as Scheduler from "effect/Scheduler"
 import * as Schema from "effect/Schema"
 import * as Migrator from "effect/sql/Migrator"
 import * as SqlClient from "effect/sql/SqlClient"
@@ -24,6 +22,7 @@ import {
   RunStatus,
   type RunSummary
 } from "../CheckpointStore.ts"
+import { inOneTurn, isUnavailable } from "../internal/sqlStore.ts"
 
 const migrationsTable = "effect_resilience_checkpoint_migrations"
 
@@ -93,23 +92,10 @@ const toSummary = (row: RunRow): RunSummary => ({
   lease: row.lease_owner === null ? undefined : { owner: row.lease_owner, expiresAt: row.lease_expires_at }
 })
 
-// SQLite's IOERR and FULL, which Effect does not tell apart from lasting errors: a disk may be back or have room again.
-const isDiskTrouble = (error: SqlError.SqlError): boolean => {
-  const cause = error.reason.cause
-  if (!Predicate.hasProperty(cause, "errcode") || typeof cause.errcode !== "number") return false
-  const primary = cause.errcode & 0xff
-  return primary === 10 || primary === 13
-}
-
 const reasonOf = (cause: unknown): typeof CheckpointStoreReason.Type =>
-  SqlError.isSqlError(cause) && (cause.isRetryable || isDiskTrouble(cause))
+  isUnavailable(cause)
     ? { _tag: "Unavailable", cause }
     : { _tag: "Rejected", cause }
-
-// A fiber whose turn ends inside a transaction leaves it open while other fibers run. Where the driver is synchronous,
-// another connection of this process would then block the very thread that has to end the transaction.
-const inOneTurn = <A, E, R>(transaction: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-  Effect.provideService(transaction, Scheduler.PreventSchedulerYield, true)
 
 /**
  * Options of {@link layerWith}.

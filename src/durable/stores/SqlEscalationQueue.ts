@@ -14,7 +14,7 @@ import type { SqlError } from "effect/sql/SqlError"
 import type { Fragment } from "effect/sql/Statement"
 import * as EscalationQueue from "../EscalationQueue.ts"
 import { changed } from "../internal/escalationState.ts"
-import { isUnavailable } from "../internal/idempotencySql.ts"
+import { inOneTurn, isUnavailable } from "../internal/sqlStore.ts"
 
 // Times and what is asked for in a WHERE have columns of their own; the rest of a record is one JSON text. No column is
 // null: never is a time that does not come.
@@ -109,7 +109,7 @@ export const makeStore: Effect.Effect<
   })
   const writing = <A, E>(operation: string, id: string | undefined, write: Effect.Effect<A, E>) =>
     Effect.mapError(
-      sql.withTransaction(Effect.andThen(lock, write)),
+      inOneTurn(sql.withTransaction(Effect.andThen(lock, write))),
       (error) => error instanceof EscalationQueue.EscalationError ? error : failed(operation, id)(error)
     )
 

@@ -9,7 +9,7 @@ import * as Schema from "effect/Schema"
 import * as Migrator from "effect/sql/Migrator"
 import * as SqlClient from "effect/sql/SqlClient"
 import * as Idempotency from "../Idempotency.ts"
-import { isUnavailable } from "../internal/idempotencySql.ts"
+import { inOneTurn, isUnavailable } from "../internal/sqlStore.ts"
 
 const migrate = Migrator.make({})({
   table: "effect_resilience_idempotency_migrations",
@@ -75,13 +75,13 @@ export const makeStore: Effect.Effect<
   return {
     get: (scope, hash) => Effect.mapError(find(scope, hash), failed("lookup", scope)),
     put: (scope, hash, entry) =>
-      sql.withTransaction(Effect.gen(function*() {
+      inOneTurn(sql.withTransaction(Effect.gen(function*() {
         yield* sql`DELETE FROM effect_resilience_idempotency WHERE expires_at <= ${entry.recordedAt}`
         yield* sql`INSERT INTO effect_resilience_idempotency (scope, hash, outcome, recorded_at, expires_at)
           VALUES (${scope}, ${hash}, ${entry.outcome}, ${entry.recordedAt}, ${entry.expiresAt})
           ON CONFLICT (scope, hash) DO NOTHING`
         return (yield* find(scope, hash)) ?? entry
-      })).pipe(Effect.mapError(failed("record", scope))),
+      }))).pipe(Effect.mapError(failed("record", scope))),
     clear: (scope) =>
       sql`DELETE FROM effect_resilience_idempotency WHERE scope = ${scope}`.pipe(
         Effect.asVoid,
