@@ -1,5 +1,5 @@
 /**
- * The events that every guard emits.
+ * The events that every guard emits, and who hears them.
  *
  * @since 0.1.0
  */
@@ -8,7 +8,20 @@ import * as Effect from "effect/Effect"
 import type { VerdictTag } from "./Fault.ts"
 
 /**
- * What a guard did. Plain data, so that it can be logged, counted or sent as it is; times are in milliseconds.
+ * What a guard did. Plain data, so that it can be logged, counted or sent as it is.
+ *
+ * **Details**
+ *
+ * Times are in milliseconds. `attempt` and `attempts` count the tries made so far, the first one included.
+ *
+ * - `RetryScheduled`, `RetryGaveUp`: `Retry` waits, or hands on the last error.
+ * - `CircuitChanged`, `CircuitRejected`: a circuit went to another state, or refused a call.
+ * - `FallbackUsed`: an answer came from another step than the first; `failed` are the labels before it.
+ * - `StepCompleted`, `StepFailed`, `StepAmbiguous`, `RunChanged`: what a `Checkpoint` run does; `replayed` says that a
+ *   result came from the journal.
+ * - `EscalationOpened`, `EscalationDecided`: a person is asked, or has decided.
+ * - `IdempotencyHit`: a call was answered by an earlier one, or joined one that was under way.
+ * - `ModelCalled`, `ToolCalled`, `BudgetExceeded`: what an `Agent` does.
  *
  * @category models
  * @since 0.1.0
@@ -64,6 +77,35 @@ export type Event =
 /**
  * Who hears the events. Default: nobody, and then an event is not even built.
  *
+ * **When to use**
+ *
+ * Use it to count, log or show what the guards do: around one effect with `Effect.provideService`, or for a whole
+ * program with `Layer.succeed`.
+ *
+ * **Gotchas**
+ *
+ * The listener is called in the middle of the guard's own step. Keep it short, and let it not throw: what it throws is a
+ * defect of the guarded call.
+ *
+ * **Example** (Counting the retries)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { Backoff, Fault, Retry, Telemetry } from "effect-resilience"
+ *
+ * const events: Array<string> = []
+ * const policy = Retry.policy({ name: "search", backoff: Backoff.constant({ delay: "1 millis" }), maxAttempts: 3 })
+ *
+ * const program = Effect.fail({ [Fault.verdictOf]: Fault.transient }).pipe(
+ *   Retry.apply(policy),
+ *   Effect.ignore,
+ *   Effect.provideService(Telemetry.Listener, (event) => events.push(event._tag))
+ * )
+ *
+ * await Effect.runPromise(program)
+ * events // => ["RetryScheduled", "RetryScheduled", "RetryGaveUp"]
+ * ```
+ *
  * @category services
  * @since 0.1.0
  */
@@ -74,6 +116,10 @@ export const Listener = Context.Reference<((event: Event) => void) | undefined>(
 
 /**
  * Emits an event; the thunk is called only where there is a listener.
+ *
+ * **When to use**
+ *
+ * Use it in a guard of your own, to be heard by the same listener.
  *
  * @category emitting
  * @since 0.1.0
