@@ -18,7 +18,9 @@ import * as internal from "./internal/backoff.ts"
  * **Details**
  *
  * - `base`: the delay that the growth starts from. Default: 1 second.
- * - `cap`: no delay is longer, and a longer wait asked for by the refusing side ends the retrying. Default: 60 seconds.
+ * - `cap`: the longest delay of the strategy's own, and the longest wait asked for by the refusing side that is waited
+ *   out: a longer one ends the retrying. Where jitter comes on top of a wait asked for, both may reach the cap. Default:
+ *   60 seconds.
  * - `factor`: growth from one delay to the next, at least 1. Default: 2, and 3 for {@link decorrelatedJitter}.
  *
  * @category models
@@ -52,8 +54,8 @@ const parse = (module: string, options: Options | undefined, defaultFactor: numb
  * **Details**
  *
  * Before the nth retry: `random(0, min(cap, base * factor^(n - 1)))`, "full jitter" of M. Brooker, Exponential Backoff
- * And Jitter, AWS Architecture Blog, 2015. A wait asked for by the refusing side is added to it, within the cap, so
- * that callers that were told the same instant do not all come back at it. Throws `Fault.InvalidConfig`.
+ * And Jitter, AWS Architecture Blog, 2015. It comes on top of a wait asked for by the refusing side, so that callers
+ * that were told the same instant do not all come back at it. Throws `Fault.InvalidConfig`.
  *
  * **Example** (Retrying with full jitter)
  *
@@ -95,8 +97,8 @@ export const fullJitter = (options?: Options): Schedule.Schedule<Duration.Durati
  * **Details**
  *
  * Before the nth retry, with `d = min(cap, base * factor^(n - 1))`: `d / 2 + random(0, d / 2)`, "equal jitter" of
- * M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog, 2015. A wait asked for by the refusing side is
- * added to it, within the cap. Throws `Fault.InvalidConfig`.
+ * M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog, 2015. It comes on top of a wait asked for by the
+ * refusing side. Throws `Fault.InvalidConfig`.
  *
  * **Example** (Bounding the delay from both sides)
  *
@@ -138,8 +140,8 @@ export const equalJitter = (options?: Options): Schedule.Schedule<Duration.Durat
  * **Details**
  *
  * `min(cap, random(base, previous * factor))` with the base as the first previous delay, "decorrelated jitter" of
- * M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog, 2015. A wait asked for by the refusing side is
- * added to it, within the cap, and is no part of the previous delay. Throws `Fault.InvalidConfig`.
+ * M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog, 2015. It comes on top of a wait asked for by the
+ * refusing side, which is no part of the previous delay. Throws `Fault.InvalidConfig`.
  *
  * **Example** (Growing with the waiting done)
  *

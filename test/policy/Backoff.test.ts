@@ -97,7 +97,7 @@ describe("Backoff", () => {
     )
 
     it.effect.prop(
-      "no delay is shorter than the wait asked for, and none longer than the cap",
+      "no delay is shorter than the wait asked for, nor longer than that and the cap together",
       { ...Settings, asked: millis(200_000) },
       ({ above, asked, base, factor, seed }) =>
         Effect.gen(function*() {
@@ -111,7 +111,7 @@ describe("Backoff", () => {
               Random.withSeed(seed)
             )
             assert.strictEqual(waits.length, asked <= cap ? 20 : 0)
-            for (const wait of waits) assert.isTrue(wait >= asked && wait <= cap)
+            for (const wait of waits) assert.isTrue(wait >= asked && wait <= asked + cap)
           }
         }),
       { arbitrary: { runs: 100 } }
@@ -190,6 +190,18 @@ describe("Backoff", () => {
         }
       }))
 
+    it.effect("with jitter spreads callers that were told to wait as long as the cap", () =>
+      Effect.gen(function*() {
+        for (const make of [Backoff.fullJitter, Backoff.equalJitter, Backoff.decorrelatedJitter]) {
+          const waits = yield* Effect.forEach(
+            Array.from({ length: 50 }),
+            () => delays(make(), [carrying(Fault.throttled("60 seconds"))])
+          ).pipe(Random.withSeed("spread"))
+          assert.strictEqual(new Set(waits.flat()).size, 50)
+          assert.isTrue(waits.flat().every((wait) => wait >= 60_000))
+        }
+      }))
+
     it.effect("never rounds a wait asked for down to whole milliseconds", () =>
       Effect.gen(function*() {
         const asked = carrying(Fault.throttled(Duration.micros(1_000_500n)))
@@ -223,7 +235,8 @@ describe("Backoff", () => {
     it.effect("gives up instead of waiting longer than the cap", () =>
       Effect.gen(function*() {
         const schedule = Backoff.fullJitter({ cap: "10 seconds" })
-        assert.deepStrictEqual(yield* delays(schedule, [carrying(Fault.throttled("10 seconds"))]), [10_000])
+        const longest = delays(schedule, [carrying(Fault.throttled("10 seconds"))])
+        assert.deepStrictEqual(yield* drawing(0)(longest), [10_000])
         assert.deepStrictEqual(yield* delays(schedule, [carrying(Fault.throttled(10_001))]), [])
         const never = delays(schedule, ["never"]).pipe(
           Fault.withClassifier(() => ({ _tag: "Overloaded", retryAfter: Duration.infinity }))

@@ -20,9 +20,9 @@ export const Decided = Context.Reference<Fault.Verdict | undefined>(
 /** @internal */
 export interface Strategy {
   readonly capMillis: number
-  /** How the strategy's own delay and the wait that the refusing side asked for come together, before the cap. */
+  /** How the strategy's own delay and the wait that the refusing side asked for come together. */
   readonly join: (delayMillis: number, retryAfterMillis: number) => number
-  /** Opens one run of retries; `random` is in [0, 1) and `retry` counts from 0. */
+  /** Opens one run of retries, whose delays keep to the cap; `random` is in [0, 1) and `retry` counts from 0. */
   readonly start: () => (retry: number, random: () => number) => number
 }
 
@@ -64,7 +64,9 @@ export const schedule = (strategy: Strategy): Schedule.Schedule<Duration.Duratio
         if (asked > strategy.capMillis) return Cause.done(Duration.millis(asked))
         const random = Context.get(context, Random.Random)
         const own = next(retry++, () => random.nextDoubleUnsafe())
-        const delay = Duration.millis(Math.min(strategy.capMillis, asked > 0 ? strategy.join(own, asked) : own))
+        // Not capped as a whole: where the cap is what was asked for, it would cut off the very jitter that tells apart
+        // those who were told the same instant.
+        const delay = Duration.millis(strategy.join(own, asked))
         return Effect.succeed<[Duration.Duration, Duration.Duration]>([delay, delay])
       })
   }))
