@@ -692,6 +692,13 @@ describe("Fault", () => {
         throw new Error("getter")
       }
     }
+    class Undecided {
+      get [Fault.verdictOf](): Fault.Verdict {
+        throw new Error("getter")
+      }
+    }
+    const revoked = Proxy.revocable({}, {})
+    revoked.revoke()
     const circular = new Cause.UnknownError(undefined)
     Object.defineProperty(circular, "cause", { value: circular })
     table([
@@ -702,6 +709,8 @@ describe("Fault", () => {
       ["an empty object", {}, Fault.unknown],
       ["an object without a prototype", Object.assign(Object.create(null), { name: "Error" }), Fault.unknown],
       ["an object whose getter throws", new Broken(), Fault.unknown],
+      ["an object whose verdict throws", new Undecided(), Fault.unknown],
+      ["an object that was revoked", revoked.proxy, Fault.unknown],
       ["a circular chain of causes", circular, Fault.unknown],
       ["a status that is no HTTP status", { status: "open" }, Fault.unknown]
     ])
@@ -773,6 +782,15 @@ describe("Fault", () => {
         const error = { [Fault.verdictOf]: { _tag: "Sunny" }, status: 408 }
         assert.deepStrictEqual(yield* Fault.classify(error), Fault.transient)
       }))
+
+    it.effect.each([undefined, Duration.infinity, "soon"])(
+      "a carried delay of %s is dropped, and the verdict kept",
+      (retryAfter) =>
+        Effect.gen(function*() {
+          const error = { [Fault.verdictOf]: { _tag: "Throttled", retryAfter } }
+          assert.deepStrictEqual(yield* Fault.classify(error), Fault.throttled())
+        })
+    )
 
     it.effect("a verdict carried by a cause is found", () =>
       Effect.gen(function*() {

@@ -22,22 +22,31 @@ const unknown: Verdict = { _tag: "Permanent", unknown: true }
 // what a chain of causes may cost, and the end of one that is circular
 const maxDepth = 5
 
-/** @internal */
-export const carriedVerdict = (error: unknown): Verdict | undefined => {
+// a foreign error's getter that throws must not turn the failure into a defect
+const orUndefined = (read: () => Verdict | undefined): Verdict | undefined => {
+  try {
+    return read()
+  } catch {
+    return undefined
+  }
+}
+
+const readCarried = (error: unknown): Verdict | undefined => {
   if (!Predicate.hasProperty(error, verdictOf)) return undefined
   const verdict = error[verdictOf]
-  return isVerdict(verdict) ? verdict : undefined
+  if (isVerdict(verdict)) return verdict
+  if (!Predicate.hasProperty(verdict, "retryAfter")) return undefined
+  // a delay that says nothing (absent or infinite) must not cost the error its verdict
+  const { retryAfter: _, ...rest } = verdict
+  return isVerdict(rest) ? rest : undefined
 }
 
 /** @internal */
-export const builtInVerdict = (error: unknown, now: Now): Verdict => {
-  try {
-    return verdictAt(error, now, 0) ?? unknown
-  } catch {
-    // a foreign error's getter threw: that must not turn the failure into a defect
-    return unknown
-  }
-}
+export const carriedVerdict = (error: unknown): Verdict | undefined => orUndefined(() => readCarried(error))
+
+/** @internal */
+export const builtInVerdict = (error: unknown, now: Now): Verdict =>
+  orUndefined(() => verdictAt(error, now, 0)) ?? unknown
 
 const verdictAt = (error: unknown, now: Now, depth: number): Verdict | undefined => {
   if (!Predicate.isObject(error) || depth > maxDepth) return undefined
