@@ -18,7 +18,7 @@ import {
 import { where } from "./checkpointRecord.ts"
 import { inside, Run } from "./checkpointRun.ts"
 import * as Scope from "./checkpointScope.ts"
-import { hasRedacted } from "./checkpointSecrets.ts"
+import { hasRedacted } from "../../internal/hasRedacted.ts"
 
 /**
  * What is known about an attempt whose result was never written.
