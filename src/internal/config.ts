@@ -1,11 +1,17 @@
 import * as Duration from "effect/Duration"
+import { format } from "effect/Formatter"
 import * as Option from "effect/Option"
 import { InvalidConfig } from "../Fault.ts"
 
 const show = (value: unknown): string => {
-  if (typeof value === "string") return JSON.stringify(value)
-  return Duration.isDuration(value) ? Duration.format(value) : String(value)
+  return Duration.isDuration(value) ? Duration.format(value) : format(value)
 }
+
+/** `Duration` reads what is no number as zero, and a delay of zero where one was computed wrongly is a busy loop. */
+const hasNaN = (value: unknown): boolean =>
+  typeof value === "object" && value !== null && !Duration.isDuration(value)
+    ? Object.values(value).some(Number.isNaN)
+    : Number.isNaN(value)
 
 const invalid = (module: string, option: string, value: unknown, expected: string): InvalidConfig =>
   new InvalidConfig({ module, option, value: show(value), expected })
@@ -20,7 +26,7 @@ export const duration = (
   const minimum = Duration.fromInputUnsafe(bounds.minimum ?? 0)
   const expected = `a duration of at least ${Duration.format(minimum)}`
   const parsed = Duration.fromInput(value)
-  if (Option.isNone(parsed)) throw invalid(module, option, value, expected)
+  if (Option.isNone(parsed) || hasNaN(value)) throw invalid(module, option, value, expected)
   if (Duration.isLessThan(parsed.value, minimum)) throw invalid(module, option, value, expected)
   if (bounds.infinite !== true && !Duration.isFinite(parsed.value)) {
     throw invalid(module, option, value, "a finite duration")

@@ -304,6 +304,12 @@ describe("Backoff", () => {
       assert.throws(() => Backoff.constant({ delay: 10, cap: 1 }), /option "cap"/)
     })
 
+    it("is refused where a duration is not a number", () => {
+      assert.throws(() => Backoff.constant({ delay: NaN }), /option "delay" is NaN/)
+      assert.throws(() => Backoff.fullJitter({ base: { seconds: NaN } }), /option "base" is .*NaN/)
+      assert.throws(() => Backoff.exponential({ cap: [NaN, 0] }), /option "cap" is .*NaN/)
+    })
+
     it.effect("lets a constant delay be longer than the default cap", () =>
       Effect.gen(function*() {
         assert.deepStrictEqual(yield* delays(Backoff.constant({ delay: "5 minutes" }), times(2)), [300_000, 300_000])
