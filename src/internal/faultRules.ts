@@ -125,8 +125,11 @@ const aiVerdict = (reason: AiError.AiErrorReason, now: Now, depth: number): Verd
 
 // a description such as "connect ECONNREFUSED 127.0.0.1:443" is all that is left of a cause that was not kept
 const namedCode = (description: string | undefined): Verdict | undefined => {
-  const code = description?.match(/\b(?:E[A-Z_]{3,}|UND_ERR_[A-Z_]+)\b/)?.[0]
-  return code === undefined ? undefined : systemVerdict({ code })
+  for (const [code] of description?.matchAll(/\b[A-Z][A-Z0-9_]{3,}\b/g) ?? []) {
+    const verdict = systemVerdict({ code })
+    if (verdict !== undefined) return verdict
+  }
+  return undefined
 }
 
 const httpClientVerdict = (

@@ -65,8 +65,10 @@ const withDelay = (_tag: "Throttled" | "Overloaded", headers: unknown, now: () =
 const exhausted =
   /spend_limit|insufficient_(?:quota|credits)|billing_hard_limit|quota_exceeded|^billing_error$|credit_balance/
 const overflow = /^request_too_large$|context_length_exceeded|context_window|contextwindow/
+// these come without a code: the text is all there is
+const exhaustedText = /credit balance is too low|usage limits?\b.*regain access|spend(?:ing)? limit/i
 const overflowText =
-  /prompt is too long|input is too long|exceed context limit|(?:maximum|exceeds? the|exceeded) (?:model'?s? )?context|context (?:window|length)|contextwindowexceeded|too many (?:input )?tokens/i
+  /prompt is too long|input is too long|exceeds? context limit|(?:maximum|exceeds? the|exceeded) (?:model'?s? )?context|context (?:window|length)|contextwindowexceeded|too many (?:input )?tokens/i
 const awaitsApproval = /waiting for approval|pending approval/i
 
 const refusedCodes = new Set(["content_filter", "content_policy_violation", "refusal"])
@@ -143,6 +145,18 @@ const byStatus = (status: number, signal: Signal, now: () => number): Verdict =>
   return { _tag: "Permanent" }
 }
 
+const isOneOf = (status: number | undefined, ...known: ReadonlyArray<number>): boolean =>
+  status === undefined || known.includes(status)
+
+/**
+ * Whether a limit of money was reached.
+ *
+ * @internal
+ */
+export const isExhausted = ({ codes, status, text }: Pick<Signal, "codes" | "status" | "text">): boolean =>
+  status === 402 || codes.some((code) => exhausted.test(code)) ||
+  (isOneOf(status, 400, 403, 429) && exhaustedText.test(text))
+
 /**
  * The verdict of an HTTP provider's failure, `undefined` where nothing in it is known.
  *
@@ -151,15 +165,13 @@ const byStatus = (status: number, signal: Signal, now: () => number): Verdict =>
 export const httpVerdict = (signal: Signal, now: () => number): Verdict | undefined => {
   const { codes, status, text } = signal
   // the codes say more than the status: a spend limit is a 429, a refusal and an overflow are 400
-  if (codes.some((code) => exhausted.test(code))) return { _tag: "Permanent" }
+  if (isExhausted(signal)) return { _tag: "Permanent" }
   if (codes.some((code) => overflow.test(code))) return { _tag: "ContextOverflow" }
   if (status === undefined || status < 500) {
     if (codes.some((code) => refusedCodes.has(code))) return { _tag: "Refused" }
   }
   // "too many tokens" in a 429 is a rate, and in a 5xx anything
-  if ((status === undefined || status === 400 || status === 422) && overflowText.test(text)) {
-    return { _tag: "ContextOverflow" }
-  }
+  if (isOneOf(status, 400, 422) && overflowText.test(text)) return { _tag: "ContextOverflow" }
   if (status !== undefined) return byStatus(status, signal, now)
   for (const code of codes) {
     if (overloadedCodes.has(code)) return withDelay("Overloaded", signal.headers, now)

@@ -1,3 +1,4 @@
+import Sdk from "@anthropic-ai/sdk"
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Layer, Schema, Stream } from "effect"
 import { Fault } from "effect-resilience"
@@ -245,6 +246,38 @@ describe("Anthropic: faults of the provider", () => {
       })
       assert.match(metadata.requestId ?? "", /^req_/)
       assert.isNumber(metadata.rateLimits.requests?.limit)
+    }))
+
+  const refusing = (status: number, type: string, message: string) => () =>
+    Promise.resolve(Response.json({ type: "error", error: { type, message } }, { status }))
+  const failing = (code: string) => () =>
+    Promise.reject(new TypeError("fetch failed", { cause: Object.assign(new Error("tls"), { code }) }))
+
+  it.effect.each([
+    { name: "want of credit", fetch: refusing(400, "invalid_request_error", "Your credit balance is too low") },
+    {
+      name: "a usage limit",
+      fetch: refusing(400, "invalid_request_error", "You reached your usage limits. You will regain access on May 1")
+    },
+    { name: "a spend limit without a code", fetch: refusing(429, "rate_limit_error", "You reached your spend limit") },
+    { name: "no room left", fetch: refusing(400, "invalid_request_error", "Your input exceeds context limit") },
+    { name: "an expired certificate", fetch: failing("CERT_HAS_EXPIRED") },
+    { name: "a certificate signed by itself", fetch: failing("DEPTH_ZERO_SELF_SIGNED_CERT") },
+    { name: "a certificate of another host", fetch: failing("ERR_TLS_CERT_ALTNAME_INVALID") },
+    { name: "a refused connection", fetch: failing("ECONNREFUSED") }
+  ])("the SDK's own error and the layer's mean the same: $name", ({ fetch }) =>
+    Effect.gen(function*() {
+      const sdk = new Sdk({ apiKey: "test", maxRetries: 0, fetch, logLevel: "off" })
+      const raw = yield* Effect.flip(Effect.tryPromise({
+        try: () => sdk.messages.create({ model: "m", max_tokens: 1, messages: [{ role: "user", content: "Hello" }] }),
+        catch: (error) => error
+      }))
+      const error = yield* Effect.flip(LanguageModel.generateText({ prompt: "Hello" })).pipe(
+        Effect.provide(Anthropic.layer({ model: "m", apiKey: "test", fetch }))
+      )
+      const verdict = yield* Fault.classify(error)
+      assert.deepStrictEqual(verdict, yield* Fault.classify(raw))
+      assert.isTrue(verdict._tag !== "Ambiguous" && verdict._tag !== "Throttled" && !("unknown" in verdict))
     }))
 
   it.effect("an answer that broke off is retryable where the step is idempotent", () =>

@@ -3,7 +3,7 @@ import * as AiError from "effect/ai/AiError"
 import * as Duration from "effect/Duration"
 import * as Predicate from "effect/Predicate"
 import * as Fault from "../../Fault.ts"
-import { httpVerdict } from "../../internal/httpFaults.ts"
+import { httpVerdict, isExhausted } from "../../internal/httpFaults.ts"
 import { verdictMetadata } from "../../internal/verdict.ts"
 import { readReply, type Reply } from "./anthropicMetadata.ts"
 import type { Exchange } from "./anthropicWatch.ts"
@@ -65,15 +65,6 @@ const describe = (reply: Reply, details: Details, advice: string): string => {
   return `${said}(${facts.join(", ")}). ${advice}`
 }
 
-// These two come without a code: the text is all there is.
-const noCredit = /credit balance is too low|usage limits?\b.*regain access|spend(?:ing)? limit/i
-const quotaCode = /spend_limit|^billing_error$/
-const noRoom = /exceeds? context limit/i
-
-const isQuota = (status: number | undefined, details: Details): boolean =>
-  status === 402 || quotaCode.test(details.errorCode ?? "") || quotaCode.test(details.type ?? "") ||
-  ((status === 400 || status === 403 || status === 429) && noCredit.test(details.message ?? ""))
-
 const fromVerdict = (
   verdict: Fault.Verdict,
   status: number | undefined,
@@ -123,15 +114,14 @@ const fromAnswer = (
   details: Details,
   nowMillis: number
 ): AiError.AiErrorReason => {
-  if (isQuota(status, details)) {
-    return new AiError.QuotaExhaustedError(reasonFields(reply, Fault.permanent, details))
-  }
-  const verdict = status === 400 && noRoom.test(details.message ?? "") ? Fault.contextOverflow : httpVerdict({
+  const signal = {
     status,
     codes: [details.errorCode, details.type].filter(Predicate.isNotNull),
     text: details.message ?? "",
     headers: reply.headers
-  }, () => nowMillis)
+  }
+  if (isExhausted(signal)) return new AiError.QuotaExhaustedError(reasonFields(reply, Fault.permanent, details))
+  const verdict = httpVerdict(signal, () => nowMillis)
   // An error event of a type not known yet: the provider says that it failed, as with a status of 500.
   return fromVerdict(verdict ?? Fault.transient, status, reply, details)
 }
