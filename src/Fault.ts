@@ -113,6 +113,14 @@ export const Verdict = internal.Verdict
 export type Verdict = typeof internal.Verdict.Type
 
 /**
+ * Schema of {@link VerdictTag}.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const VerdictTag = internal.VerdictTag
+
+/**
  * The tag of a verdict.
  *
  * @category models
@@ -322,7 +330,9 @@ export const classifyIn = (context: Context.Context<never>, error: unknown): Ver
  *
  * **Details**
  *
- * True for `Transient`, `Throttled`, `Overloaded`, `TimedOut` and `Malformed`.
+ * True for `Transient`, `Throttled`, `Overloaded`, `TimedOut` and `Malformed`. For the last two the call may have
+ * happened all the same ({@link mayHaveHappened}): a call that must not happen twice belongs in a step of a `Checkpoint`
+ * with `effects: "atMostOnce"`, and not under `Retry`.
  *
  * **Example** (Deciding on a verdict)
  *
@@ -339,6 +349,35 @@ export const classifyIn = (context: Context.Context<never>, error: unknown): Ver
 export const isRetryable = (verdict: Verdict): boolean =>
   verdict._tag === "Transient" || verdict._tag === "Throttled" || verdict._tag === "Overloaded" ||
   verdict._tag === "TimedOut" || verdict._tag === "Malformed"
+
+/**
+ * Whether the call that failed may have had its effect all the same.
+ *
+ * **When to use**
+ *
+ * Use it where a call must not happen twice: what may have happened has to be looked up, by a person or by a query,
+ * before anybody does it again.
+ *
+ * **Details**
+ *
+ * True for `Ambiguous`, `TimedOut` (nobody knows how far it got) and `Malformed` (an answer came, so it was executed).
+ * {@link isRetryable} asks something else: whether it makes sense to repeat a call that may be repeated.
+ *
+ * **Example** (Looking before doing it again)
+ *
+ * ```ts import.meta.vitest
+ * import { Fault } from "effect-resilience"
+ *
+ * Fault.mayHaveHappened(Fault.ambiguous) // => true
+ * Fault.mayHaveHappened(Fault.timedOut) // => true
+ * Fault.mayHaveHappened(Fault.overloaded()) // => false
+ * ```
+ *
+ * @category predicates
+ * @since 0.1.0
+ */
+export const mayHaveHappened = (verdict: Verdict): boolean =>
+  verdict._tag === "Ambiguous" || verdict._tag === "TimedOut" || verdict._tag === "Malformed"
 
 /**
  * Whether a failure speaks against the health of what was called, so that a circuit counts it.

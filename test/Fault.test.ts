@@ -16,6 +16,8 @@ import { Socket } from "effect/socket"
 import { SqlError } from "effect/sql"
 import { TestClock } from "effect/testing"
 
+const unique = <A>(value: A, at: number, all: ReadonlyArray<A>): boolean => all.indexOf(value) === at
+
 type Row = readonly [name: string, error: unknown, verdict: Fault.Verdict]
 
 const table = (rows: ReadonlyArray<Row>) =>
@@ -847,24 +849,26 @@ describe("Fault", () => {
         assert.strictEqual(Fault.countsAsFailure(back), Fault.countsAsFailure(verdict))
       }))
 
-    it("says whether it is retried and whether it counts", () => {
-      const rows: ReadonlyArray<readonly [Fault.Verdict, retryable: boolean, counts: boolean]> = [
-        [Fault.transient, true, true],
-        [Fault.throttled(), true, false],
-        [Fault.overloaded(), true, true],
-        [Fault.timedOut, true, true],
-        [Fault.malformed, true, true],
-        [Fault.contextOverflow, false, false],
-        [Fault.refused, false, false],
-        [Fault.permanent, false, false],
-        [Fault.unknown, false, true],
-        [Fault.ambiguous, false, true],
-        [Fault.rejected(), false, false]
+    it("says whether it is retried, whether it counts, and whether the call may have happened", () => {
+      const rows: ReadonlyArray<readonly [Fault.Verdict, retryable: boolean, counts: boolean, happened: boolean]> = [
+        [Fault.transient, true, true, false],
+        [Fault.throttled(), true, false, false],
+        [Fault.overloaded(), true, true, false],
+        [Fault.timedOut, true, true, true],
+        [Fault.malformed, true, true, true],
+        [Fault.contextOverflow, false, false, false],
+        [Fault.refused, false, false, false],
+        [Fault.permanent, false, false, false],
+        [Fault.unknown, false, true, false],
+        [Fault.ambiguous, false, true, true],
+        [Fault.rejected(), false, false, false]
       ]
-      for (const [verdict, retryable, counts] of rows) {
+      for (const [verdict, retryable, counts, happened] of rows) {
         assert.strictEqual(Fault.isRetryable(verdict), retryable, verdict._tag)
         assert.strictEqual(Fault.countsAsFailure(verdict), counts, verdict._tag)
+        assert.strictEqual(Fault.mayHaveHappened(verdict), happened, verdict._tag)
       }
+      assert.sameMembers([...Fault.VerdictTag.literals], rows.map(([{ _tag }]) => _tag).filter(unique))
     })
 
     it("a negative delay means now, an infinite one says nothing", () => {

@@ -35,6 +35,11 @@ export const Verdict = Schema.TaggedUnion({
 /** @internal */
 export type Verdict = typeof Verdict.Type
 
+const isTag = (tag: string): tag is Verdict["_tag"] => Object.hasOwn(Verdict.cases, tag)
+
+/** @internal */
+export const VerdictTag = Schema.Literals(Object.keys(Verdict.cases).filter(isTag))
+
 const encode = Schema.encodeSync(Verdict)
 
 /**

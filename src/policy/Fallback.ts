@@ -523,18 +523,7 @@ export const FailedStep = Schema.Struct({
   label: Schema.String,
   tag: Schema.String,
   message: Schema.String,
-  verdict: Schema.Literals([
-    "Transient",
-    "Throttled",
-    "Overloaded",
-    "TimedOut",
-    "Malformed",
-    "ContextOverflow",
-    "Refused",
-    "Permanent",
-    "Ambiguous",
-    "Rejected"
-  ])
+  verdict: Fault.VerdictTag
 })
 
 /**
