@@ -511,7 +511,7 @@ const judge = (
   return counts ? { _tag: "Failure", retryAfter } : circuits.ignored
 }
 
-const millis = (value: number): Duration.Duration => Duration.millis(Math.ceil(value))
+const millis = (value: number): Duration.Duration => Duration.millis(Math.ceil(value - circuits.rounding))
 
 const stateOf = (key: string, snapshot: circuits.Snapshot): State =>
   snapshot._tag === "Open"
@@ -577,16 +577,12 @@ export const make: (
   }))
 
   const announce = (context: Context.Context<never>): Effect.Effect<void> => {
-    if (fresh.length > 0) {
-      const transitions = fresh
-      fresh = []
-      unpublished.push(...transitions)
-      const listener = Context.get(context, Telemetry.Listener)
-      if (listener !== undefined) {
-        for (const { from, key, to } of transitions) listener({ _tag: "CircuitChanged", key, from, to })
-      }
-    }
-    return unpublished.length === 0 ? Effect.void : publish
+    const transitions = fresh
+    if (transitions.length === 0) return unpublished.length === 0 ? Effect.void : publish
+    fresh = []
+    unpublished.push(...transitions)
+    const heard = transitions.map((change) => Telemetry.emitIn(context, () => ({ _tag: "CircuitChanged", ...change })))
+    return Effect.andThen(publish, Effect.all(heard, { discard: true }))
   }
 
   const makeCircuit = (key: string, now: number) =>
@@ -622,12 +618,12 @@ export const make: (
 
   const refuse = (key: string, refused: circuits.Refusal, context: Context.Context<never>) => {
     const error = circuitOpen(key, refused)
-    const listener = Context.get(context, Telemetry.Listener)
-    if (listener !== undefined) {
-      const retryAfterMillis = error.retryAfter === undefined ? undefined : Duration.toMillis(error.retryAfter)
-      listener({ _tag: "CircuitRejected", key, retryAfterMillis })
-    }
-    return Effect.fail(error)
+    const heard = Telemetry.emitIn(context, () => ({
+      _tag: "CircuitRejected",
+      key,
+      retryAfterMillis: error.retryAfter === undefined ? undefined : Duration.toMillis(error.retryAfter)
+    }))
+    return Effect.andThen(heard, Effect.fail(error))
   }
 
   const settle = (

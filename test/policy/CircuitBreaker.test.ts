@@ -538,6 +538,18 @@ describe("CircuitBreaker", () => {
   })
 
   describe("open time", () => {
+    it.effect("is never told longer than it is, whatever fraction of a millisecond the clock shows", () =>
+      Effect.gen(function*() {
+        for (let i = 0; i < 400; i++) {
+          yield* TestClock.adjust(Duration.nanos(BigInt(1_000_000_000 + i * 37_333_337)))
+          const key = String(i)
+          yield* call(down, key)
+          assert.deepStrictEqual((yield* refusal(key)).retryAfter, Duration.minutes(1))
+          yield* TestClock.adjust("1 minute")
+          assert.strictEqual((yield* call(ok, key))._tag, "Success")
+        }
+      }).pipe(withBreaker({ trip: CircuitBreaker.consecutive(1) })))
+
     it.effect("is lengthened by a Retry-After, never shortened, and capped", () =>
       Effect.gen(function*() {
         yield* call(fail(Fault.overloaded("45 seconds")), "longer")

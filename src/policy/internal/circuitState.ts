@@ -110,6 +110,14 @@ export type Snapshot =
   | { readonly _tag: "MetricsOnly"; readonly calls: number; readonly failures: number; readonly wouldOpen: boolean }
 
 /**
+ * Milliseconds from a clock of nanoseconds are fractions, and the sum and the difference of two of them miss the true
+ * value by a little. A microsecond is more than that, and less than anybody asks for.
+ *
+ * @internal
+ */
+export const rounding = 0.001
+
+/**
  * One key's circuit. Every method is one synchronous step, so that no two calls can be admitted to one slot and no
  * interruption can come between a decision and its record. Times are monotonic milliseconds.
  *
@@ -141,7 +149,8 @@ export class Circuit {
     if (this.holders.size > 0) return { _tag: "Refusal", state: "Isolated", retryAfter: undefined }
     let { phase } = this
     if (phase._tag === "Open") {
-      if (now < phase.until) return { _tag: "Refusal", state: "Open", retryAfter: phase.until - now }
+      const left = phase.until - now
+      if (left > rounding) return { _tag: "Refusal", state: "Open", retryAfter: left }
       const halfOpen: HalfOpen = { _tag: "HalfOpen", probes: new Set(), successes: 0, failures: 0 }
       this.become(halfOpen)
       phase = halfOpen
