@@ -3,6 +3,7 @@
  *
  * @since 0.1.0
  */
+import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import type { VerdictTag } from "./Fault.ts"
@@ -84,8 +85,8 @@ export type Event =
  *
  * **Gotchas**
  *
- * The listener is called in the middle of the guard's own step. Keep it short, and let it not throw: what it throws is a
- * defect of the guarded call.
+ * The listener is called in the middle of the guard's own step: keep it short. It cannot change how the guarded call
+ * ends: what it throws is logged as a warning that names the event, and nothing else comes of it.
  *
  * **Example** (Counting the retries)
  *
@@ -121,12 +122,46 @@ export const Listener = Context.Reference<((event: Event) => void) | undefined>(
  *
  * Use it in a guard of your own, to be heard by the same listener.
  *
+ * **Example** (Telling of a cache of one's own)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { Telemetry } from "effect-resilience"
+ *
+ * const hits: Array<string> = []
+ *
+ * const program = Telemetry.emit(() => ({ _tag: "IdempotencyHit", key: "weather", joined: false })).pipe(
+ *   Effect.as("sunny"),
+ *   Effect.provideService(Telemetry.Listener, (event) => hits.push(event._tag))
+ * )
+ *
+ * await Effect.runPromise(program) // => "sunny"
+ * hits // => ["IdempotencyHit"]
+ * ```
+ *
  * @category emitting
  * @since 0.1.0
  */
 export const emit = (event: () => Event): Effect.Effect<void> =>
-  Effect.contextWith((context: Context.Context<never>) => {
-    const listener = Context.get(context, Listener)
-    if (listener !== undefined) listener(event())
+  Effect.contextWith((context: Context.Context<never>) => emitIn(context, event))
+
+/**
+ * {@link emit} at once, against a context at hand, for a step that must not be divided. The effect it gives back is what
+ * is left to do: nothing, or the warning about a listener that threw.
+ *
+ * @category emitting
+ * @since 0.1.0
+ */
+export const emitIn = (context: Context.Context<never>, event: () => Event): Effect.Effect<void> => {
+  const listener = Context.get(context, Listener)
+  if (listener === undefined) return Effect.void
+  let name = "an event"
+  try {
+    const built = event()
+    name = built._tag
+    listener(built)
     return Effect.void
-  })
+  } catch (thrown) {
+    return Effect.logWarning(`The Telemetry listener threw at ${name}; the call goes on`, Cause.die(thrown))
+  }
+}

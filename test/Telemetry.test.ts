@@ -1,0 +1,88 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Exit, Logger } from "effect"
+import { Backoff, CircuitBreaker, Fallback, Fault, Retry, Telemetry } from "effect-resilience"
+import { TestClock } from "effect/testing"
+
+const down = { [Fault.verdictOf]: Fault.transient }
+
+const listening = (listener: (event: Telemetry.Event) => void) => Effect.provideService(Telemetry.Listener, listener)
+
+/** The effect's exit with a listener that always throws, and the warnings that came of it. */
+const withThrowing = <A, E, R>(self: Effect.Effect<A, E, R>) =>
+  Effect.suspend(() => {
+    const warnings: Array<string> = []
+    const logger = Logger.make(({ logLevel, message }) => {
+      warnings.push(`${logLevel}: ${String(Array.isArray(message) ? message[0] : message)}`)
+    })
+    return self.pipe(
+      listening(() => {
+        throw new Error("listener")
+      }),
+      Effect.exit,
+      Effect.provide(Logger.layer([logger])),
+      Effect.map((exit) => ({ exit, warnings }))
+    )
+  })
+
+const warning = (tag: Telemetry.Event["_tag"]) => `Warn: The Telemetry listener threw at ${tag}; the call goes on`
+
+describe("Telemetry", () => {
+  it.effect("builds no event where nobody listens", () =>
+    Telemetry.emit(() => {
+      throw new Error("built")
+    }))
+
+  it.effect("emitIn tells the listener at once", () =>
+    Effect.gen(function*() {
+      const heard: Array<string> = []
+      const context = yield* Effect.context<never>().pipe(listening((event) => heard.push(event._tag)))
+      Telemetry.emitIn(context, () => ({ _tag: "RunChanged", runId: "r", status: "running" }))
+      assert.deepStrictEqual(heard, ["RunChanged"])
+    }))
+
+  describe("a listener that throws changes the outcome of no call and is named in a warning", () => {
+    it.effect("of a circuit, whose count it is no part of", () =>
+      Effect.gen(function*() {
+        const breaker = yield* CircuitBreaker.make({
+          trip: CircuitBreaker.consecutive(1),
+          openFor: "1 second",
+          successThreshold: 1
+        })
+        const call = <A, E>(self: Effect.Effect<A, E>) => withThrowing(breaker.protect("k")(self))
+        assert.deepStrictEqual(yield* call(Effect.fail(down)), {
+          exit: Exit.fail(down),
+          warnings: [warning("CircuitChanged")]
+        })
+        const refused = yield* call(Effect.void)
+        assert.deepStrictEqual(refused.warnings, [warning("CircuitRejected")])
+        assert.instanceOf(yield* Effect.flip(refused.exit), CircuitBreaker.CircuitOpen)
+        yield* TestClock.adjust("1 second")
+        assert.deepStrictEqual(yield* call(Effect.succeed("ok")), {
+          exit: Exit.succeed("ok"),
+          warnings: [warning("CircuitChanged"), warning("CircuitChanged")]
+        })
+        assert.strictEqual((yield* breaker.state("k"))._tag, "Closed")
+      }))
+
+    it.effect("of Retry", () =>
+      Effect.gen(function*() {
+        const policy = Retry.policy({ backoff: Backoff.constant({ delay: 0 }), maxAttempts: 2 })
+        assert.deepStrictEqual(yield* withThrowing(Retry.apply(Effect.fail(down), policy)), {
+          exit: Exit.fail(down),
+          warnings: [warning("RetryScheduled"), warning("RetryGaveUp")]
+        })
+      }))
+
+    it.effect("of Fallback", () =>
+      Effect.gen(function*() {
+        const answer = Effect.fail(down).pipe(
+          Fallback.orElse("template", () => Effect.succeed("text")),
+          Effect.map(({ value }) => value)
+        )
+        assert.deepStrictEqual(yield* withThrowing(answer), {
+          exit: Exit.succeed("text"),
+          warnings: [warning("FallbackUsed")]
+        })
+      }))
+  })
+})
