@@ -114,16 +114,26 @@ export type Takes = internal.Takes
  * **Details**
  *
  * By default only those errors are taken for granted whose class says with the type of its `Fault.verdictOf` that it is
- * never `Permanent`; an error without one may turn out to be, and stays.
+ * never `Permanent`; an error without one may turn out to be, and stays. Of a list of tags only those are that are sure
+ * to be in it: a list of unknown length, or an element that is one of several tags, promises none.
  *
  * @category type level
  * @since 0.1.0
  */
 export type NotTaken<E, T extends Takes> = [T] extends [undefined] ? MaybePermanent<E>
   : T extends "all" ? never
-  : T extends ReadonlyArray<infer Tag extends string> ? Types.ExcludeTag<E, Tag>
+  : T extends ReadonlyArray<string> ? Types.ExcludeTag<E, SureTags<T>>
   : T extends (error: unknown, verdict: Fault.Verdict) => error is infer Refined ? Exclude<E, Refined>
   : E
+
+type SureTags<T extends ReadonlyArray<string>> = T extends
+  readonly [infer Tag extends string, ...infer Rest extends ReadonlyArray<string>] ? SingleTag<Tag> | SureTags<Rest>
+  : never
+
+// a record of one literal has a required property; that of `string` or of a template has an index, and `{}` fits
+type SingleTag<Tag extends string> = Types.IsUnion<Tag> extends true ? never
+  : {} extends Record<Tag, unknown> ? never
+  : Tag
 
 type MaybePermanent<E> = E extends { readonly [Fault.verdictOf]: { readonly _tag: infer Tag } }
   ? "Permanent" extends Tag ? E : never
@@ -299,7 +309,7 @@ export const orElse: {
     self: Effect.Effect<A, E, R>
   ) => Effect.Effect<
     Answered<A, B, Label>,
-    Types.ExcludeTag<E, Tags[number]> | E2,
+    NotTaken<E, Tags> | E2,
     R | R2
   >
   <const Label extends string, B, E2, R2, E, Refined extends E>(
@@ -329,7 +339,7 @@ export const orElse: {
     options: { readonly takes: Tags }
   ): Effect.Effect<
     Answered<A, B, Label>,
-    Types.ExcludeTag<E, Tags[number]> | E2,
+    NotTaken<E, Tags> | E2,
     R | R2
   >
   <A, E, R, const Label extends string, B, E2, R2, Refined extends E>(

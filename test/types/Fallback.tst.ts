@@ -72,6 +72,26 @@ describe("Fallback.orElse", () => {
     expect(Fallback.orElse).type.not.toBeCallableWith(ask, "t", () => Effect.succeed(1), { takes: ["Nobody"] })
   })
 
+  it("keeps the errors of tags that are not sure to be named", () => {
+    type Kept = Effect.Effect<
+      Fallback.Answer<Outline | number, "primary" | "t">,
+      Busy | Broken | Either | Unmarked,
+      Scope.Scope
+    >
+    const one = "Busy" as "Busy" | "Broken"
+    expect(ask.pipe(Fallback.orElse("t", () => Effect.succeed(1), { takes: [one] }))).type.toBe<Kept>()
+    expect(Fallback.orElse(ask, "t", () => Effect.succeed(1), { takes: [one] })).type.toBe<Kept>()
+    const more: readonly ["Either", ...Array<"Busy" | "Broken">] = ["Either"]
+    expect(Fallback.orElse(ask, "t", () => Effect.succeed(1), { takes: more })).type.toBe<
+      Effect.Effect<Fallback.Answer<Outline | number, "primary" | "t">, Busy | Broken | Unmarked, Scope.Scope>
+    >()
+    expect(ask.pipe(Fallback.orElse("t", () => Effect.succeed(1), { takes: more }))).type.toBe<
+      Effect.Effect<Fallback.Answer<Outline | number, "primary" | "t">, Busy | Broken | Unmarked, Scope.Scope>
+    >()
+    const either = ["Busy"] as ["Busy"] | ["Broken"]
+    expect(Fallback.orElse(ask, "t", () => Effect.succeed(1), { takes: either })).type.toBe<Kept>()
+  })
+
   it("removes what a refinement takes, and nothing for a predicate", () => {
     expect(
       ask.pipe(Fallback.orElse("t", () => Effect.succeed(1), {
@@ -132,6 +152,25 @@ describe("Fallback.chain", () => {
         Broken | Unmarked | Busy,
         Scope.Scope
       >
+    >()
+    const chained = <const T extends Fallback.Takes>(takes: T) =>
+      Fallback.chain(Fallback.step("a", ask), Fallback.step("b", Effect.succeed(1), { takes }))
+    type Kept = Effect.Effect<
+      Fallback.Answer<Outline | number, "a" | "b">,
+      Busy | Broken | Either | Unmarked,
+      Scope.Scope
+    >
+    const some: Array<"Busy" | "Broken"> = ["Busy"]
+    const texts: ReadonlyArray<string> = some
+    const template = "Busy" as `B${string}`
+    expect(Fallback.chain(Fallback.step("a", ask), Fallback.step("b", Effect.succeed(1), { takes: some }))).type
+      .toBe<Kept>()
+    expect(Fallback.chain(Fallback.step("a", ask), Fallback.step("b", Effect.succeed(1), { takes: texts }))).type
+      .toBe<Kept>()
+    expect(Fallback.chain(Fallback.step("a", ask), Fallback.step("b", Effect.succeed(1), { takes: [template] }))).type
+      .toBe<Kept>()
+    expect(chained(["Busy", "Either"])).type.toBe<
+      Effect.Effect<Fallback.Answer<Outline | number, "a" | "b">, Broken | Unmarked, Scope.Scope>
     >()
     expect(Fallback.chain(Fallback.step("a", ask), Fallback.step("b", ask, { takes: "all" }))).type.toBe<
       Effect.Effect<Fallback.Answer<Outline, "a" | "b">, Busy | Broken | Either | Unmarked, Scope.Scope>
