@@ -97,7 +97,7 @@ export const Outcome = Schema.Struct({
   status: Schema.Literals(["done", "escalated"]),
   category: Schema.String,
   triageBy: Schema.Literals(["model", "rules"]),
-  answerBy: Schema.Literals(["agent", "template", "person"]),
+  answerBy: Schema.Literals(["agent", "template", "holding reply"]),
   refunded: Schema.Boolean,
   cost: Schema.Finite,
   reason: Schema.optionalKey(Schema.String)
@@ -229,7 +229,7 @@ export const make = (options: { readonly model: string; readonly patience?: Pati
         status: reason === undefined ? "done" : "escalated",
         category,
         triageBy: triaged.source,
-        answerBy: answered?.source ?? "person",
+        answerBy: answered?.source ?? "holding reply",
         refunded: answered?.value.refunded ?? false,
         cost: answered?.value.cost ?? 0,
         ...(reason === undefined ? {} : { reason })

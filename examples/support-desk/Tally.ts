@@ -25,7 +25,7 @@ const labelOf = (event: Telemetry.Event): string => {
     case "EscalationOpened":
       return event.reason
     case "ToolCalled":
-      return event.outcome
+      return event.outcome === "success" ? event.tool : `${event.tool} refused or failed`
     default:
       return ""
   }

@@ -33,8 +33,21 @@ export const parse = (file: string, text: string): Effect.Effect<Ticket, Unreada
     if (colon > 0) headers[line.slice(0, colon).trim().toLowerCase()] = line.slice(colon + 1).trim()
   }
   return decode({ ...headers, body: end === -1 ? "" : text.slice(end).trim() }).pipe(
-    Effect.mapError((error) => new UnreadableTicket({ file, problem: error.message }))
+    Effect.mapError((error) => new UnreadableTicket({ file, problem: error.message.replaceAll(/\s*\n\s*/g, " ") }))
   )
+}
+
+const first = (tickets: ReadonlyArray<{ readonly file: string; readonly ticket: Ticket }>) => {
+  const byId = new Map<string, { readonly file: string; readonly ticket: Ticket }>()
+  const again: Array<UnreadableTicket> = []
+  for (const one of tickets) {
+    const known = byId.get(one.ticket.id)
+    if (known === undefined) byId.set(one.ticket.id, one)
+    else {again.push(
+        new UnreadableTicket({ file: one.file, problem: `${known.file} has the id ${one.ticket.id} already` })
+      )}
+  }
+  return { tickets: Array.from(byId.values(), ({ ticket }) => ticket), again }
 }
 
 /** Reads the folder. A file that is no ticket is reported and not silently passed over. */
@@ -42,10 +55,15 @@ export const readFolder = Effect.fn("support-desk.readFolder")(function*(folder:
   const fs = yield* FileSystem.FileSystem
   const path = yield* Path.Path
   const files = (yield* fs.readDirectory(folder)).filter((name) => name.endsWith(".md")).toSorted()
-  const [tickets, unreadable] = yield* Effect.partition(
+  const [read, unreadable] = yield* Effect.partition(
     files,
-    (file) => Effect.flatMap(fs.readFileString(path.join(folder, file)), (text) => parse(file, text)),
+    (file) =>
+      fs.readFileString(path.join(folder, file)).pipe(
+        Effect.flatMap((text) => parse(file, text)),
+        Effect.map((ticket) => ({ file, ticket }))
+      ),
     { concurrency: 8 }
   )
-  return { tickets, unreadable }
+  const { again, tickets } = first(read)
+  return { tickets, unreadable: [...unreadable, ...again] }
 })

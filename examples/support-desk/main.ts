@@ -15,12 +15,13 @@ import { NodeRuntime, NodeServices } from "@effect/platform-node"
 import { Clock, Config, Console, Effect, FileSystem, Option, Path, Redacted, References, Schema } from "effect"
 import * as ProviderServer from "effect-resilience/testing/ProviderServer"
 import { Command, Flag } from "effect/cli"
-import { ChildProcess, ChildProcessSpawner } from "effect/process"
+import { spawn } from "node:child_process"
 import type { CrashPoint } from "./crash.ts"
 import { answer, weather } from "./models.ts"
 import * as Report from "./report.ts"
 import { type Patience, patient } from "./SupportDesk.ts"
 import * as Tally from "./Tally.ts"
+import { readFolder } from "./Ticket.ts"
 import * as Worker from "./worker.ts"
 
 class Unfinished extends Schema.TaggedError<Unfinished>("support-desk/Unfinished")("Unfinished", {
@@ -65,7 +66,10 @@ const flags = {
     Flag.withDefault(false),
     Flag.withDescription("use the simulated model even where ANTHROPIC_API_KEY is set")
   ),
-  tickets: Flag.String("tickets").pipe(Flag.withDefault(new URL("tickets", import.meta.url).pathname)),
+  tickets: Flag.String("tickets").pipe(
+    Flag.withDefault(new URL("tickets", import.meta.url).pathname),
+    Flag.withDescription("the folder of the tickets, a file ending in .md each")
+  ),
   data: Flag.String("data").pipe(
     Flag.withDefault(".support-desk"),
     Flag.withDescription("the folder of the databases")
@@ -82,6 +86,15 @@ const brisk: Patience = { base: "150 millis", cap: "2 seconds", triageAttempts: 
 const simulated = (baseURL: string): Worker.Provider => ({ apiKey: "simulated", baseURL, patience: brisk })
 
 const finishedFile = "finished"
+
+/** What went wrong in a line, and the exit code that says so. A stack trace would tell a user nothing. */
+const complain = (error: Error): Effect.Effect<void> =>
+  Effect.andThen(
+    Console.error(`support-desk: ${error.message}`),
+    Effect.sync(() => {
+      process.exitCode = 1
+    })
+  )
 
 type Settings = Command.Command.Config.Infer<typeof flags>
 
@@ -117,6 +130,19 @@ const banner = (settings: Settings, real: boolean) =>
         `seed ${settings.seed}`
   )
 
+/** Refuses what cannot be meant, before anything is touched. */
+const check = Effect.fnUntraced(function*({ crashAt, crashAtRefund, limit, tickets }: Settings) {
+  for (const [flag, value] of [["limit", limit], ["crash-at", crashAt], ["crash-at-refund", crashAtRefund]] as const) {
+    if (Option.isSome(value) && value.value < 1) {
+      return yield* new Unfinished({ problem: `--${flag} ${value.value} makes no sense, it counts from 1` })
+    }
+  }
+  const folder = yield* readFolder(tickets)
+  if (folder.tickets.length === 0) {
+    return yield* new Unfinished({ problem: `there is no ticket in "${tickets}" (a ticket is a file ending in .md)` })
+  }
+})
+
 /** Chooses between going on and starting anew, and says which. */
 const prepare = Effect.fnUntraced(function*({ data, fresh, resume, approve }: Settings) {
   const fs = yield* FileSystem.FileSystem
@@ -130,6 +156,7 @@ const prepare = Effect.fnUntraced(function*({ data, fresh, resume, approve }: Se
     })
   }
   if (exists && (fresh || (finished && !goOn))) {
+    yield* Console.log(`starting anew: what ${finished ? "the finished run" : "a run"} left in "${data}" is removed`)
     for (const file of yield* fs.readDirectory(data)) {
       if (/^(runs|shop)\.db|^events\.jsonl$|^results\.json$|^finished$/.test(file)) {
         yield* fs.remove(path.join(data, file))
@@ -152,8 +179,11 @@ const conclude = Effect.fnUntraced(function*(
   const path = yield* Path.Path
   const seconds = ((yield* Clock.currentTimeMillis) - started) / 1_000
   const tally = yield* Tally.read(settings.data)
-  yield* Console.log(`\n${Report.summary(result.ended, tally, result.refunds, result.waiting, seconds)}`)
-  const failed = result.ended.filter(({ status }) => status === "failed").length + result.unreadable
+  yield* Console.log(
+    `\n${Report.summary(result.ended, tally, result.refunds, result.waiting, result.unreadable.length, seconds)}`
+  )
+  for (const problem of result.unreadable) yield* Console.log(`\n${problem.message}`)
+  const failed = result.ended.filter(({ status }) => status === "failed").length
   let unknown = 0
   if (server !== undefined) {
     const report = Report.faults(yield* server.requests, yield* server.stats, result.ended)
@@ -161,6 +191,11 @@ const conclude = Effect.fnUntraced(function*(
     unknown = report.unknown
   }
   if (failed > 0) return yield* new Unfinished({ problem: `${failed} tickets are not accounted for` })
+  if (result.unreadable.length > 0) {
+    return yield* new Unfinished({
+      problem: `${result.unreadable.length} files could not be read as tickets, mend or remove them`
+    })
+  }
   if (unknown > 0) return yield* new Unfinished({ problem: `the fate of ${unknown} injected faults is not known` })
   yield* fs.writeFileString(path.join(settings.data, finishedFile), "")
   yield* Console.log("\nevery ticket is accounted for")
@@ -169,58 +204,74 @@ const conclude = Effect.fnUntraced(function*(
 const main = Command.make(
   "support-desk",
   flags,
-  Effect.fn("support-desk")(function*(settings) {
-    const started = yield* Clock.currentTimeMillis
-    const key = yield* Config.Redacted("ANTHROPIC_API_KEY").pipe(Config.option)
-    const real = Option.isSome(key) && Redacted.value(key.value) !== "" && !settings.simulated
-    const oneLife = (provider: Worker.Provider) => Worker.run(lifeOptions(settings, provider))
+  Effect.fn("support-desk")(
+    function*(settings) {
+      const started = yield* Clock.currentTimeMillis
+      const key = yield* Config.Redacted("ANTHROPIC_API_KEY").pipe(Config.option)
+      const real = Option.isSome(key) && Redacted.value(key.value) !== "" && !settings.simulated
+      const oneLife = (provider: Worker.Provider) => Worker.run(lifeOptions(settings, provider))
 
-    if (Option.isSome(settings.providerUrl)) {
-      yield* oneLife(simulated(settings.providerUrl.value))
-      return
-    }
-    yield* banner(settings, real)
-    yield* prepare(settings)
-    if (real) {
-      const provider: Worker.Provider = { apiKey: key.value, baseURL: undefined, patience: patient }
-      return yield* conclude(
-        settings,
-        yield* oneLife(provider),
-        started,
-        undefined
-      )
-    }
-    const server = yield* startServer(settings)
-    const provider = simulated(server.url)
-    if (crashPoint(settings) === undefined && !settings.resume && !settings.approve) {
-      yield* killedLife(settings, server.url)
-    }
-    return yield* conclude(settings, yield* oneLife(provider), started, server)
-  }, Effect.scoped)
+      if (Option.isSome(settings.providerUrl)) {
+        yield* oneLife(simulated(settings.providerUrl.value))
+        return
+      }
+      yield* banner(settings, real)
+      yield* check(settings)
+      yield* prepare(settings)
+      if (real) {
+        const provider: Worker.Provider = { apiKey: key.value, baseURL: undefined, patience: patient }
+        return yield* conclude(
+          settings,
+          yield* oneLife(provider),
+          started,
+          undefined
+        )
+      }
+      const server = yield* startServer(settings)
+      const provider = simulated(server.url)
+      if (crashPoint(settings) === undefined && !settings.resume && !settings.approve) {
+        yield* killedLife(settings, server.url)
+      }
+      return yield* conclude(settings, yield* oneLife(provider), started, server)
+    },
+    Effect.scoped,
+    Effect.catch(complain)
+  )
 )
 
-/** The first life of the show: a process of its own, which kills itself half way. The provider lives on. */
+/**
+ * The first life of the show: a process of its own, which kills itself half way. The provider lives on. (Effect's own
+ * ChildProcess does not tell by which signal a process ended.)
+ */
 const killedLife = Effect.fnUntraced(function*(settings: Settings, url: string) {
-  const crashAt = 60 + (settings.seed * 37) % 80
-  const life = ChildProcess.make(
-    process.execPath,
-    [
-      ...process.execArgv,
-      new URL(import.meta.url).pathname,
-      `--provider-url=${url}`,
-      `--data=${settings.data}`,
-      `--tickets=${settings.tickets}`,
-      `--crash-at=${crashAt}`,
-      ...(Option.isSome(settings.limit) ? [`--limit=${settings.limit.value}`] : [])
-    ],
-    { stdin: "ignore", stdout: "inherit", stderr: "inherit" }
+  const args = [
+    ...process.execArgv,
+    new URL(import.meta.url).pathname,
+    `--provider-url=${url}`,
+    `--data=${settings.data}`,
+    `--tickets=${settings.tickets}`,
+    `--crash-at=${60 + Math.abs(settings.seed * 37) % 80}`,
+    ...(Option.isSome(settings.limit) ? [`--limit=${settings.limit.value}`] : [])
+  ]
+  const end = yield* Effect.callback<{ readonly code: number | null; readonly signal: string | null }>(
+    (resume, signal) => {
+      const life = spawn(process.execPath, args, {
+        stdio: ["ignore", "inherit", "inherit"],
+        signal,
+        killSignal: "SIGKILL"
+      })
+      life.on("error", (error) => resume(signal.aborted ? Effect.interrupt : Effect.die(error)))
+      life.on("close", (code, by) => resume(Effect.succeed({ code, signal: by })))
+    }
   )
-  const code = yield* ChildProcessSpawner.ChildProcessSpawner.use((spawner) => Effect.result(spawner.exitCode(life)))
-  yield* Console.log(
-    code._tag === "Success" && code.success === 0
-      ? "the first life came to its end before the kill; a second one finds nothing to do"
-      : "the first life was killed; a second one goes on where it was"
-  )
+  if (end.signal === "SIGKILL") {
+    yield* Console.log("the first life was killed; a second one goes on where it was")
+    return
+  }
+  if (end.code !== 0) {
+    return yield* new Unfinished({ problem: `the first life ended by itself, with exit code ${end.code}` })
+  }
+  yield* Console.log("the first life came to its end before the kill; a second one finds nothing to do")
 })
 
 main.pipe(

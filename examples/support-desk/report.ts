@@ -38,16 +38,21 @@ const counted = (values: ReadonlyArray<string>): string => {
   return sorted.length === 0 ? "none" : sorted.map(([value, count]) => `${value} ${count}`).join(", ")
 }
 
-const listed = (labels: ReadonlyArray<readonly [string, number]>): string =>
-  labels.length === 0 ? "" : ` (${labels.map(([label, count]) => `${label} ${count}`).join(", ")})`
+const sumOf = (labels: ReadonlyArray<readonly [label: string, count: number]>, between: string): string => {
+  const total = labels.reduce((sum, [, count]) => sum + count, 0)
+  return total === 0 ? "none" : `${total}${between}${labels.map(([label, count]) => `${label} ${count}`).join(", ")}`
+}
 
 export const summary = (
   ended: ReadonlyArray<Ended>,
   tally: Tally,
   refunds: ReadonlyArray<Refund>,
   waiting: number,
+  unreadable: number,
   seconds: number
 ): string => {
+  // A refusal of the circuit is the desk's own and has a row of its own.
+  const tried = tally.labels("RetryScheduled").filter(([verdict]) => verdict !== "Rejected")
   const by = (status: Ended["status"]) => ended.filter((one) => one.status === status)
   const people = [...by("escalated"), ...by("waiting")]
   const returned = refunds.reduce((sum, refund) => sum + refund.amountCents, 0)
@@ -56,14 +61,16 @@ export const summary = (
     ["  done", by("done").length],
     ["  escalated", `${people.length} (${counted(people.map(({ reason }) => reason))})`],
     ["  failed", by("failed").length],
-    ["retries", `${tally.count("RetryScheduled")}${listed(tally.labels("RetryScheduled"))}`],
+    ...(unreadable === 0 ? [] : [["  files that are no ticket", unreadable] as const]),
+    ["calls tried again, by what went wrong", sumOf(tried, ": ")],
     ["circuit openings", tally.count("CircuitChanged", "Open")],
-    ["calls an open circuit refused", tally.count("CircuitRejected")],
+    ["  calls it refused, nothing was sent", tally.count("CircuitRejected")],
     ["triage by source", counted(ended.map(({ triageBy }) => triageBy))],
     ["answers by source", counted(ended.map(({ answerBy }) => answerBy))],
+    ["tool calls", sumOf(tally.labels("ToolCalled"), ": ")],
     ["escalations waiting for a person", waiting],
     ["refunds made", `${refunds.length}, ${(returned / 100).toFixed(2)} EUR`],
-    ["model cost", `${ended.reduce((sum, one) => sum + one.cost, 0).toFixed(4)} USD`],
+    ["model cost, from tokens and list prices", `${ended.reduce((sum, one) => sum + one.cost, 0).toFixed(4)} USD`],
     ["time", `${seconds.toFixed(1)} s`]
   ])
 }
@@ -87,7 +94,7 @@ const fateOf = (
   )
   if (answeredLater) return "tried again and answered"
   if (!isBody(entry.body)) return "unknown"
-  const id = /Id: (T-\d+)/.exec(JSON.stringify(entry.body.messages[0]?.content))?.[1]
+  const id = /Id: ([\w-]+)/.exec(JSON.stringify(entry.body.messages[0]?.content))?.[1]
   const end = id === undefined ? undefined : ended.get(id)
   if (JSON.stringify(entry.body.system ?? "").includes(triagePrompt)) {
     return end?.triageBy === "rules" ? "the rules took over" : "unknown"

@@ -54,8 +54,8 @@ const acted = (events: ReadonlyArray<Telemetry.Event>): string => {
   const counts = new Map<string, number>()
   const add = (what: string) => counts.set(what, (counts.get(what) ?? 0) + 1)
   for (const event of events) {
-    if (event._tag === "RetryScheduled") add(`retry after ${event.verdict}`)
-    if (event._tag === "CircuitRejected") add("circuit refused")
+    if (event._tag === "RetryScheduled" && event.verdict !== "Rejected") add(`retry after ${event.verdict}`)
+    if (event._tag === "CircuitRejected") add("circuit refused, waited or fell back")
     if (event._tag === "CircuitChanged") add(`circuit ${event.from} to ${event.to}`)
     if (event._tag === "FallbackUsed") add(`fallback to ${event.source}`)
     if (event._tag === "StepAmbiguous") add("step left unfinished by a crash: looked up, not repeated")
@@ -128,7 +128,6 @@ export const run = Effect.fn("support-desk.worker")(function*(options: Options) 
   const fs = yield* FileSystem.FileSystem
   const path = yield* Path.Path
   const folder = yield* readFolder(options.tickets)
-  for (const problem of folder.unreadable) yield* Console.error(problem.message)
   const tickets = folder.tickets.slice(0, options.limit)
   const record = Tally.recorder(options.data)
 
@@ -152,5 +151,5 @@ export const run = Effect.fn("support-desk.worker")(function*(options: Options) 
   const result = yield* Effect.provide(program, world(options))
   const json = yield* Schema.encodeEffect(Schema.fromJsonString(Results))(result.ended)
   yield* fs.writeFileString(path.join(options.data, resultsFile), json)
-  return { ...result, unreadable: folder.unreadable.length }
+  return { ...result, unreadable: folder.unreadable }
 })
