@@ -124,6 +124,24 @@ describe("the support desk's command line", () => {
       assert.include(life.output, "there is nothing to go on with")
     }))
 
+  it.live.each(
+    [
+      [["--crash-at-refund", "-1"], "--crash-at-refund -1 makes no sense"],
+      [["--crash-at", "0"], "--crash-at 0 makes no sense"],
+      [["--tickets", "/nonexistent"], "/nonexistent"]
+    ] as const
+  )("refuses %s in a line, before it touches the data", ([flags, message]) =>
+    Effect.gen(function*() {
+      const data = yield* folder
+      fs.writeFileSync(path.join(data, "runs.db"), "precious")
+      fs.writeFileSync(path.join(data, "finished"), "")
+      const life = yield* live(data, ...flags)
+      assert.strictEqual(life.code, 1)
+      assert.include(life.output, message)
+      assert.notInclude(life.output, "    at ")
+      assert.strictEqual(fs.readFileSync(path.join(data, "runs.db"), "utf8"), "precious")
+    }))
+
   it.live("names an unknown storm and the known ones", () =>
     Effect.gen(function*() {
       const data = yield* folder
