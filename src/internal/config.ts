@@ -35,9 +35,16 @@ export const duration = (
 }
 
 /** @internal */
-export const integer = (module: string, option: string, value: number, minimum: number): number => {
-  if (Number.isSafeInteger(value) && value >= minimum) return value
-  throw invalid(module, option, value, `a whole number of at least ${minimum}`)
+export const integer = (
+  module: string,
+  option: string,
+  value: number,
+  minimum: number,
+  maximum = Number.MAX_SAFE_INTEGER
+): number => {
+  if (Number.isSafeInteger(value) && value >= minimum && value <= maximum) return value
+  const range = maximum === Number.MAX_SAFE_INTEGER ? `of at least ${minimum}` : `from ${minimum} to ${maximum}`
+  throw invalid(module, option, value, `a whole number ${range}`)
 }
 
 /** @internal */
@@ -54,6 +61,7 @@ export const numberBetween = (
 
 /** @internal */
 export const nonEmpty = (module: string, option: string, value: string): string => {
-  if (value.length > 0) return value
+  // also for a caller without types, who has left it out
+  if (typeof value === "string" && value.length > 0) return value
   throw invalid(module, option, value, "a text that is not empty")
 }

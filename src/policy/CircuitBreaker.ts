@@ -199,8 +199,8 @@ export const consecutive: (failures: number) => TripRule = rules.consecutive
  * **Details**
  *
  * `threshold` is from 0 to 1 (default 0.5) and compared with `>=`; without a failure the circuit never opens. `size` is
- * how many calls are remembered (default 100), `minimumCalls` how many there have to be (default 10, or `size` where
- * that is less). Calls that are running, refused, interrupted or do not count are not among them.
+ * how many calls are remembered (default 100, at most 1,000,000: each circuit keeps a byte for each), `minimumCalls`
+ * how many there have to be (default 10, or `size` where that is less). Calls that are running, refused, interrupted or do not count are not among them.
  *
  * **Example** (Opening when half of the last 20 calls failed)
  *
@@ -315,8 +315,8 @@ export interface Opening extends circuits.Opening {}
  * **Details**
  *
  * - `trip`: when it opens; default `consecutive(5)`.
- * - `openFor`: how long; default 60 seconds. With a schedule, the n-th opening in a row lasts its n-th delay, and its
- *   last delay repeats. The row ends once the circuit has stayed closed for as long as it was last open.
+ * - `openFor`: how long; default 60 seconds. With a schedule, the n-th opening in a row lasts its n-th delay, at least
+ *   one millisecond, and its last delay repeats. The row ends once the circuit has stayed closed for as long as it was last open.
  * - `maxOpenFor`: longest open time; default one hour, or `openFor` where that is longer. A `Retry-After` of the
  *   failure that opens the circuit lengthens the open time up to it, and never shortens it.
  * - `halfOpenPermits`: how many probes run at the same time; default 1.
@@ -350,8 +350,11 @@ export interface CircuitOptions {
  * **Details**
  *
  * - `keys`: options that replace those above for the keys named.
- * - `maxKeys`: how many circuits are remembered; default 10,000. The one unused for longest makes room.
- * - `idleTimeToLive`: when an unused circuit may be forgotten; default one hour.
+ * - `maxKeys`: how many circuits are remembered; default 10,000. The closed ones unused for longest make room, a tenth
+ *   at a time; where there are none, those that have opened. A circuit with a running call or a hold is never forgotten,
+ *   so there are more while so many are busy.
+ * - `idleTimeToLive`: when an unused closed circuit is forgotten; default one hour. One that has opened is not, since
+ *   only probes may close it: it stays, also when nobody calls any more, until `maxKeys` needs its room.
  *
  * @category models
  * @since 0.1.0
@@ -441,25 +444,33 @@ export class CircuitBreaker extends Context.Service<CircuitBreaker, {
 
 const atLeastAMilli = { minimum: "1 millis" } as const
 
-const circuitSettings = (options: CircuitOptions): circuits.Settings => {
+const circuitSettings = (options: CircuitOptions, path = ""): circuits.Settings => {
   const { openFor = circuits.defaultOpenFor } = options
   const openTime = Schedule.isSchedule(openFor)
     ? openFor
-    : Duration.toMillis(config.duration(module, "openFor", openFor, atLeastAMilli))
+    : Duration.toMillis(config.duration(module, `${path}openFor`, openFor, atLeastAMilli))
   const shortest = typeof openTime === "number" ? openTime : 1
-  const maxOpenFor = config.duration(module, "maxOpenFor", options.maxOpenFor ?? Math.max(3_600_000, shortest), {
-    minimum: shortest
-  })
-  const successThreshold = config.integer(module, "successThreshold", options.successThreshold ?? 2, 1)
+  const maxOpenFor = config.duration(
+    module,
+    `${path}maxOpenFor`,
+    options.maxOpenFor ?? Math.max(3_600_000, shortest),
+    { minimum: shortest }
+  )
+  const successThreshold = config.integer(module, `${path}successThreshold`, options.successThreshold ?? 2, 1)
   return {
     rule: options.trip ?? consecutive(5),
     openFor: openTime,
     maxOpenFor: Duration.toMillis(maxOpenFor),
-    halfOpenPermits: config.integer(module, "halfOpenPermits", options.halfOpenPermits ?? 1, 1),
+    halfOpenPermits: config.integer(module, `${path}halfOpenPermits`, options.halfOpenPermits ?? 1, 1),
     successThreshold,
-    successOutOf: config.integer(module, "successOutOf", options.successOutOf ?? successThreshold, successThreshold),
+    successOutOf: config.integer(
+      module,
+      `${path}successOutOf`,
+      options.successOutOf ?? successThreshold,
+      successThreshold
+    ),
     probeTimeout: Duration.toMillis(
-      config.duration(module, "probeTimeout", options.probeTimeout ?? "5 minutes", atLeastAMilli)
+      config.duration(module, `${path}probeTimeout`, options.probeTimeout ?? "5 minutes", atLeastAMilli)
     ),
     metricsOnly: options.metricsOnly ?? false,
     countsAsFailure: options.countsAsFailure ?? Fault.countsAsFailure
@@ -475,7 +486,10 @@ interface ServiceSettings {
 const serviceSettings = (options: Options): ServiceSettings => {
   const base = circuitSettings(options)
   const byKey = new Map(
-    Object.entries(options.keys ?? {}).map(([key, own]) => [key, circuitSettings({ ...options, ...own })])
+    Object.entries(options.keys ?? {}).map(([key, own]) => [
+      key,
+      circuitSettings({ ...options, ...own }, `keys[${JSON.stringify(key)}].`)
+    ])
   )
   return {
     settingsOf: (key) => byKey.get(key) ?? base,
@@ -561,6 +575,8 @@ export const make: (
   let settings = serviceSettings(options)
   const byKey = new Map<string, circuits.Circuit>()
   let sweptAt = Number.NEGATIVE_INFINITY
+  // What may have made room or taken it since all circuits were last looked through: new keys, ended calls, changes by hand.
+  let changes = 0
 
   const hub = yield* PubSub.sliding<Take.Take<Transition>>(256)
   yield* Effect.addFinalizer(() => PubSub.end(hub, Exit.void))
@@ -591,17 +607,20 @@ export const make: (
   const sweep = (now: number): void => {
     sweptAt = now
     for (const [key, circuit] of byKey) {
-      if (circuit.isIdle(now, settings.idleTimeToLive)) byKey.delete(key)
+      if (circuit.isHarmless() && now - circuit.lastUsed >= settings.idleTimeToLive) byKey.delete(key)
     }
   }
 
   const makeRoom = (now: number): void => {
-    if (byKey.size >= settings.maxKeys || now - sweptAt >= settings.idleTimeToLive) sweep(now)
-    if (byKey.size < settings.maxKeys) return
+    changes++
+    if (now - sweptAt >= settings.idleTimeToLive) sweep(now)
+    // What a look through all circuits costs is shared by a tenth as many changes. Where all of them are busy there is
+    // nothing to find, and looking again for each new key would cost the square of their number.
+    if (byKey.size < settings.maxKeys || changes < byKey.size / 10) return
+    changes = 0
     const all = Array.from(byKey.values())
-    const harmless = all.filter((circuit) => circuit.isIdle(now, 0))
+    const harmless = all.filter((circuit) => circuit.isHarmless())
     const unused = harmless.length > 0 ? harmless : all.filter((circuit) => circuit.isUnused())
-    // A tenth at a time, so that a full map does not sort itself for every new key.
     unused.sort((a, b) => a.lastUsed - b.lastUsed)
     const surplus = byKey.size - settings.maxKeys + Math.max(1, Math.floor(settings.maxKeys / 10))
     for (const circuit of unused.slice(0, surplus)) byKey.delete(circuit.key)
@@ -636,6 +655,7 @@ export const make: (
     } finally {
       // Also when the user's classifier throws: the call dies of it, and the slot is free all the same.
       circuit.settle(ticket, outcome, nowIn(context), context)
+      changes++
     }
     return announce(context)
   }
@@ -661,6 +681,7 @@ export const make: (
   const byHand = <A>(step: (now: number) => A): Effect.Effect<A> =>
     Effect.uninterruptible(Effect.contextWith((context: Context.Context<never>) => {
       const result = step(nowIn(context))
+      changes++
       return Effect.as(announce(context), result)
     }))
 

@@ -592,6 +592,12 @@ describe("CircuitBreaker", () => {
         })
       ))
 
+    it.effect("is at least a millisecond, whatever a schedule says", () =>
+      Effect.gen(function*() {
+        yield* trip()
+        assert.deepInclude(yield* stateOf(), { _tag: "Open", retryAfter: Duration.millis(1) })
+      }).pipe(withBreaker({ openFor: Schedule.recurs(3) })))
+
     it.effect("can be a schedule bounded by the time spent open", () =>
       Effect.gen(function*() {
         assert.deepStrictEqual(yield* Effect.replicateEffect(nextOpening, 5), [1, 2, 4, 4, 4])
@@ -790,6 +796,8 @@ describe("CircuitBreaker", () => {
     const wrong: ReadonlyArray<readonly [string, () => unknown]> = [
       ["consecutive", () => CircuitBreaker.consecutive(0)],
       ["rate.size", () => CircuitBreaker.rate({ size: 0 })],
+      ["rate.size", () => CircuitBreaker.rate({ size: 1e12 })],
+      ["slowRate.size", () => CircuitBreaker.slowRate({ slowerThan: 1, size: 1e12 })],
       ["rate.threshold", () => CircuitBreaker.rate({ threshold: 1.1 })],
       ["rate.minimumCalls", () => CircuitBreaker.rate({ size: 10, minimumCalls: 11 })],
       ["rateOver.window", () => CircuitBreaker.rateOver({ window: 0 })],
@@ -804,8 +812,9 @@ describe("CircuitBreaker", () => {
       ["successOutOf", () => Effect.runSync(Effect.scoped(CircuitBreaker.make({ successOutOf: 1 })))],
       ["probeTimeout", () => Effect.runSync(Effect.scoped(CircuitBreaker.make({ probeTimeout: 0 })))],
       ["maxKeys", () => Effect.runSync(Effect.scoped(CircuitBreaker.make({ maxKeys: 0 })))],
+      ["openFor", () => Effect.runSync(Effect.scoped(CircuitBreaker.make({ openFor: NaN })))],
       [
-        "halfOpenPermits",
+        "keys[\"a\"].halfOpenPermits",
         () => Effect.runSync(Effect.scoped(CircuitBreaker.make({ keys: { a: { halfOpenPermits: 0 } } })))
       ]
     ]
@@ -827,21 +836,53 @@ describe("CircuitBreaker", () => {
   describe("memory", () => {
     const keys = breaker.use((service) => Effect.map(service.states, (states) => states.map(({ key }) => key)))
 
-    it.effect("idle closed keys are evicted, and open, held and busy ones are not", () =>
+    it.effect("idle closed keys are forgotten, and those that have opened, held and busy ones are not", () =>
       Effect.gen(function*() {
         const hold = yield* breaker.use((service) => service.isolate("held"))
         const busy = yield* start("busy")
         yield* call(ok, "idle")
         yield* call(down, "open")
-        yield* TestClock.adjust("1 minute")
-        assert.deepStrictEqual(yield* keys, ["held", "busy", "open"])
+        yield* call(down, "half-open")
         yield* TestClock.adjust("10 seconds")
-        assert.deepStrictEqual(yield* keys, ["held", "busy"])
+        yield* call(ok, "half-open")
+        yield* TestClock.adjust("1 hour")
+        assert.deepStrictEqual(yield* keys, ["held", "busy", "open", "half-open"])
         yield* busy.end(ok)
         yield* hold.release
         yield* TestClock.adjust("1 minute")
-        assert.deepStrictEqual(yield* keys, [])
-      }).pipe(withBreaker({ ...quick, idleTimeToLive: "1 minute" })))
+        assert.deepStrictEqual(yield* keys, ["open", "half-open"])
+        assert.deepStrictEqual([yield* tagOf("open"), yield* tagOf("half-open")], ["Open", "HalfOpen"])
+      }).pipe(withBreaker({ ...quick, successThreshold: 2, idleTimeToLive: "1 minute" })))
+
+    it.effect("open circuits that nobody calls any more are bounded by maxKeys, the newest kept", () =>
+      Effect.gen(function*() {
+        for (let i = 0; i < 100; i++) {
+          yield* call(down, `key-${i}`)
+          yield* TestClock.adjust(1)
+        }
+        assert.deepStrictEqual(yield* keys, Array.from({ length: 10 }, (_, i) => `key-${i + 90}`))
+      }).pipe(withBreaker({ ...quick, maxKeys: 10 })))
+
+    it.effect("busy circuits are kept beyond maxKeys, and make room when their calls have ended", () =>
+      Effect.gen(function*() {
+        const calls = yield* Effect.forEach(Array.from({ length: 100 }, (_, i) => `key-${i}`), (key) => start(key))
+        assert.strictEqual((yield* keys).length, 100)
+        yield* Effect.forEach(calls, ({ end }) => end(ok))
+        yield* call(ok, "new")
+        assert.isAtMost((yield* keys).length, 10)
+      }).pipe(withBreaker({ maxKeys: 10 })))
+
+    // looking through all of them for each new key took minutes
+    it.effect("50,000 busy circuits cost a new one no more than 50 do", () =>
+      Effect.gen(function*() {
+        const service = yield* breaker
+        const never = Array.from({ length: 50_000 }, (_, i) => service.protect(`key-${i}`)(Effect.never))
+        const fiber = yield* Effect.forkChild(Effect.all(never, { concurrency: "unbounded", discard: true }), {
+          startImmediately: true
+        })
+        assert.strictEqual((yield* keys).length, 50_000)
+        yield* Fiber.interrupt(fiber)
+      }).pipe(withBreaker({ maxKeys: 1_000 })))
 
     it.effect("never remembers more than maxKeys circuits, and forgets harmless ones first", () =>
       Effect.gen(function*() {
@@ -926,6 +967,9 @@ describe("CircuitBreaker", () => {
           yield* times(round % 5, Effect.yieldNow)
           yield* Fiber.interruptAll(fibers)
         }
+        assert.deepInclude(yield* stateOf(), { _tag: "HalfOpen", probes: 0 })
+        // a closed circuit that is forgotten has no call running
+        yield* breaker.use((service) => service.reset("k"))
         yield* TestClock.adjust("1 minute")
         assert.deepStrictEqual(yield* breaker.use((service) => service.states), [])
       }).pipe(withBreaker({ ...quick, successThreshold: 1000, idleTimeToLive: "1 minute" })))

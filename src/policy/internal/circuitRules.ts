@@ -191,8 +191,11 @@ const share =
     return new Share(measure, counts, isHit, limit)
   }
 
+// A byte for each call, in every circuit: more is a mistake, or needs a window of time, which costs the same for any traffic.
+const largestSize = 1_000_000
+
 const windowSize = (rule: string, options: SizeOptions): number =>
-  config.integer(module, `${rule}.size`, options.size ?? 100, 1)
+  config.integer(module, `${rule}.size`, options.size ?? 100, 1, largestSize)
 
 const windowMillis = (rule: string, window: Duration.Input): number =>
   Duration.toMillis(config.duration(module, `${rule}.window`, window, { minimum: "1 millis" }))

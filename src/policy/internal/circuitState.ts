@@ -229,15 +229,17 @@ export class Circuit {
     }
   }
 
-  /** Whether forgetting this circuit would change nothing for a caller. */
-  isIdle(now: number, idleFor: number): boolean {
-    if (this.holders.size > 0 || this.running > 0 || now - this.lastUsed < idleFor) return false
-    return this.phase._tag !== "Open" || now - this.phase.until >= idleFor
-  }
-
   /** Whether no call and no person depends on this circuit at the moment. */
   isUnused(): boolean {
     return this.holders.size === 0 && this.running === 0
+  }
+
+  /**
+   * Whether it may be forgotten without letting through what it would refuse: a circuit that has opened has to be closed
+   * by probes, however long nobody has called.
+   */
+  isHarmless(): boolean {
+    return this.phase._tag === "Closed" && this.isUnused()
   }
 
   private tag(): StateTag {
@@ -301,7 +303,7 @@ export class Circuit {
     const asked = outcome._tag === "Failure" && outcome.retryAfter !== undefined
       ? Duration.toMillis(outcome.retryAfter)
       : 0
-    this.lastOpenFor = Math.min(Math.max(own, asked), this.settings.maxOpenFor)
+    this.lastOpenFor = Math.min(Math.max(own, asked, shortestOpenFor), this.settings.maxOpenFor)
     this.become({ _tag: "Open", until: now + this.lastOpenFor })
   }
 }
@@ -335,6 +337,9 @@ const sample = (ticket: Ticket, outcome: Outcome, now: number): Sample => ({
 
 /** @internal */
 export const defaultOpenFor = 60_000
+
+// A schedule may give no delay at all, and a circuit that does not stay open refuses nothing.
+const shortestOpenFor = 1
 
 /**
  * The length of each opening. A trip is decided and dated in one synchronous step, so the schedule is stepped on the
