@@ -16,6 +16,7 @@ import type * as Scope from "effect/Scope"
 import * as Fault from "../Fault.ts"
 import { canonicalJson, NotJson } from "../internal/canonicalJson.ts"
 import * as config from "../internal/config.ts"
+import { hasRedacted } from "../internal/hasRedacted.ts"
 import * as Telemetry from "../Telemetry.ts"
 import { sha256 } from "./internal/idempotencyDigest.ts"
 import * as Flights from "./internal/idempotencyFlights.ts"
@@ -37,7 +38,15 @@ export {
  *
  * With `operation: "record"` the call has been executed and its result could not be kept: the verdict is `Ambiguous`,
  * so that nothing repeats it blindly. With every other operation nothing was executed: an `Unavailable` store is
- * `Transient`, a `Rejected` request `Permanent`.
+ * `Transient`, every other reason `Permanent`.
+ *
+ * - `Unavailable`: the store did not answer, or cannot now.
+ * - `Rejected`: it refused, or the result is not what its schema says.
+ * - `InTransaction`: the call is inside a transaction of its caller, which could take the record back later. Call
+ *   before or after the transaction.
+ * - `SchemaTooNew`: the tables are of a newer release. Update this one.
+ * - `Redacted`: the schema of the result or of the failure holds a `Redacted`, which the record would show in clear.
+ *   Leave the secret out of the result.
  *
  * @category errors
  * @since 0.1.0
@@ -48,7 +57,7 @@ export class IdempotencyStoreError
     {
       operation: Schema.Literals(["open", "lookup", "record", "clear"]),
       scope: Schema.String,
-      reason: Schema.Literals(["Unavailable", "Rejected"]),
+      reason: Schema.Literals(["Unavailable", "Rejected", "InTransaction", "SchemaTooNew", "Redacted"]),
       cause: Schema.Defect()
     }
   )
@@ -205,6 +214,14 @@ export const key = (tool: string, args?: unknown): Effect.Effect<string, NotJson
         : Result.map(canonicalJson(args), (args) => sha256(`[${tool},${args}]`)))
   )
 
+const silent = (scope: string) =>
+  new IdempotencyStoreError({
+    operation: "record",
+    scope,
+    reason: "Unavailable",
+    cause: new Error("the store did not answer")
+  })
+
 // Effect's `Persistence` is not used: its `set` overwrites (the first of two processes has to win), it can be cleared
 // by store and not by scope, and it records every failure, defects included.
 const Outcome = Schema.fromJsonString(Schema.TaggedUnion({
@@ -219,13 +236,15 @@ const decodeOutcome = Schema.decodeUnknownEffect(Outcome)
  *
  * **Details**
  *
- * `timeToLive` is how long a result is remembered. Default: 30 days; `Duration.infinity` keeps it for ever.
+ * - `timeToLive`: how long a result is remembered. Default: 30 days; `Duration.infinity` keeps it for ever.
+ * - `storeTimeout`: how long the store may take to record a result, which nothing else interrupts. Default: 30 seconds.
  *
  * @category models
  * @since 0.1.0
  */
 export interface Options {
   readonly timeToLive?: Duration.Input | undefined
+  readonly storeTimeout?: Duration.Input | undefined
 }
 
 /**
@@ -242,6 +261,9 @@ export const make = Effect.fnUntraced(function*(
     minimum: "1 millis",
     infinite: true
   }))
+  const storeTimeout = config.duration("Idempotency", "storeTimeout", options.storeTimeout ?? "30 seconds", {
+    minimum: "1 millis"
+  })
   const flights = Flights.make(yield* Effect.scope)
 
   const once = Effect.fnUntraced(function*<
@@ -251,6 +273,10 @@ export const make = Effect.fnUntraced(function*(
     Failure extends Schema.Constraint = Schema.Never
   >(options: OnceOptions<Success, Failure>, effect: Effect.Effect<Success["Type"], E, R>) {
     const { error: failure, scope, success, tool } = options
+    if (hasRedacted(success) || (failure !== undefined && hasRedacted(failure))) {
+      const cause = new Error(`the schema of ${tool} holds a Redacted value, which the record would show in clear`)
+      return yield* new IdempotencyStoreError({ operation: "lookup", scope, reason: "Redacted", cause })
+    }
     const hash = yield* key(tool, options.args)
     const unrecordable = (cause: unknown) =>
       new IdempotencyStoreError({ operation: "record", scope, reason: "Rejected", cause })
@@ -283,7 +309,10 @@ export const make = Effect.fnUntraced(function*(
         const outcome = yield* outcomeOf(exit)
         const recordedAt = yield* Clock.currentTimeMillis
         const expiresAt = Math.min(recordedAt + timeToLive, Number.MAX_SAFE_INTEGER)
-        const kept = yield* store.put(scope, hash, { outcome, recordedAt, expiresAt })
+        const kept = yield* Effect.timeoutOrElse(store.put(scope, hash, { outcome, recordedAt, expiresAt }), {
+          duration: storeTimeout,
+          orElse: () => silent(scope)
+        })
         return { outcome: kept.outcome, executed: true }
       })
     )
@@ -389,13 +418,14 @@ export const layerMemory: Layer.Layer<Idempotency> = Layer.effect(
  *   are gone.
  * - An interruption that comes during an uninterruptible part of the effect strikes right after it, before its result
  *   can be seen. What must not be cut off is protected with `Effect.uninterruptible` around `once`, not inside.
+ * - Calls inside one another's executions that would wait for each other for ever die instead.
  * - Several processes over one store may both execute; the outcome recorded first is the one that all answer.
  * - A crash between executing and recording leaves no trace, and the next call executes again. Where that is not
  *   good enough, make it a `Checkpoint.step` with `effects: "atMostOnce"`, which writes its intent first.
  *
  * Fails with the effect's own failures, with those that `error` decodes, and with
  * - {@link NotJson}: the arguments have no canonical JSON; nothing was executed.
- * - {@link IdempotencyStoreError}: see its `operation`.
+ * - {@link IdempotencyStoreError}: see its `operation` and `reason`.
  * - {@link IdempotencyCorrupt}: the recorded result does not decode; nothing was executed.
  *
  * **Example** (Executing a tool once)

@@ -76,6 +76,18 @@ describe("Idempotency", () => {
       assert.include(error.message, "disk full")
     }))
 
+  it.effect("a store that never answers to what it is to record makes the call ambiguous, and holds nobody up", () =>
+    Effect.gen(function*() {
+      const store = yield* memory
+      const service = yield* Idempotency.make({ store: { ...store, put: () => Effect.never } })
+      const call = service.once({ scope: "s", tool: "t", success: Schema.Int }, Effect.succeed(1))
+      const caller = yield* Effect.forkChild(Effect.flip(call))
+      yield* TestClock.adjust("30 seconds")
+      const error = yield* Fiber.join(caller)
+      assert.isTrue(error._tag === "IdempotencyStoreError" && error.reason === "Unavailable")
+      assert.strictEqual((yield* Fault.classify(error))._tag, "Ambiguous")
+    }))
+
   it.effect("what has been executed is recorded, even if the last caller is interrupted meanwhile", () =>
     Effect.gen(function*() {
       const recording = yield* Deferred.make<void>()

@@ -1,19 +1,14 @@
-import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import type * as Scope from "effect/Scope"
+import * as Waits from "./idempotencyWaits.ts"
 
-interface Flight {
+interface Flight extends Waits.Awaited {
   readonly done: Deferred.Deferred<unknown, unknown>
   fiber: Fiber.Fiber<unknown, unknown> | undefined
   callers: number
 }
-
-/** The executions around the current one, to tell a call that would wait for itself. */
-const Around = Context.Reference<ReadonlyArray<Flight>>("effect-resilience/durable/Idempotency/Around", {
-  defaultValue: () => []
-})
 
 /**
  * Executions under way, each owned by all callers that wait for it: it is interrupted when the last of them is.
@@ -48,19 +43,18 @@ export const make = (scope: Scope.Scope): Flights => {
     })
 
   const start = <A, E, R>(id: string, flight: Flight, effect: Effect.Effect<A, E, R>) =>
-    Effect.flatMap(Around, (around) =>
-      effect.pipe(
-        Effect.provideService(Around, [...around, flight]),
-        Effect.forkIn(scope, { startImmediately: true }),
-        Effect.map((fiber) => {
-          flight.fiber = fiber
-          // An observer and not a finalizer: it also hears of a fiber that was interrupted before it began.
-          fiber.addObserver((exit) => {
-            flights.delete(id)
-            Deferred.doneUnsafe(flight.done, exit)
-          })
+    effect.pipe(
+      Waits.inside(flight),
+      Effect.forkIn(scope, { startImmediately: true }),
+      Effect.map((fiber) => {
+        flight.fiber = fiber
+        // An observer and not a finalizer: it also hears of a fiber that was interrupted before it began.
+        fiber.addObserver((exit) => {
+          flights.delete(id)
+          Deferred.doneUnsafe(flight.done, exit)
         })
-      ))
+      })
+    )
 
   const run = <A, E, R>(id: string, effect: Effect.Effect<A, E, R>) =>
     Effect.uninterruptibleMask((restore) => {
@@ -71,27 +65,28 @@ export const make = (scope: Scope.Scope): Flights => {
           Effect.onInterrupt(() => leave(flight)),
           Effect.map((value) => ({ value, joined }))
         )
-      const enter: Effect.Effect<{ readonly value: A; readonly joined: boolean }, E, R> = Effect.flatMap(
-        Around,
-        (around) => {
-          const flight = flights.get(id)
-          if (flight === undefined) {
-            // In the map before the first operation that could give way to another caller.
-            const own: Flight = { done: Deferred.makeUnsafe(), fiber: undefined, callers: 1 }
-            flights.set(id, own)
-            return Effect.andThen(start(id, own, effect), join(own, false))
-          }
-          if (around.includes(flight)) {
-            return Effect.die(new Error(`Idempotency: a call inside the execution of ${id} waits for that execution`))
-          }
-          if (flight.callers === 0) {
-            // Given up by its callers and still stopping: never two at once.
-            return Effect.andThen(restore(Effect.exit(Deferred.await(flight.done))), enter)
-          }
-          flight.callers += 1
-          return join(flight, true)
+      const enter: Effect.Effect<{ readonly value: A; readonly joined: boolean }, E, R> = Effect.suspend(() => {
+        const flight = flights.get(id)
+        if (flight === undefined) {
+          // In the map before the first operation that could give way to another caller.
+          const own: Flight = { ...Waits.make(), done: Deferred.makeUnsafe(), fiber: undefined, callers: 1 }
+          flights.set(id, own)
+          return Waits.waiting(own, id, Effect.andThen(start(id, own, effect), join(own, false)))
         }
-      )
+        if (flight.callers === 0) {
+          // Given up by its callers and still stopping: never two at once.
+          const stopped = restore(Effect.exit(Deferred.await(flight.done)))
+          return Effect.andThen(Waits.waiting(flight, id, stopped), enter)
+        }
+        return Waits.waiting(
+          flight,
+          id,
+          Effect.suspend(() => {
+            flight.callers += 1
+            return join(flight, true)
+          })
+        )
+      })
       return enter
     })
 

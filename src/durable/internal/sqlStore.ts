@@ -1,6 +1,10 @@
 import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
 import * as Scheduler from "effect/Scheduler"
+import * as Schema from "effect/Schema"
+import * as Migrator from "effect/sql/Migrator"
+import * as SqlClient from "effect/sql/SqlClient"
 import * as SqlError from "effect/sql/SqlError"
 
 // SQLite's IOERR and FULL, which Effect does not tell apart from lasting errors: a disk may be back or have room again.
@@ -27,3 +31,45 @@ export const isUnavailable = (cause: unknown): boolean =>
  */
 export const inOneTurn = <A, E, R>(transaction: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Effect.provideService(transaction, Scheduler.PreventSchedulerYield, true)
+
+/**
+ * Runs a write, unless the caller is in a transaction of its own, which could take back later what the store has
+ * acknowledged now.
+ *
+ * @internal
+ */
+export const outsideTransaction = <Refused>(
+  sql: SqlClient.SqlClient,
+  refused: () => Refused
+) =>
+<A, E, R>(write: Effect.Effect<A, E, R>): Effect.Effect<A, E | Refused, R> =>
+  Effect.flatMap(
+    Effect.serviceOption(sql.transactionService),
+    (transaction): Effect.Effect<A, E | Refused, R> => Option.isSome(transaction) ? Effect.fail(refused()) : write
+  )
+
+// PostgreSQL hands a BIGINT over as text, SQLite as a number.
+const Version = Schema.NullOr(Schema.Union([Schema.Finite, Schema.FiniteFromString]))
+const decodeVersions = Schema.decodeUnknownEffect(Schema.Array(Schema.Struct({ version: Version })))
+
+/**
+ * Brings the tables of a store up to date. Fails where a newer release has already changed them.
+ *
+ * @internal
+ */
+export const migrated = <TooNew>(
+  table: string,
+  migrations: Record<string, Effect.Effect<void, unknown, SqlClient.SqlClient>>,
+  tooNew: (found: number, known: number) => TooNew
+) =>
+  Effect.gen(function*() {
+    const sql = (yield* SqlClient.SqlClient).withoutTransforms()
+    yield* inOneTurn(Migrator.make({})({ table, loader: Migrator.fromRecord(migrations) }))
+    const [latest] = yield* Effect.flatMap(
+      sql`SELECT MAX(migration_id) AS version FROM ${sql(table)}`,
+      decodeVersions
+    )
+    const known = Object.keys(migrations).length
+    const found = latest?.version ?? 0
+    if (found > known) return yield* Effect.fail(tooNew(found, known))
+  })

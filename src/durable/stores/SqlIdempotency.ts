@@ -6,28 +6,26 @@
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
-import * as Migrator from "effect/sql/Migrator"
 import * as SqlClient from "effect/sql/SqlClient"
 import * as Idempotency from "../Idempotency.ts"
-import { inOneTurn, isUnavailable } from "../internal/sqlStore.ts"
+import { inOneTurn, isUnavailable, migrated, outsideTransaction } from "../internal/sqlStore.ts"
 
-const migrate = Migrator.make({})({
-  table: "effect_resilience_idempotency_migrations",
-  loader: Migrator.fromRecord({
-    "0001_create_results": Effect.gen(function*() {
-      const sql = yield* SqlClient.SqlClient
-      yield* sql`CREATE TABLE effect_resilience_idempotency (
-        scope TEXT NOT NULL,
-        hash TEXT NOT NULL,
-        outcome TEXT NOT NULL,
-        recorded_at BIGINT NOT NULL,
-        expires_at BIGINT NOT NULL,
-        PRIMARY KEY (scope, hash)
-      )`
-      yield* sql`CREATE INDEX effect_resilience_idempotency_expiry ON effect_resilience_idempotency (expires_at)`
-    })
+const migrationsTable = "effect_resilience_idempotency_migrations"
+
+const migrations = {
+  "0001_create_results": Effect.gen(function*() {
+    const sql = yield* SqlClient.SqlClient
+    yield* sql`CREATE TABLE effect_resilience_idempotency (
+      scope TEXT NOT NULL,
+      hash TEXT NOT NULL,
+      outcome TEXT NOT NULL,
+      recorded_at BIGINT NOT NULL,
+      expires_at BIGINT NOT NULL,
+      PRIMARY KEY (scope, hash)
+    )`
+    yield* sql`CREATE INDEX effect_resilience_idempotency_expiry ON effect_resilience_idempotency (expires_at)`
   })
-})
+}
 
 // PostgreSQL hands a BIGINT over as text, SQLite as a number.
 const Millis = Schema.Union([Schema.Finite, Schema.FiniteFromString])
@@ -41,7 +39,11 @@ const decodeRows = Schema.decodeUnknownEffect(Rows)
  *
  * Safe for several processes over one database. Each recorded result also removes those that have expired.
  *
- * Fails with `IdempotencyStoreError`, `operation: "open"`, if the table cannot be made.
+ * A result recorded inside a transaction of the caller could be rolled back with it later, and its call executed a
+ * second time, so a call there is refused (`InTransaction`) before it is executed.
+ *
+ * Fails with `IdempotencyStoreError`, `operation: "open"`, if the table cannot be made, or is of a newer release
+ * (`SchemaTooNew`).
  *
  * @category stores
  * @since 0.1.0
@@ -51,15 +53,26 @@ export const makeStore: Effect.Effect<
   Idempotency.IdempotencyStoreError,
   SqlClient.SqlClient
 > = Effect.gen(function*() {
+  const failure = (
+    operation: Idempotency.IdempotencyStoreError["operation"],
+    scope: string,
+    reason: Idempotency.IdempotencyStoreError["reason"],
+    cause: unknown
+  ) => new Idempotency.IdempotencyStoreError({ operation, scope, reason, cause })
   const failed = (operation: Idempotency.IdempotencyStoreError["operation"], scope: string) => (cause: unknown) =>
-    new Idempotency.IdempotencyStoreError({
-      operation,
-      scope,
-      reason: isUnavailable(cause) ? "Unavailable" : "Rejected",
-      cause
-    })
-  yield* Effect.mapError(migrate, failed("open", ""))
+    cause instanceof Idempotency.IdempotencyStoreError
+      ? cause
+      : failure(operation, scope, isUnavailable(cause) ? "Unavailable" : "Rejected", cause)
+  const tooNew = (found: number, known: number) =>
+    failure("open", "", "SchemaTooNew", new Error(`its table is of version ${found}, this release knows ${known}`))
+  yield* Effect.mapError(migrated(migrationsTable, migrations, tooNew), failed("open", ""))
   const sql = (yield* SqlClient.SqlClient).withoutTransforms()
+
+  const outside = (operation: Idempotency.IdempotencyStoreError["operation"], scope: string) =>
+    outsideTransaction(
+      sql,
+      () => failure(operation, scope, "InTransaction", new Error("the call is inside a transaction of its caller"))
+    )
 
   const find = (scope: string, hash: string) =>
     Effect.map(
@@ -73,7 +86,8 @@ export const makeStore: Effect.Effect<
     )
 
   return {
-    get: (scope, hash) => Effect.mapError(find(scope, hash), failed("lookup", scope)),
+    // Refused here already: what cannot be recorded is not to be executed.
+    get: (scope, hash) => find(scope, hash).pipe(outside("lookup", scope), Effect.mapError(failed("lookup", scope))),
     put: (scope, hash, entry) =>
       inOneTurn(sql.withTransaction(Effect.gen(function*() {
         yield* sql`DELETE FROM effect_resilience_idempotency WHERE expires_at <= ${entry.recordedAt}`
@@ -81,10 +95,11 @@ export const makeStore: Effect.Effect<
           VALUES (${scope}, ${hash}, ${entry.outcome}, ${entry.recordedAt}, ${entry.expiresAt})
           ON CONFLICT (scope, hash) DO NOTHING`
         return (yield* find(scope, hash)) ?? entry
-      }))).pipe(Effect.mapError(failed("record", scope))),
+      }))).pipe(outside("record", scope), Effect.mapError(failed("record", scope))),
     clear: (scope) =>
       sql`DELETE FROM effect_resilience_idempotency WHERE scope = ${scope}`.pipe(
         Effect.asVoid,
+        outside("clear", scope),
         Effect.mapError(failed("clear", scope))
       )
   }

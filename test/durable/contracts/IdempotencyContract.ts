@@ -282,6 +282,40 @@ export const idempotencyContract = (
         })
       ))
 
+    it.effect("calls that would wait for each other die instead", () =>
+      test(() =>
+        Effect.gen(function*() {
+          const started = yield* Effect.all([Deferred.make<void>(), Deferred.make<void>()])
+          const call = (tool: string, effect: Effect.Effect<void, unknown, Idempotency.Idempotency>) =>
+            Idempotency.once({ scope: "s", tool, success: Schema.Void }, effect)
+          const both = (one: Deferred.Deferred<void>, other: Deferred.Deferred<void>) =>
+            Effect.andThen(Deferred.succeed(one, undefined), Deferred.await(other))
+          // The call of c lies between a and b, so that a waits for b over a third execution.
+          const a = call("a", Effect.andThen(both(...started), call("c", call("b", Effect.void))))
+          const b = call("b", Effect.andThen(both(started[1], started[0]), call("a", Effect.void)))
+          const exits = yield* Effect.all([Effect.exit(a), Effect.exit(b)], { concurrency: 2 })
+          assert.isTrue(exits.every(Exit.hasDies))
+        })
+      ))
+
+    it.effect("a schema that holds a secret is refused before anything is executed", () =>
+      test(() =>
+        Effect.gen(function*() {
+          const Secret = Schema.RedactedFromValue(Schema.String)
+          const base = { scope: "s", tool: "login" }
+          const never = Effect.die("must not run")
+          const refused = [
+            yield* Effect.flip(Idempotency.once({ ...base, success: Schema.Redacted(Schema.String) }, never)),
+            yield* Effect.flip(Idempotency.once({ ...base, success: Schema.Struct({ token: Secret }) }, never)),
+            yield* Effect.flip(Idempotency.once({ ...base, success: Schema.Void, error: Secret }, never))
+          ]
+          for (const error of refused) {
+            assert.isTrue(error instanceof Idempotency.IdempotencyStoreError && error.reason === "Redacted")
+            assert.include(String(error), "login")
+          }
+        })
+      ))
+
     it.effect("clear forgets one scope and no other", () =>
       test(() =>
         Effect.gen(function*() {
