@@ -241,7 +241,7 @@ const limitsOf = (given: NonNullable<Options["rateLimit"]>): rateWindow.Limits =
 export const make = Effect.fnUntraced(function*(
   options: Options = {}
 ): Effect.fn.Return<ProviderServer["Service"], never, Scope.Scope> {
-  const port = config.integer(module, "port", options.port ?? 0, 0)
+  const port = config.integer(module, "port", options.port ?? 0, 0, 65_535)
   const kept = config.integer(module, "history", options.history ?? 10_000, 1)
   const latency = latencyRange(options)
   const limits = limitsOf(options.rateLimit ?? {})

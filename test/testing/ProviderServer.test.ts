@@ -257,7 +257,7 @@ describe("a healthy server", () => {
 
   it.live("refuses options that it cannot work with", () =>
     Effect.gen(function*() {
-      for (const options of [{ port: -1 }, { history: 0 }, { latency: { min: 2, max: 1 } }]) {
+      for (const options of [{ port: -1 }, { port: 99_999 }, { history: 0 }, { latency: { min: 2, max: 1 } }]) {
         const error = yield* Effect.flip(Effect.catchDefect(ProviderServer.make(options), Effect.fail))
         assert.instanceOf(error, Fault.InvalidConfig)
       }
