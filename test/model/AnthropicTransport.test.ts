@@ -340,6 +340,57 @@ describe("Anthropic: interruption closes the connection", () => {
     }))
 })
 
+describe("Anthropic: a fetch that does not listen to its signal", () => {
+  /** A body that never ends, after the text given, and the moment at which nobody wants it any more. */
+  const endless = Effect.fnUntraced(function*(text: string, init: ResponseInit) {
+    const cancelled = yield* Deferred.make<void>()
+    const body = new ReadableStream<Uint8Array>({
+      start: (controller) => controller.enqueue(new TextEncoder().encode(text)),
+      cancel: () => {
+        Deferred.doneUnsafe(cancelled, Effect.void)
+      }
+    })
+    return { response: new Response(body, init), cancelled: Deferred.await(cancelled) }
+  })
+
+  it.effect.each(["json", "stream"] as const)("%s: a body that stalls is cancelled", (mode) =>
+    Effect.gen(function*() {
+      const asked = yield* Deferred.make<void>()
+      const { cancelled, response } = yield* mode === "json" ? endless("{", json) : endless(events[0] ?? "", sse)
+      const fetch = () => {
+        Deferred.doneUnsafe(asked, Effect.void)
+        return Promise.resolve(response)
+      }
+      const call = mode === "json"
+        ? Effect.asVoid(generate({ fetch }))
+        : Stream.runDrain(LanguageModel.streamText({ prompt: "Hello" })).pipe(Effect.provide(layer({ fetch })))
+      const fiber = yield* started(Effect.flip(call))
+      yield* Deferred.await(asked)
+      const clock = yield* started(Effect.forever(Effect.andThen(TestClock.adjust("30 seconds"), Effect.yieldNow)))
+      assert.deepStrictEqual(yield* judged(yield* Fiber.join(fiber)), ["InvalidResponseError", "Ambiguous"])
+      yield* cancelled
+      yield* Fiber.interrupt(clock)
+    }))
+
+  it.effect("an answer that comes after its time is cancelled", () =>
+    Effect.gen(function*() {
+      const asked = yield* Deferred.make<void>()
+      const late = Promise.withResolvers<Response>()
+      const { cancelled, response } = yield* endless("{", json)
+      const fiber = yield* started(Effect.flip(generate({
+        fetch: () => {
+          Deferred.doneUnsafe(asked, Effect.void)
+          return late.promise
+        }
+      })))
+      yield* Deferred.await(asked)
+      yield* TestClock.adjust("5 minutes")
+      assert.deepStrictEqual(yield* judged(yield* Fiber.join(fiber)), ["InternalProviderError", "TimedOut"])
+      late.resolve(response)
+      yield* cancelled
+    }))
+})
+
 const request = {
   model: "claude-opus-5-5",
   max_tokens: 64,
@@ -422,6 +473,34 @@ describe("AnthropicClient", () => {
         assert.deepStrictEqual(yield* judged(error), ["UnknownError", "Permanent"])
         assert.match(error.message, /oops/)
       }
+    }))
+
+  it.effect("tells the caller's own error from what became of an earlier request", () =>
+    Effect.gen(function*() {
+      const server = yield* ProviderServer.make()
+      yield* server.inject({ _tag: "ResetMidBody" })
+      const client = yield* AnthropicClient.make({ apiKey: "test", baseURL: server.url })
+      const error = yield* Effect.flip(client.use(async (sdk) => {
+        await sdk.messages.create(request).catch(() => undefined)
+        await sdk.messages.create(request)
+        throw new Error("oops")
+      }))
+      assert.deepStrictEqual(yield* judged(error), ["UnknownError", "Permanent"])
+      assert.match(error.message, /oops/)
+    }))
+
+  it.effect("a call goes on after a request of its own has run out of time", () =>
+    Effect.gen(function*() {
+      const server = yield* ProviderServer.make()
+      yield* server.inject({ _tag: "Hang" })
+      const client = yield* AnthropicClient.make({ apiKey: "test", baseURL: server.url })
+      const fiber = yield* started(client.use(async (sdk, signal) => {
+        await sdk.messages.create(request, { signal }).catch(() => undefined)
+        return (await sdk.messages.create(request, { signal })).stop_reason
+      }))
+      yield* server.awaitRequest(0)
+      yield* TestClock.adjust("5 minutes")
+      assert.strictEqual(yield* Fiber.join(fiber), "end_turn")
     }))
 
   it.effect("a refused connection is a NetworkError that nothing was executed by", () =>

@@ -17,8 +17,9 @@ export interface Limits {
  * @internal
  */
 export class Exchange {
-  readonly #controller = new AbortController()
-  readonly signal: AbortSignal = this.#controller.signal
+  readonly #interruption = new AbortController()
+  /** Aborted when the call is interrupted; a limit that runs out ends one request, and not the call. */
+  readonly signal: AbortSignal = this.#interruption.signal
   request: { readonly method: string; readonly url: string } | undefined
   response: Response | undefined
   /** The limit that ran out. */
@@ -30,30 +31,46 @@ export class Exchange {
   /** The message is whole. All that is left is the end of the connection, so that it can be used again. */
   complete = false
 
-  expire(waitedFor: "headers" | "body", limit: Duration.Duration): void {
-    this.expired = { waitedFor, limit }
-    // Not an AbortError: the SDK swallows those.
-    this.#controller.abort(new Error(`Nothing received: waited for the ${waitedFor}`))
+  /** Starts anew: a call may have recovered from what became of an earlier request of its own. */
+  begin(request: { readonly method: string; readonly url: string }): void {
+    this.request = request
+    this.response = undefined
+    this.expired = undefined
+    this.broken = undefined
+    this.aborted = false
+    this.complete = false
   }
 
   abort(): void {
-    this.#controller.abort(new Error("Interrupted"))
+    this.#interruption.abort(new Error("Interrupted"))
   }
+}
+
+/** One request of a call. */
+interface Watched {
+  readonly exchange: Exchange
+  readonly context: Context.Context<never>
+  readonly limits: Limits
+  /** Aborted by a limit that ran out, or by interruption. */
+  readonly given: AbortSignal
+  /** The same, or aborted by the caller. */
+  readonly signal: AbortSignal
+  readonly expire: (waitedFor: "headers" | "body", limit: Duration.Duration) => void
 }
 
 // The clock runs only while someone waits for the network: a slow consumer is not a stalled provider.
 const waitFor = async <A>(
-  exchange: Exchange,
-  context: Context.Context<never>,
+  { context, expire, given }: Watched,
   waitedFor: "headers" | "body",
   limit: Duration.Duration,
   start: () => Promise<A>
 ): Promise<A> => {
+  given.throwIfAborted()
   const aborted = Promise.withResolvers<never>()
-  const onAbort = () => aborted.reject(exchange.signal.reason)
-  exchange.signal.addEventListener("abort", onAbort, { once: true })
+  const onAbort = () => aborted.reject(given.reason)
+  given.addEventListener("abort", onAbort, { once: true })
   const timer = Effect.sleep(limit).pipe(
-    Effect.andThen(Effect.sync(() => exchange.expire(waitedFor, limit))),
+    Effect.andThen(Effect.sync(() => expire(waitedFor, limit))),
     Effect.runForkWith(context)
   )
   try {
@@ -61,20 +78,17 @@ const waitFor = async <A>(
     return await Promise.race([start(), aborted.promise])
   } finally {
     timer.interruptUnsafe()
-    exchange.signal.removeEventListener("abort", onAbort)
+    given.removeEventListener("abort", onAbort)
   }
 }
 
 // How long a connection may take to end after the last event: nobody should wait for it.
 const endTimeout = Duration.seconds(1)
 
-const watchBody = (
-  body: ReadableStream<Uint8Array>,
-  exchange: Exchange,
-  context: Context.Context<never>,
-  limits: Limits,
-  signal: AbortSignal
-): ReadableStream<Uint8Array> => {
+const nothing = () => undefined
+
+const watchBody = (body: ReadableStream<Uint8Array>, request: Watched): ReadableStream<Uint8Array> => {
+  const { exchange, limits, signal } = request
   const reader = body.getReader()
   const onAbort = () => {
     exchange.aborted = true
@@ -85,13 +99,15 @@ const watchBody = (
     pull: async (controller) => {
       try {
         const limit = exchange.complete ? Duration.min(endTimeout, limits.stallTimeout) : limits.stallTimeout
-        const chunk = await waitFor(exchange, context, "body", limit, () => reader.read())
+        const chunk = await waitFor(request, "body", limit, () => reader.read())
         if (!chunk.done) return controller.enqueue(chunk.value)
         settle()
         controller.close()
       } catch (cause) {
         settle()
         if (!signal.aborted) exchange.broken = cause
+        // A `fetch` that does not listen to its signal would keep the connection.
+        reader.cancel(cause).catch(nothing)
         throw cause
       }
     },
@@ -110,19 +126,31 @@ const watchBody = (
  */
 export const watchedFetch =
   (fetch: Fetch, exchange: Exchange, context: Context.Context<never>, limits: Limits): Fetch => async (input, init) => {
-    const signal = init?.signal ? AbortSignal.any([exchange.signal, init.signal]) : exchange.signal
-    exchange.request = { method: init?.method ?? "GET", url: input instanceof Request ? input.url : String(input) }
-    exchange.response = undefined
-    const response = await waitFor(
-      exchange,
-      context,
-      "headers",
-      limits.responseTimeout,
-      () => fetch(input, { ...init, signal })
-    )
+    const limit = new AbortController()
+    const given = AbortSignal.any([exchange.signal, limit.signal])
+    const signal = init?.signal ? AbortSignal.any([given, init.signal]) : given
+    const expire: Watched["expire"] = (waitedFor, ranOut) => {
+      exchange.expired = { waitedFor, limit: ranOut }
+      // Not an AbortError: the SDK swallows those.
+      limit.abort(new Error(`Nothing received: waited for the ${waitedFor}`))
+    }
+    const request: Watched = { exchange, context, limits, given, signal, expire }
+    exchange.begin({
+      method: init?.method ?? "GET",
+      url: input instanceof Request ? input.url : String(input)
+    })
+    let answer: Promise<Response> | undefined
+    const response = await waitFor(request, "headers", limits.responseTimeout, () => {
+      answer = fetch(input, { ...init, signal })
+      return answer
+    }).catch((cause: unknown) => {
+      // It may come all the same, when nobody reads it any more.
+      answer?.then((late) => late.body?.cancel(cause)).catch(nothing)
+      throw cause
+    })
     exchange.response = response
     if (response.body === null) return response
-    return new Response(watchBody(response.body, exchange, context, limits, signal), {
+    return new Response(watchBody(response.body, request), {
       status: response.status,
       statusText: response.statusText,
       headers: response.headers
