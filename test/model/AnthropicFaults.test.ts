@@ -318,6 +318,26 @@ describe("Anthropic: faults of the provider", () => {
       })
   )
 
+  it.effect.each(["json", "stream"] as const)(
+    "%s: two calls with one id are Malformed, and no tool starts",
+    (mode) =>
+      Effect.gen(function*() {
+        const seat = (letter: string) => ({
+          type: "tool_use" as const,
+          id: "same",
+          name: "book",
+          input: { seat: letter }
+        })
+        const error = yield* failure(
+          { _tag: "SlowFirstByte", millis: 0 },
+          mode,
+          () => ({ content: [seat("A"), seat("B")] })
+        )
+        assert.deepStrictEqual(yield* Fault.classify(error), Fault.malformed)
+        assert.include(error.message, "two tool calls have the id same")
+      })
+  )
+
   it.effect("parameters of the wrong type are the toolkit's typed error, and no tool starts", () =>
     Effect.gen(function*() {
       const error = yield* failure({ _tag: "WrongSchema" }, "json", wantsSeat)

@@ -252,6 +252,9 @@ export const messageParts = Effect.fnUntraced(function*(call: Call, body: unknow
   const names = new Map<string, string>()
   const parts: Array<Response.PartEncoded> = [metadataPart(call, message)]
   for (const block of message.content) {
+    if (!wire.isOther(block) && wire.isTool(block) && names.has(block.id)) {
+      return yield* notAMessage(call.reply, wire.sameId(block.id))
+    }
     if (block !== truncated) parts.push(...(yield* blockParts(call, block, names)))
   }
   parts.push(finishPart(call, {

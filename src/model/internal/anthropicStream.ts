@@ -53,10 +53,6 @@ export class EventDecoder {
     this.#call = call
   }
 
-  get isComplete(): boolean {
-    return this.#complete
-  }
-
   /** Why the message is not whole, asked when its events are over. */
   get incomplete(): AiError.AiErrorReason | undefined {
     if (this.#complete) return undefined
@@ -93,6 +89,10 @@ export class EventDecoder {
     switch (event.type) {
       case "content_block_start":
         this.#lastIndex = event.index
+        if (!wire.isOther(event.content_block) && wire.isTool(event.content_block)) {
+          const { id } = event.content_block
+          if (this.#names.has(id)) return this.#refuse(wire.sameId(id))
+        }
         return Effect.succeed(this.#startBlock(event.index, event.content_block))
       case "content_block_delta": {
         const open = this.#open.get(event.index)

@@ -139,6 +139,13 @@ export type ToolBlock = Extract<Known, { readonly input: unknown }>
 /** @internal */
 export const isOther = (block: Block): block is Other => !knownTypes.has(block.type)
 
+/**
+ * Results are told apart by the ids of their calls, and a call that is there twice would run twice.
+ *
+ * @internal
+ */
+export const sameId = (id: string): string => `two tool calls have the id ${id}`
+
 /** @internal */
 export const isTool = (block: Block): block is ToolBlock =>
   block.type === "tool_use" || block.type === "server_tool_use"
