@@ -22,7 +22,7 @@ import { InvalidConfig } from "../Fault.ts"
 import * as config from "../internal/config.ts"
 import * as AnthropicClient from "./AnthropicClient.ts"
 import * as metadata from "./internal/anthropicMetadata.ts"
-import { encodeRequest, type Parameters } from "./internal/anthropicRequest.ts"
+import { encodeRequest, type Parameters, unsendable } from "./internal/anthropicRequest.ts"
 import { messageParts } from "./internal/anthropicResponse.ts"
 import { EventDecoder } from "./internal/anthropicStream.ts"
 
@@ -191,6 +191,16 @@ export const make = Effect.fnUntraced(function*(options: ModelOptions) {
     return request
   })
 
+  const orUnsendable =
+    (request: Messages.MessageCreateParamsNonStreaming, fail: (reason: AiError.AiErrorReason) => AiError.AiError) =>
+    (error: AiError.AiError) =>
+      error.reason._tag === "UnknownError"
+        ? Effect.flatMap(
+          unsendable(request),
+          (reason) => Effect.fail(Option.isSome(reason) ? fail(reason.value) : error)
+        )
+        : Effect.fail(error)
+
   const callOf = (call: LanguageModel.ProviderOptions, response: globalThis.Response | undefined) =>
     Effect.map(Clock.currentTimeMillis, (nowMillis) => ({
       options: call,
@@ -205,7 +215,7 @@ export const make = Effect.fnUntraced(function*(options: ModelOptions) {
     const { data, response } = yield* client.use(
       (sdk, signal) => sdk.messages.create(request, { signal }).withResponse(),
       origin
-    )
+    ).pipe(Effect.catch(orUnsendable(request, fail)))
     const parts = yield* Effect.mapError(messageParts(yield* callOf(call, response), data), fail)
     annotate(call.span, parts)
     return parts
@@ -223,7 +233,7 @@ export const make = Effect.fnUntraced(function*(options: ModelOptions) {
         const opened = await sdk.messages.create({ ...request, stream: true }, { signal }).withResponse()
         response = opened.response
         return opened.data
-      }, origin)
+      }, origin).pipe(Stream.catch((error) => Stream.fromEffect(orUnsendable(request, fail)(error))))
       const decoder = yield* Effect.cached(
         Effect.suspend(() => Effect.map(callOf(call, response), (known) => new EventDecoder(known)))
       )

@@ -13,6 +13,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
+import * as Predicate from "effect/Predicate"
 import * as Redacted from "effect/Redacted"
 import * as Stream from "effect/Stream"
 import { InvalidConfig } from "../Fault.ts"
@@ -134,10 +135,24 @@ const baseURLOf = Effect.fnUntraced(function*(baseURL: Options["baseURL"]) {
   return yield* invalid("baseURL", JSON.stringify(url), "an absolute URL")
 })
 
+const validateHeader = (name: string, value: string): void => {
+  try {
+    new Headers([[name, value]])
+  } catch {
+    // The value may be a secret.
+    throw invalid(
+      `headers[${JSON.stringify(name)}]`,
+      "a header that cannot be sent (its value is not shown)",
+      "a name of letters, digits and hyphens, and a value in one line of Latin-1"
+    )
+  }
+}
+
 const validated = (options: Options) =>
   Effect.try({
     try: () => {
       const bounds = { minimum: "1 millis" } as const
+      for (const [name, value] of Object.entries(options.headers ?? {})) validateHeader(name, value)
       return {
         responseTimeout: config.duration(moduleName, "responseTimeout", options.responseTimeout ?? "5 minutes", bounds),
         stallTimeout: config.duration(moduleName, "stallTimeout", options.stallTimeout ?? "30 seconds", bounds)
@@ -145,6 +160,18 @@ const validated = (options: Options) =>
     },
     catch: (error) => error instanceof InvalidConfig ? error : invalid("options", String(error), "valid options")
   })
+
+/**
+ * The SDK without the headers that it takes from `ANTHROPIC_CUSTOM_HEADERS` in the environment of the process, behind the
+ * back of `Config`. Each client that it makes of itself takes them again, and is one of these.
+ */
+class ConfiguredSdk extends Sdk {
+  constructor(options: ClientOptions) {
+    super(options)
+    const kept: unknown = Reflect.get(this, "_options")
+    if (Predicate.isObject(kept)) Reflect.set(kept, "defaultHeaders", options.defaultHeaders)
+  }
+}
 
 /**
  * Creates an `AnthropicClient`. Fails with `Fault.InvalidConfig`, which names the option, where the API key is missing
@@ -160,8 +187,9 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
   const fetch = options.fetch ?? globalThis.fetch
   const sdk = yield* Effect.try({
     try: () =>
-      new Sdk({
+      new ConfiguredSdk({
         logLevel: "off",
+        webhookKey: null,
         ...options.sdk,
         defaultHeaders: {
           "x-stainless-timeout": String(Math.ceil(Duration.toSeconds(limits.responseTimeout))),

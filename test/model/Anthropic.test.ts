@@ -15,6 +15,7 @@ import {
 } from "effect"
 import { Fault } from "effect-resilience"
 import * as Anthropic from "effect-resilience/model/Anthropic"
+import * as AnthropicClient from "effect-resilience/model/AnthropicClient"
 import * as ProviderServer from "effect-resilience/testing/ProviderServer"
 import { AiError, Chat, LanguageModel, Prompt, type Response as AiResponse, Tool, Toolkit } from "effect/ai"
 
@@ -197,6 +198,16 @@ describe("Anthropic: what is sent", () => {
         { type: "document", source: { type: "url", url: "https://example.com/a.pdf" } }
       ],
       [
+        "media types ignore case",
+        file("IMAGE/Png", new Uint8Array([1, 2, 3])),
+        { type: "image", source: { type: "base64", media_type: "image/png", data: "AQID" } }
+      ],
+      [
+        "media types may have parameters",
+        file("application/pdf; x=1", "DATA:application/pdf;BASE64,AQID"),
+        { type: "document", source: { type: "base64", media_type: "application/pdf", data: "AQID" } }
+      ],
+      [
         "a text",
         file("text/markdown", new TextEncoder().encode("# Grüße")),
         { type: "document", source: { type: "text", media_type: "text/plain", data: "# Grüße" } }
@@ -212,7 +223,11 @@ describe("Anthropic: what is sent", () => {
     file("image/tiff", "AQID"),
     file("video/mp4", "AQID"),
     file("text/plain", new URL("https://example.com/a.txt")),
-    file("text/plain", "not base64!")
+    file("text/plain", "not base64!"),
+    file("text/plain", new URL("data:text/plain,hello%20world")),
+    file("image/png", "data:image/png,xyz"),
+    file("application/pdf", new URL("file:///reports/may.pdf")),
+    file("application/pdf", "file:///reports/may.pdf")
   ])(
     "a file that the provider does not take fails before anything is sent: $mediaType",
     (part) =>
@@ -263,6 +278,69 @@ describe("Anthropic: what is sent", () => {
         }
       ])
     }))
+
+  it.effect("what a file is to be made of is said where its URL cannot be read", () =>
+    Effect.gen(function*() {
+      const refused = (data: string) =>
+        Effect.flip(
+          Effect.provide(generate([{ role: "user", content: [file("image/png", data)] }]), through(answering({})))
+        )
+      assert.include(
+        (yield* refused("data:image/png,xyz")).message,
+        "has to be in base64; encode it, or give the bytes"
+      )
+      assert.include((yield* refused("file:///a.png")).message, "cannot read a file: URL; read it, and give the bytes")
+    }))
+
+  it.effect("a system message between tool calls and their results comes after them", () =>
+    Effect.gen(function*() {
+      const call = (id: string) =>
+        Prompt.toolCallPart({ id, name: "search", params: { query: id }, providerExecuted: false })
+      const result = (id: string) =>
+        Prompt.toolResultPart({ id, name: "search", result: id, isFailure: false, providerExecuted: false })
+      const messages = yield* messagesOf([
+        { role: "user", content: "Find" },
+        { role: "assistant", content: [call("a"), call("b")] },
+        { role: "system", content: "First" },
+        { role: "tool", content: [result("b")] },
+        { role: "system", content: "Second" },
+        { role: "tool", content: [result("a")] },
+        { role: "user", content: "and?" }
+      ])
+      assert.deepStrictEqual(
+        messages.map(({ content, role }) => [
+          role,
+          ...content.map((block) => block["tool_use_id"] ?? block["text"] ?? block["id"])
+        ]),
+        [
+          ["user", "Find"],
+          ["assistant", "a", "b"],
+          ["user", "a", "b"],
+          ["system", "First"],
+          ["system", "Second"],
+          ["user", "and?"]
+        ]
+      )
+    }))
+
+  it.effect.each(["json", "stream"] as const)(
+    "%s: parameters that are no JSON are the caller's mistake",
+    (mode) =>
+      Effect.gen(function*() {
+        const circular: Record<string, unknown> = {}
+        circular["self"] = circular
+        for (const value of [1n, circular]) {
+          const request: Record<string, unknown> = { metadata: { user_id: value } }
+          const call = mode === "json"
+            ? generate("Hi")
+            : Stream.runDrain(LanguageModel.streamText({ prompt: "Hi" }))
+          const error = yield* Effect.flip(Effect.provide(call, through(answering(message({})), { request })))
+          assert.strictEqual(error.reason._tag, "InvalidRequestError", error.message)
+          assert.include(error.message, "cannot be written as JSON")
+          assert.deepStrictEqual(yield* Fault.classify(error), Fault.permanent)
+        }
+      })
+  )
 
   it.effect("what a tool shows the model goes as text and images", () =>
     Effect.gen(function*() {
@@ -876,7 +954,10 @@ describe("Anthropic: options", () => {
       ["baseURL", { baseURL: "localhost" }],
       ["apiKey", { apiKey: "" }],
       ["apiKey", { apiKey: Redacted.make("a key\n") }],
-      ["apiKey", { apiKey: undefined }]
+      ["apiKey", { apiKey: undefined }],
+      ["headers[\"x-team\"]", { headers: { "x-team": "€ a key" } }],
+      ["headers[\"x-team\"]", { headers: { "x-team": "a\na key" } }],
+      ["headers[\"x team\"]", { headers: { ok: "ok", "x team": "a key" } }]
     ] as const
   )("a wrong %s is a typed error that names it", ([option, options]) =>
     Effect.gen(function*() {
@@ -884,6 +965,14 @@ describe("Anthropic: options", () => {
       assert.instanceOf(error, Fault.InvalidConfig)
       assert.strictEqual(error.option, option)
       assert.notInclude(error.message, "a key")
+    }))
+
+  it.effect("a model that is left out is a typed error that names it", () =>
+    Effect.gen(function*() {
+      const untyped: unknown = { apiKey: "k" }
+      const error = yield* Effect.flip(yield* built(Anthropic.layer(untyped as Anthropic.Options)))
+      assert.instanceOf(error, Fault.InvalidConfig)
+      assert.strictEqual(error.option, "model")
     }))
 
   it.effect("reads the API key from the configuration", () =>
@@ -911,6 +1000,33 @@ describe("Anthropic: options", () => {
       yield* ask({ ANTHROPIC_BASE_URL: "http://proxy.test" })
       assert.deepStrictEqual(asked, ["https://api.anthropic.com/v1/messages", "http://proxy.test/v1/messages"])
     }))
+
+  it.effect("sends no headers from the environment of the process, also from a client made of the SDK", () =>
+    Effect.gen(function*() {
+      const sent: Array<string | null> = []
+      const client = yield* AnthropicClient.make({
+        apiKey: "k",
+        headers: { "x-own": "1" },
+        fetch: (_, init) => {
+          const headers = new Headers(init?.headers)
+          sent.push(headers.get("x-behind"), headers.get("x-own"))
+          return Promise.resolve(Response.json(message({})))
+        }
+      })
+      const request = { model, max_tokens: 1, messages: [{ role: "user" as const, content: "Hi" }] }
+      yield* client.use((sdk) => sdk.messages.create(request))
+      yield* client.use((sdk) => sdk.withOptions({ maxRetries: 0 }).messages.create(request))
+      assert.deepStrictEqual(sent, [null, "1", null, "1"])
+    }).pipe(
+      (test) =>
+        Effect.acquireUseRelease(
+          Effect.sync(() => {
+            process.env["ANTHROPIC_CUSTOM_HEADERS"] = "x-behind: the back of Config"
+          }),
+          () => test,
+          () => Effect.sync(() => delete process.env["ANTHROPIC_CUSTOM_HEADERS"])
+        )
+    ))
 
   it.effect("reads any option from the configuration", () =>
     Effect.gen(function*() {

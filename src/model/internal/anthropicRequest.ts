@@ -43,14 +43,26 @@ const imageTypes = ["image/jpeg", "image/png", "image/gif", "image/webp"] as con
 const isImageType = (mediaType: string): mediaType is (typeof imageTypes)[number] =>
   (imageTypes as ReadonlyArray<string>).includes(mediaType)
 
-type FileData = { readonly url: string } | { readonly base64: string }
+type FileData = { readonly url: string } | { readonly base64: string } | { readonly unusable: string }
 
 const dataOf = ({ data }: Prompt.FilePart): FileData => {
   if (data instanceof Uint8Array) return { base64: Base64.encode(data) }
   const address = String(data)
-  const inline = /^data:[^,]*;base64,/.exec(address)
+  const inline = /^data:[^,]*;base64,/i.exec(address)
   if (inline !== null) return { base64: address.slice(inline[0].length) }
-  return data instanceof URL || /^https?:\/\//.test(address) ? { url: address } : { base64: address }
+  // Base64 has no colon.
+  const scheme = /^([a-z][a-z0-9+.-]*):/i.exec(address)?.[1]?.toLowerCase()
+  switch (scheme) {
+    case undefined:
+      return { base64: address }
+    case "http":
+    case "https":
+      return { url: address }
+    case "data":
+      return { unusable: "a data: URL has to be in base64; encode it, or give the bytes" }
+    default:
+      return { unusable: `the provider cannot read a ${scheme}: URL; read it, and give the bytes` }
+  }
 }
 
 const refuseFile = (part: Prompt.FilePart, why: string) =>
@@ -58,7 +70,9 @@ const refuseFile = (part: Prompt.FilePart, why: string) =>
 
 const encodeFile = (part: Prompt.FilePart): Encoded<Messages.ImageBlockParam | Messages.DocumentBlockParam> => {
   const data = dataOf(part)
-  const { mediaType } = part
+  if ("unusable" in data) return refuseFile(part, data.unusable)
+  // Media types ignore case, and may have parameters (RFC 9110, 8.3.1).
+  const mediaType = part.mediaType.replace(/;.*$/s, "").trim().toLowerCase()
   if (mediaType.startsWith("image/")) {
     if ("url" in data) {
       return Effect.succeed({ type: "image", source: { type: "url", url: data.url }, ...cacheControlOf(part.options) })
@@ -224,22 +238,37 @@ const encodeMessages = Effect.fnUntraced(function*(
 ) {
   const system: Array<Messages.TextBlockParam> = []
   const messages: Array<Turn> = []
+  // Between calls and their results there may be nothing: what the system says there comes after them.
+  const unanswered = new Set<string>()
+  let held: Array<Turn> = []
+  const release = () => {
+    unanswered.clear()
+    messages.push(...held)
+    held = []
+  }
   for (const message of prompt.content) {
     if (message.role === "system") {
       if (message.content === "") continue
       const block: Messages.TextBlockParam = { type: "text", text: message.content, ...cacheControlOf(message.options) }
       if (messages.length === 0) system.push(block)
-      else messages.push({ role: "system", content: [block] })
+      else (unanswered.size > 0 ? held : messages).push({ role: "system", content: [block] })
       continue
     }
     const content = yield* encodeContent(message, names)
     if (content.length === 0) continue
     // All results of a turn have to come in the one user message that follows it.
     const role = message.role === "assistant" ? "assistant" : "user"
+    if (role === "assistant") release()
     const last = messages.at(-1)
     if (last?.role === role) last.content.push(...content)
     else messages.push({ role, content })
+    for (const block of content) {
+      if (block.type === "tool_use") unanswered.add(block.id)
+      if (block.type === "tool_result") unanswered.delete(block.tool_use_id)
+    }
+    if (unanswered.size === 0) release()
   }
+  release()
   for (const [index, message] of messages.entries()) sortResults(message, messages[index - 1])
   return { system, messages }
 })
@@ -329,6 +358,20 @@ export const encodeRequest = Effect.fnUntraced(function*(
   }
   return request
 })
+
+/**
+ * Why a request cannot be sent, if it is no JSON. It is asked when a call has failed for no reason that is known: the SDK
+ * writes the JSON, and what it cannot write it throws as it comes.
+ *
+ * @internal
+ */
+export const unsendable = (
+  request: Messages.MessageCreateParamsNonStreaming
+): Effect.Effect<Option.Option<AiError.AiErrorReason>> =>
+  Effect.match(encodeJson(request), {
+    onFailure: (error) => Option.some(badInput(`The request cannot be written as JSON: ${error.message}`)),
+    onSuccess: () => Option.none()
+  })
 
 /**
  * The parameters of a call in the tool's own encoding. Strict mode sends a schema of its own dialect (optional fields as
