@@ -129,7 +129,13 @@ export interface UncertainCall<T extends Tool.Any> extends Omit<ToolCall, "attem
  * - `attempts`: how often a failing call is attempted. Default: 3. A call that must not happen twice is repeated only
  *   after a failure that proves that nothing was executed (`Throttled`, `Overloaded`, `Rejected`).
  * - `dedupe`: whether the same call with the same arguments runs once per run and answers later calls with its result.
- *   Default: yes for `"atMostOnce"`.
+ *   Default: yes for `"atMostOnce"`. As long as nobody knows whether a call took effect, the same call does not run
+ *   anywhere in its run.
+ *
+ * A failure of an `"atMostOnce"` tool leaves its call uncertain where the verdict says so (`Fault.mayHaveHappened`), and
+ * also where no rule knows the error (`Permanent` with `unknown`): a plain `Error` may stand for a connection that broke
+ * after the request. Give errors that say that nothing was done a verdict (`[Fault.verdictOf] = Fault.permanent`, or a
+ * `Fault.Classifier`): the model is told of those, and people are asked about the others.
  *
  * @category models
  * @since 0.1.0

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Fiber, Layer, Ref, Schema } from "effect"
+import { Deferred, Effect, Fiber, Layer, Logger, Ref, Schema } from "effect"
 import { Agent, AgentTools, Backoff, Checkpoint, EscalationQueue, Fault, Telemetry } from "effect-resilience"
 import { ScriptedModel } from "effect-resilience/testing"
 import { Tool, Toolkit } from "effect/ai"
@@ -147,13 +147,16 @@ describe("failing tools", () => {
     Effect.gen(function*() {
       let attempts = 0
       const { model, results } = told([call("1", "Refund", { order: "7" })])
-      yield* Agent.run(support, { runId: "run-1", prompt: "Go" }).pipe(Effect.provide(Layer.merge(
-        model,
-        kit.toLayer({
-          Lookup: () => Effect.succeed({ price: 1 }),
-          Refund: () => Effect.suspend(() => (attempts++, Effect.fail("no such order")))
-        })
-      )))
+      yield* Agent.run(support, { runId: "run-1", prompt: "Go" }).pipe(
+        Effect.provide(Layer.merge(
+          model,
+          kit.toLayer({
+            Lookup: () => Effect.succeed({ price: 1 }),
+            Refund: () => Effect.suspend(() => (attempts++, Effect.fail("no such order")))
+          })
+        )),
+        Effect.provideService(Fault.Classifier, (error) => error === "no such order" ? Fault.permanent : undefined)
+      )
       assert.strictEqual(attempts, 1)
       assert.deepInclude(results()[0], { message: "no such order", details: "no such order", attempts: 1 })
     }).pipe(Effect.provide(durable)))
@@ -362,6 +365,26 @@ describe("a call whose result cannot be read", () => {
         assert.deepInclude(result, { error: "UnreadableResult", attempts: 1 })
         assert.match(JSON.stringify(result), /"message":"the tool has run, but/)
       }
+    }).pipe(Effect.provide(durable)))
+})
+
+describe("a tool that dies", () => {
+  it.effect("is in the log with its defect, whatever a repetition means", () =>
+    Effect.gen(function*() {
+      const messages: Array<unknown> = []
+      const logger = Logger.layer([Logger.make(({ logLevel, message }) => {
+        if (logLevel === "Error") messages.push(message)
+      })])
+      const { model } = told([call("1", "Read", {}), call("2", "Write", { text: "x" })])
+      yield* Agent.run(clerk, { runId: "run-1", prompt: "Go" }).pipe(
+        Effect.provide(Layer.mergeAll(
+          model,
+          logger,
+          shelf.toLayer({ Read: () => Effect.die(new Error("one")), Write: () => Effect.die(new Error("two")) })
+        )),
+        Effect.exit
+      )
+      assert.sameDeepMembers(messages, [["tool Read died", new Error("one")], ["tool Write died", new Error("two")]])
     }).pipe(Effect.provide(durable)))
 })
 

@@ -135,9 +135,8 @@ export const failure = (
 export const told = ({ attempts, details, elapsedMillis, error, reason }: ToolFailed): Outcome =>
   failure({ error, message: reason, attempts, ...(details === undefined ? {} : { details }), elapsedMillis })
 
-// The verdicts after which a step that must not happen twice is left open.
-const mayHaveHappened = (verdict: Fault.Verdict): boolean =>
-  verdict._tag === "Ambiguous" || verdict._tag === "TimedOut" || verdict._tag === "Malformed"
+// An error that no rule knows says nothing, and so not that nothing was done.
+const isUnknown = (verdict: Fault.Verdict): boolean => verdict._tag === "Permanent" && verdict.unknown === true
 
 /** @internal */
 export interface Environment<RT> {
@@ -260,14 +259,15 @@ const attempt = <RT>(
       idempotencyKey: call.idempotencyKey
     })
   )
-  if (call.plan.effects === "atMostOnce") return guarded
+  const logged = Effect.tapDefect(guarded, (defect) => Effect.logError(`tool ${tool} died`, defect))
+  if (call.plan.effects === "atMostOnce") return logged
   // A bug in a tool that changes nothing ends this call and not the run. Where the tool may have changed something, the
   // defect is left to the step, which knows that it cannot know.
-  return Effect.catchDefect(guarded, (defect) =>
-    Effect.andThen(
-      Effect.logError(`tool ${tool} died`, defect),
+  return Effect.catchDefect(
+    logged,
+    (defect) =>
       Effect.fail(new ToolFailed({ tool, error: "ToolDefect", reason: messageOf(defect), verdict: Fault.permanent }))
-    ))
+  )
 }
 
 /** @internal */
@@ -412,10 +412,9 @@ export const execute = <RT>(
       once,
       "ToolFailed",
       Effect.fnUntraced(function*(failed) {
-        const final = failed.after(attempts, yield* env.time.now)
-        if (call.plan.effects === "idempotent" || !mayHaveHappened(failed.verdict)) {
-          return told(final)
-        }
+        const verdict = isUnknown(failed.verdict) ? Fault.ambiguous : failed.verdict
+        const final = failed.after(attempts, yield* env.time.now, verdict)
+        if (call.plan.effects === "idempotent" || !Fault.mayHaveHappened(verdict)) return told(final)
         yield* announce(env, call, attempts, "failure")
         return yield* final
       })

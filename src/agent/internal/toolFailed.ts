@@ -31,8 +31,8 @@ export class ToolFailed extends Schema.TaggedError<ToolFailed>("effect-resilienc
     return this.verdict
   }
   /** @internal */
-  after(attempts: number, elapsedMillis: number): ToolFailed {
-    const { details, error, reason, tool, verdict } = this
+  after(attempts: number, elapsedMillis: number, verdict: Fault.Verdict = this.verdict): ToolFailed {
+    const { details, error, reason, tool } = this
     return new ToolFailed({
       tool,
       error,

@@ -9,6 +9,7 @@ import * as EscalationQueue from "../../durable/EscalationQueue.ts"
 import * as Idempotency from "../../durable/Idempotency.ts"
 import { AgentError } from "./agentError.ts"
 import { boundedJson } from "./boundedJson.ts"
+import * as EqualCalls from "./equalCalls.ts"
 import { Check, Outcome } from "./records.ts"
 import * as ToolCall from "./toolCall.ts"
 import { ToolFailed } from "./toolFailed.ts"
@@ -57,6 +58,8 @@ interface Runnable {
   readonly position: number
   readonly plan: ToolCall.Plan
   readonly call: Call
+  /** What the call shares with those that it must not run beside or after in doubt, if there can be any. */
+  readonly equal: EqualCalls.Equal | undefined
 }
 
 /** @internal */
@@ -135,16 +138,17 @@ const encoded = <R>(
       )
   )
 
+// Equal calls share a key only where they are to share an execution.
+const keyOf = (runId: string, { dedupe, tool }: ToolCall.Plan, params: unknown, scope: string) =>
+  Idempotency.key(tool.name, { runId, arguments: params, ...(dedupe ? {} : { scope }) })
+
 /** Runs one call as a step. */
-const runOne = <R>(env: Environment<R>, turn: Turn, { call, plan }: Runnable) =>
+const runOne = <R>(env: Environment<R>, turn: Turn, { call, equal, plan }: Runnable) =>
   Effect.gen(function*() {
-    const { dedupe, effects, tool } = plan
+    const { effects, tool } = plan
     const { agent, runId } = env
     const { scope } = yield* Checkpoint.current
-    // Equal calls share a key only where they are to share an execution.
-    const key = yield* Effect.result(
-      Idempotency.key(tool.name, { runId, arguments: call.params, ...(dedupe ? {} : { scope }) })
-    )
+    const key = yield* Effect.result(keyOf(runId, plan, call.params, scope))
     if (Result.isFailure(key)) {
       return { call, outcome: refused("InvalidArguments", key.failure.message), replayed: false }
     }
@@ -205,7 +209,7 @@ const runOne = <R>(env: Environment<R>, turn: Turn, { call, plan }: Runnable) =>
       const left = Math.max(0, env.wallTime - now) + (effects === "atMostOnce" ? env.grace : 0)
       return ToolCall.execute(env, prepared, Duration.millis(left))
     })
-    const outcome = yield* Checkpoint.step(
+    const called = Checkpoint.step(
       tool.name,
       { success: Outcome, error: ToolFailed, effects, reconcile },
       execute
@@ -217,6 +221,7 @@ const runOne = <R>(env: Environment<R>, turn: Turn, { call, plan }: Runnable) =>
         AmbiguousStep: (error) => Effect.die(error)
       })
     )
+    const outcome = yield* equal === undefined ? called : EqualCalls.run(equal, tool.name, called)
     return { call, outcome, replayed }
   })
 
@@ -257,6 +262,11 @@ const askThenRun = <R>(env: Environment<R>, turn: Turn, runnable: Runnable) =>
     }
   })
 
+/** The branches in which calls run: as they are, and after a question. */
+const groups = ["tools", "approvals"] as const
+
+const isOpen = ({ equal }: Runnable): boolean => equal !== undefined && EqualCalls.isOpen(equal)
+
 /**
  * What the tools of an agent can fail a run with.
  *
@@ -282,15 +292,27 @@ export const run = <R>(env: Environment<R>, turn: Turn): Effect.Effect<
   Checkpoint.Run | EscalationQueue.EscalationQueue | Idempotency.Idempotency | R
 > =>
   Effect.gen(function*() {
-    const done = new Map<number, Done>()
-    const runnable: Array<Runnable> = []
-    turn.calls.forEach((call, position) => {
-      const outcome = refusal(env, call)
-      if (outcome !== undefined) done.set(position, { call, outcome, replayed: false })
-      else if (call.plan !== undefined) runnable.push({ position, call, plan: call.plan })
-    })
-    const key = ({ position }: Runnable) => String(position)
     const { concurrency } = env
+    const here = yield* Checkpoint.Run
+    const done = new Map<number, Done>()
+    const answer = (position: number, call: Call, outcome: Outcome) =>
+      done.set(position, { call, outcome, replayed: false })
+    const runnable: Array<Runnable> = []
+    for (const [position, call] of turn.calls.entries()) {
+      const { plan } = call
+      const outcome = refusal(env, call)
+      if (outcome !== undefined) answer(position, call, outcome)
+      else if (plan !== undefined) {
+        const equal = plan.dedupe && plan.effects === "atMostOnce"
+          ? Option.map(
+            yield* Effect.option(keyOf(env.runId, plan, call.params, "")),
+            (key) => EqualCalls.find(here, key, plan.tool.name, groups, String(position))
+          )
+          : Option.none()
+        runnable.push({ position, call, plan, equal: Option.getOrUndefined(equal) })
+      }
+    }
+    const key = ({ position }: Runnable) => String(position)
 
     const asking = runnable.filter(({ plan }) => mayAsk(env, plan))
     const checks = yield* Checkpoint.forEach(asking, (one) => checked(env, turn, one), {
@@ -299,44 +321,36 @@ export const run = <R>(env: Environment<R>, turn: Turn): Effect.Effect<
       concurrency
     })
     const verdicts = new Map(asking.map((one, index) => [one, checks[index]]))
-    for (const [one, check] of verdicts) {
-      if (check?._tag === "Invalid") {
-        done.set(one.position, { call: one.call, outcome: refused("InvalidArguments", check.message), replayed: false })
-      }
+    for (const [{ call, position }, check] of verdicts) {
+      if (check?._tag === "Invalid") answer(position, call, refused("InvalidArguments", check.message))
     }
 
-    const results = <E>(calls: ReadonlyArray<Runnable>, ended: ReadonlyArray<Result.Result<Done, E>>): Array<E> =>
-      ended.flatMap((result, index) => {
-        if (Result.isFailure(result)) return [result.failure]
-        const position = calls[index]?.position
-        if (position !== undefined) done.set(position, result.success)
-        return []
-      })
-    const isSuspension = (error: unknown) => error instanceof Checkpoint.RunSuspended
+    const failures: Array<ToolsError> = []
+    const runGroup = Effect.fnUntraced(function*<R2>(
+      name: typeof groups[number],
+      calls: ReadonlyArray<Runnable>,
+      run: (one: Runnable) => Effect.Effect<Done, ToolsError, R2>
+    ) {
+      // Who settles what an earlier process left open goes first: the equal calls wait for that.
+      const ordered = calls.toSorted((one, other) => Number(isOpen(other)) - Number(isOpen(one)))
+      yield* Checkpoint.forEach(
+        ordered,
+        (one) =>
+          Effect.match(run(one), {
+            onSuccess: (ended) => void done.set(one.position, ended),
+            onFailure: (error) => void failures.push(error)
+          }),
+        { name, key, concurrency }
+      )
+      const broken = failures.find((error) => !(error instanceof Checkpoint.RunSuspended))
+      if (broken !== undefined) return yield* Effect.fail(broken)
+    })
 
     const free = runnable.filter((one) => (verdicts.get(one)?._tag ?? "Free") === "Free")
-    const freeFailures = results(
-      free,
-      yield* Checkpoint.forEach(free, (one) => Effect.result(runOne(env, turn, one)), {
-        name: "tools",
-        key,
-        concurrency
-      })
-    )
-    const broken = freeFailures.find((error) => !isSuspension(error))
-    if (broken !== undefined) return yield* Effect.fail(broken)
-
+    yield* runGroup("tools", free, (one) => runOne(env, turn, one))
     const guarded = asking.filter((one) => verdicts.get(one)?._tag === "NeedsApproval")
-    const guardedFailures = results(
-      guarded,
-      yield* Checkpoint.forEach(guarded, (one) => Effect.result(askThenRun(env, turn, one)), {
-        name: "approvals",
-        key,
-        concurrency
-      })
-    )
-    const failures = [...freeFailures, ...guardedFailures]
-    const failure = failures.find((error) => !isSuspension(error)) ?? failures[0]
+    yield* runGroup("approvals", guarded, (one) => askThenRun(env, turn, one))
+    const [failure] = failures
     if (failure !== undefined) return yield* Effect.fail(failure)
     return turn.calls.flatMap((_, position) => done.get(position) ?? [])
   })
