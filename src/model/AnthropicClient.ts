@@ -82,7 +82,7 @@ export class AnthropicClient extends Context.Service<AnthropicClient, {
  * - `stallTimeout`: time without a byte of a body or stream while somebody waits for one, default 30 seconds. Neither
  *   the SDK nor `fetch` has such a limit below 300 seconds.
  * - `fetch`: default the global one.
- * - `headers`: sent with every request, for example `anthropic-beta`.
+ * - `headers`: sent with every request, for example `anthropic-beta`. The SDK's `ANTHROPIC_CUSTOM_HEADERS` is not read.
  * - `sdk`: further options of the SDK, such as `fetchOptions`, `middleware`, `logger`. Its log is off by default.
  *
  * @category models
@@ -137,7 +137,7 @@ const baseURLOf = Effect.fnUntraced(function*(baseURL: Options["baseURL"]) {
 
 const validateHeader = (name: string, value: string): void => {
   try {
-    new Headers([[name, value]])
+    new Headers().append(name, value)
   } catch {
     // The value may be a secret.
     throw invalid(
