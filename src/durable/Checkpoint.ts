@@ -12,6 +12,7 @@ import * as Effect from "effect/Effect"
 import { dual } from "effect/Function"
 import * as Option from "effect/Option"
 import * as Result from "effect/Result"
+import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import type { Concurrency } from "effect/Types"
 import * as config from "../internal/config.ts"
@@ -128,7 +129,7 @@ export interface RunOptions {
  * `CheckpointStoreError`. A record the store did not acknowledge stops the run in the same way.
  *
  * Fails with `CheckpointStoreError`, `CheckpointCorrupt` (a record does not decode), `CheckpointMismatch` (the program
- * ended before the journal did), `RunConflict` (another input or version), `RunLocked` (another owner holds the run),
+ * ended before the journal did, or over an `"atMostOnce"` step whose fate nobody told it), `RunConflict` (another input or version), `RunLocked` (another owner holds the run),
  * or `InputNotJson`.
  *
  * **Example** (Resuming where a run failed)
@@ -192,8 +193,11 @@ export const run: {
       const place = Scope.root()
       // A store that cannot be reached costs nothing yet: as long as nobody took the run over, the lease is good.
       const renewing = Effect.sleep(Duration.divideUnsafe(ttl, 3)).pipe(
-        Effect.andThen(store.renew(lease, ttl)),
-        Effect.catchIf((error) => error.reason._tag === "Fenced", journal.breakDown, () => Effect.void),
+        Effect.andThen(Effect.retry(Effect.suspend(() => store.renew(lease, ttl)), {
+          while: (error) => error.reason._tag !== "Fenced",
+          schedule: Schedule.spaced(Duration.divideUnsafe(ttl, 10))
+        })),
+        Effect.catch(journal.breakDown),
         Effect.forever
       )
       const watched = Effect.raceAllFirst([
@@ -224,9 +228,13 @@ export const run: {
  *   clear, so such a step fails with `StepNotEncodable` before it runs.
  * - `error`: how a failure is written. With it a failure is remembered and given back on resume; without it, and for an
  *   error that the schema does not accept, the failure is only noted and the step runs again on resume. Give it where
- *   the program handles the failure and goes on, so that a resumed program goes the same way.
+ *   the program handles the failure and goes on, so that a resumed program goes the same way. Where it is missing and
+ *   the step comes to something else on resume, what was recorded after it is taken back: idempotent steps run again,
+ *   `"atMostOnce"` ones are `AmbiguousStep` or asked about by `reconcile`. An `"atMostOnce"` step is itself not run
+ *   again once the program has gone on from its failure (`CheckpointMismatch`).
  * - `effects`: `"idempotent"` (default) runs an unfinished step again. `"atMostOnce"` writes an intent before the step
- *   runs, and an intent without a result is never run again on its own.
+ *   runs, and an intent without a result is never run again on its own. That goes for a step that suspended the run
+ *   too: nobody knows what it had done by then. Ask people before such a step, or in an idempotent step around it.
  * - `reconcile`: finds out whether an unfinished `"atMostOnce"` attempt took effect: {@link happened},
  *   {@link notHappened} (the step runs now) or {@link unknown} (`AmbiguousStep`). It may have steps of its own.
  *
@@ -252,8 +260,12 @@ export interface StepOptions<
  * **Details**
  *
  * A step's identity is the path of its scopes, its name, and from the second time on its occurrence in its scope:
- * `plan`, `section[3]/write`, `turn#2`. Steps called by the effect itself get a scope of their own. Steps must not be
- * called at the same time in one scope: see {@link forEach}, {@link all} and {@link within}.
+ * `plan`, `section[3]/write`, `turn#2`. Steps called by the effect itself get a scope of their own. Fibers that run at
+ * the same time need scopes of their own: see {@link forEach}, {@link all} and {@link within}. Steps that meet in one
+ * scope are refused (`ConcurrentSteps`); steps of two fibers that happen not to meet cannot be told from those of one,
+ * and would be given each other's results when they come in another order on resume.
+ *
+ * What a step gives is what its record holds, also the first time: the value as its schema decodes it again.
  *
  * The effect runs with `Fault.Idempotent` set to whether the step is idempotent. With `effects: "atMostOnce"`, a failure
  * with the verdict `Ambiguous`, `TimedOut` or `Malformed`, a defect and an interruption leave the attempt open, exactly
@@ -388,8 +400,11 @@ const branches = <A, E, R>(
       }
       keys.add(key)
     }
+    const scopes = items.map(([key]) => Scope.insideGroup(claim, key))
+    const missing = run_.journal.missingBranch(run_.place, claim, new Set(scopes.map((scope) => scope.path)))
+    if (missing !== undefined) return Effect.fail<E | StepError>(missing)
     const one = ([key, effect]: (typeof items)[number]) =>
-      Effect.suspend(() => Run_.inside(Effect.suspend(effect), run_, Scope.insideGroup(claim, key))).pipe(
+      Effect.suspend(() => Step.scoped(Effect.suspend(effect), run_, Scope.insideGroup(claim, key))).pipe(
         Effect.matchEffect({
           onSuccess: (value) => Effect.succeed(Result.succeed(value)),
           onFailure: (error) => Step.isSuspension(error) ? Effect.succeed(Result.fail(error)) : Effect.fail(error)
@@ -498,7 +513,8 @@ export const all = <
  * **Details**
  *
  * Branches of different keys may run at the same time. The same key again, later, is another scope; the same key at
- * the same time fails with `ConcurrentSteps`.
+ * the same time fails with `ConcurrentSteps`. Fails with `CheckpointMismatch` if the journal has more steps in the scope
+ * than the effect asked for.
  *
  * **Example** (Naming a branch)
  *
@@ -518,20 +534,22 @@ export const all = <
  * @category scopes
  * @since 0.1.0
  */
-export const within =
-  (key: string) => <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E | ConcurrentSteps, R | Run> =>
-    Effect.uninterruptibleMask((restore) =>
-      Effect.flatMap(Run_.Run, (run_) => {
-        const { branches } = run_.place
-        if (branches.has(key)) {
-          return Effect.fail<E | ConcurrentSteps>(Step.concurrent(run_, `[${key}]`, `[${key}]`))
-        }
-        branches.add(key)
-        return restore(Run_.inside(self, run_, Scope.openBranch(run_.place, key))).pipe(
-          Effect.ensuring(Effect.sync(() => branches.delete(key)))
-        )
-      })
-    )
+export const within = (key: string) =>
+<A, E, R>(
+  self: Effect.Effect<A, E, R>
+): Effect.Effect<A, E | ConcurrentSteps | CheckpointMismatch, R | Run> =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.flatMap(Run_.Run, (run_) => {
+      const { branches } = run_.place
+      if (branches.has(key)) {
+        return Effect.fail<E | ConcurrentSteps | CheckpointMismatch>(Step.concurrent(run_, `[${key}]`, `[${key}]`))
+      }
+      branches.add(key)
+      return restore(Step.scoped(self, run_, Scope.openBranch(run_.place, key))).pipe(
+        Effect.ensuring(Effect.sync(() => branches.delete(key)))
+      )
+    })
+  )
 
 /**
  * Lists the runs of the store, oldest first.
@@ -672,11 +690,13 @@ export const inspect = (
 export const clear = (
   runId: string
 ): Effect.Effect<void, RunLocked | CheckpointStoreError, CheckpointStore> =>
-  CheckpointStore.use((store) =>
-    Effect.uninterruptible(
+  CheckpointStore.use((unbounded) => {
+    const ttl = Duration.seconds(30)
+    const store = Life.bounded(unbounded, ttl)
+    return Effect.uninterruptible(
       Effect.flatMap(
-        Effect.mapError(store.acquire(runId, Duration.seconds(30)), Life.locked(runId)),
+        Effect.mapError(store.acquire(runId, ttl), Life.locked(runId)),
         (lease) => Effect.tapError(store.remove(lease), () => Effect.ignore(store.release(lease)))
       )
     )
-  )
+  })

@@ -44,8 +44,6 @@ interface World {
   readonly asked: Set<string>
 }
 
-const here = Effect.map(Checkpoint.current, ({ scope }) => scope)
-
 type Run = Effect.Effect<
   Answer,
   Checkpoint.StepError | Checkpoint.AmbiguousStep,
@@ -80,7 +78,10 @@ const interpret = (world: World, node: Node, place: string): Run => {
           return Effect.fail(new Down())
         })
       ).pipe(
-        Effect.catchTag("Down", () => Checkpoint.step("instead", { success: Answer }, here))
+        Effect.catchTag(
+          "Down",
+          () => Checkpoint.step("instead", { success: Answer }, Effect.succeed(`${place} instead`))
+        )
       )
     case "Nest":
       return Checkpoint.step(node.name, { success: Answer }, interpretAll(world, node.body, `${place}/`))
@@ -104,10 +105,9 @@ const inVirtualTime = Effect.fnUntraced(function*<A, E, R>(effect: Effect.Effect
   return yield* Fiber.join(fiber)
 })
 
-const isFlaky = (node: Node): boolean =>
-  node._tag === "Flaky" ||
-  ("body" in node && node.body.some(isFlaky)) ||
-  ("branches" in node && node.branches.some((branch) => branch.some(isFlaky)))
+/** A failure that was handled and not remembered may be gone by now: the program goes one way or the other. */
+const withoutWay = (answer: Answer): Answer =>
+  typeof answer === "string" ? answer.replace(/ instead$/, "") : answer.map(withoutWay)
 
 /** Fails every record after so many, half of the time after writing it. */
 const cut = (store: CheckpointStore.CheckpointStore["Service"], records: number) => {
@@ -145,11 +145,10 @@ it.effect.prop(
         if (Result.isFailure(result)) assert.strictEqual(result.failure._tag, "CheckpointStoreError")
       }
       const result = yield* inVirtualTime(program)
-      if (!nodes.some(isFlaky)) assert.deepStrictEqual(result, undisturbed)
+      assert.deepStrictEqual(withoutWay(result), withoutWay(undisturbed))
       for (const [place, count] of world.acts) assert.strictEqual(count, 1, `${place} was done once`)
-      // A failure that was handled and not remembered may be gone by now, and the program goes the better way.
       const again = yield* inVirtualTime(program)
-      if (!nodes.some(isFlaky)) assert.deepStrictEqual(again, result)
+      assert.deepStrictEqual(withoutWay(again), withoutWay(result))
       assert.deepStrictEqual(yield* inVirtualTime(program), again)
     }).pipe(Effect.provide(CheckpointStore.layerMemory)),
   { arbitrary: { runs: 300, seed: 1 } }

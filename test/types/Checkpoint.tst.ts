@@ -98,7 +98,11 @@ describe("scopes", () => {
 
   it("within keeps the effect's types", () => {
     expect(work.pipe(Checkpoint.within("a"))).type.toBe<
-      Effect.Effect<string, "down" | Checkpoint.ConcurrentSteps, Scope.Scope | Checkpoint.Run>
+      Effect.Effect<
+        string,
+        "down" | Checkpoint.ConcurrentSteps | Checkpoint.CheckpointMismatch,
+        Scope.Scope | Checkpoint.Run
+      >
     >()
   })
 })

@@ -24,7 +24,17 @@ export class CheckpointCorrupt
 }
 
 /**
- * A resumed program that asks for other steps than its journal has. Raise `version` when a program changes its steps.
+ * A program that does not go with its journal. Raise `version` when a program changes its steps.
+ *
+ * **Details**
+ *
+ * `reason` is
+ * - `Order`: the program asks for something else than the journal has in this place.
+ * - `Ended`: a step was called, or came to its end, after the run had ended: the program did not wait for a fiber.
+ * - `Unremembered`: an `"atMostOnce"` step failed without an error schema, the program went on, and what it did then is
+ *   in the journal. The failure cannot be given back, and running the step now could do twice what was done since.
+ * - `Unresolved`: the program succeeded although an `"atMostOnce"` step may have taken effect, and nobody told it.
+ * - `Effects`: an unfinished `"atMostOnce"` attempt at a step that is not `"atMostOnce"` any more.
  *
  * @category errors
  * @since 0.1.0
@@ -32,14 +42,37 @@ export class CheckpointCorrupt
 export class CheckpointMismatch
   extends Schema.TaggedError<CheckpointMismatch>("effect-resilience/durable/Checkpoint/CheckpointMismatch")(
     "CheckpointMismatch",
-    { runId: Schema.String, scope: Schema.String, expected: Schema.String, found: Schema.String }
+    {
+      runId: Schema.String,
+      reason: Schema.Literals(["Order", "Ended", "Unremembered", "Unresolved", "Effects"]),
+      scope: Schema.String,
+      expected: Schema.String,
+      found: Schema.String
+    }
   )
 {
   readonly [Fault.verdictOf] = Fault.permanent
   override get message() {
-    const where = this.scope === "" ? "" : ` in scope "${this.scope}"`
-    return `run "${this.runId}"${where}: the journal has ${this.expected} where the program asks for ${this.found}; ` +
-      "resume with the program that wrote the journal, or raise its version and start a new run"
+    const { expected, found } = this
+    const where = `run "${this.runId}"${this.scope === "" ? "" : ` in scope "${this.scope}"`}`
+    switch (this.reason) {
+      case "Order":
+        return `${where}: the journal has ${expected} where the program asks for ${found}; ` +
+          "resume with the program that wrote the journal, or raise its version and start a new run"
+      case "Ended":
+        return `${where}: ${found} came after the run had ended, and was not recorded; ` +
+          "let the program wait for the fibers that call its steps"
+      case "Unremembered":
+        return `${where}: ${found} failed without being remembered, the program went on, and the journal has ` +
+          `${expected} after it; it is not run again, for that could repeat what was done since: give it an error ` +
+          "schema so that the failure is remembered, or retry inside of it; this run has to be cleared"
+      case "Unresolved":
+        return `${where}: ${expected} may have taken effect, and the program ended without its result; put a timeout ` +
+          "inside of the step and not around it, and let its reconcile find out what happened"
+      case "Effects":
+        return `${where}: the journal has ${expected} where the program asks for ${found}; ` +
+          "make the step atMostOnce again, it may have taken effect"
+    }
   }
 }
 

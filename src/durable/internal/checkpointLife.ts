@@ -1,4 +1,4 @@
-import type * as Duration from "effect/Duration"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
@@ -64,12 +64,13 @@ export const closing = Effect.fnUntraced(function*<A, E>(
   exit: Exit.Exit<A, E>
 ) {
   const { runId } = journal
+  journal.close()
   const changed = (status: RunStatus) => Telemetry.emit(() => ({ _tag: "RunChanged", runId, status }))
-  const leftOver = Exit.isSuccess(exit) ? journal.leftOver(place) : undefined
-  const ended: Exit.Exit<A, E | CheckpointMismatch> = leftOver === undefined ? exit : Exit.fail(leftOver)
+  const refused = Exit.isSuccess(exit) ? journal.leftOver(place) ?? journal.unresolved() : undefined
+  const ended: Exit.Exit<A, E | CheckpointMismatch> = refused === undefined ? exit : Exit.fail(refused)
   if (Exit.isSuccess(ended)) {
-    if (journal.status !== "completed") {
-      yield* journal.appendRun({ _tag: "RunCompleted", steps: place.next }, "completed")
+    if (!journal.isCompleted()) {
+      yield* journal.appendRun({ _tag: "RunCompleted", ...journal.ending(place) }, "completed")
     }
     yield* changed("completed")
     return ended.value
@@ -120,13 +121,16 @@ export const locked = (runId: string) => (error: CheckpointStoreError): Checkpoi
  * @internal
  */
 export const bounded = (store: CheckpointStore["Service"], limit: Duration.Duration): CheckpointStore["Service"] => {
-  const within = (operation: string, runId: string) =>
+  const within = (operation: string, runId: string, duration = limit) =>
     Effect.timeoutOrElse({
-      duration: limit,
+      duration,
       orElse: () => new CheckpointStoreError({ operation, runId, reason: { _tag: "Unavailable" } })
     })
   return {
     ...store,
+    // A lost answer is asked for again before the lease is over.
+    renew: (lease, ttl) => within("renew", lease.runId, Duration.divideUnsafe(limit, 3))(store.renew(lease, ttl)),
+    remove: (lease) => within("remove", lease.runId)(store.remove(lease)),
     acquire: (runId, ttl) => within("acquire", runId)(store.acquire(runId, ttl)),
     release: (lease) => within("release", lease.runId)(store.release(lease)),
     append: (lease, entry, status) => within("append", lease.runId)(store.append(lease, entry, status))

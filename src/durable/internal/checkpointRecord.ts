@@ -5,8 +5,9 @@ const at = Schema.Finite
 const order = Schema.Array(Schema.Finite)
 
 /**
- * What a journal consists of. `order` places a step: for each part of its id its ordinal in the scope around, or -1 for
- * a part that has no fixed place (a branch opened by `within`).
+ * What a journal consists of. `order` places a step: for each part of its id its ordinal in the scope around, -1 for
+ * a reconcile, and below it for a branch opened by key: -1 less how many steps and groups the scope around had been
+ * asked for by then. `scopes` of a completed run are those that were asked for more than their records tell.
  *
  * @internal
  */
@@ -14,7 +15,7 @@ export const Record = Schema.TaggedUnion({
   RunOpened: { at, version: Schema.Finite, input: Schema.optionalKey(Schema.Json) },
   RunResumed: { at },
   RunSuspended: { at, step: Schema.String, reason: Schema.String, escalationId: Schema.optionalKey(Schema.String) },
-  RunCompleted: { at, steps: Schema.Finite },
+  RunCompleted: { at, steps: Schema.Finite, scopes: Schema.optionalKey(Schema.Record(Schema.String, Schema.Finite)) },
   RunFailed: { at, error: Schema.optionalKey(Schema.String) },
   StepIntended: { at, order },
   StepReleased: { at, order },

@@ -36,7 +36,8 @@ const make = (path: string, order: ReadonlyArray<number>): Scope => ({
 /** @internal */
 export const root = (): Scope => make("", [])
 
-const join = (path: string, part: string): string => path === "" ? part : `${path}/${part}`
+/** @internal */
+export const join = (path: string, part: string): string => path === "" ? part : `${path}/${part}`
 
 // The first of these characters build a path, so a name may hold them only escaped; control characters and halves of
 // surrogate pairs do not come back from every store as they went in.
@@ -93,32 +94,51 @@ export const insideReconcile = (claim: Claim, attempt: number): Scope =>
 export const insideGroup = (claim: Claim, key: string): Scope => make(`${claim.id}[${escape(key)}]`, claim.order)
 
 /**
- * A branch opened by key. It has no ordinal: branches of different keys may be open at the same time, in any order.
+ * A branch opened by key. It has no ordinal: branches of different keys may be open at the same time, in any order. Its
+ * order tells how many steps and groups the scope around had been asked for.
  *
  * @internal
  */
 export const openBranch = (scope: Scope, key: string): Scope => {
   const escaped = `[${escape(key)}]`
-  return make(join(scope.path, `${escaped}${occurrence(scope, escaped)}`), [...scope.order, -1])
+  return make(join(scope.path, `${escaped}${occurrence(scope, escaped)}`), [...scope.order, -1 - scope.next])
 }
 
 /**
- * The entries, each with the scope it stands in and its ordinal there, that a step's id and order tell of.
+ * One part of a step's id. For a branch opened by key, `ordinal` is how many steps and groups had been asked for.
  *
  * @internal
  */
-export const entries = (
-  id: string,
-  order: ReadonlyArray<number>
-): ReadonlyArray<{ readonly scope: string; readonly ordinal: number; readonly entry: string }> => {
-  const found: Array<{ readonly scope: string; readonly ordinal: number; readonly entry: string }> = []
+export interface Part {
+  readonly kind: "step" | "group" | "branch" | "reconcile"
+  readonly scope: string
+  readonly path: string
+  readonly ordinal: number
+  readonly entry: string
+}
+
+/**
+ * What a step's id and order tell of, from the outside to the inside.
+ *
+ * @internal
+ */
+export const parts = (id: string, order: ReadonlyArray<number>): ReadonlyArray<Part> => {
   let scope = ""
-  id.split("/").forEach((part, index) => {
+  return id.split("/").map((text, index) => {
     const ordinal = order[index] ?? -1
-    if (ordinal >= 0) found.push({ scope, ordinal, entry: part.replace(/\[[^\]]*\]$/, "[]") })
-    scope = join(scope, part)
+    const path = join(scope, text)
+    const part: Part = ordinal >= 0
+      ? {
+        kind: text.endsWith("]") ? "group" : "step",
+        scope,
+        path,
+        ordinal,
+        entry: text.replace(/\[[^\]]*\]$/, "[]")
+      }
+      : { kind: text.startsWith("[") ? "branch" : "reconcile", scope, path, ordinal: -1 - ordinal, entry: text }
+    scope = path
+    return part
   })
-  return found
 }
 
 /** @internal */

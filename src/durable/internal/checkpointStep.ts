@@ -5,20 +5,21 @@ import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
 import * as Schema from "effect/Schema"
 import * as Fault from "../../Fault.ts"
+import { hasRedacted } from "../../internal/hasRedacted.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import type { CheckpointStoreError } from "../CheckpointStore.ts"
 import {
   AmbiguousStep,
   CheckpointCorrupt,
-  type CheckpointMismatch,
+  CheckpointMismatch,
   ConcurrentSteps,
   RunSuspended,
   StepNotEncodable
 } from "./checkpointErrors.ts"
+import { toJson } from "./checkpointJson.ts"
 import { where } from "./checkpointRecord.ts"
 import { inside, Run } from "./checkpointRun.ts"
 import * as Scope from "./checkpointScope.ts"
-import { hasRedacted } from "../../internal/hasRedacted.ts"
 
 /**
  * What is known about an attempt whose result was never written.
@@ -44,6 +45,22 @@ export const isSuspension = Schema.is(RunSuspended)
 
 const isOpenVerdict = (verdict: Fault.Verdict): boolean =>
   verdict._tag === "Ambiguous" || verdict._tag === "TimedOut" || verdict._tag === "Malformed"
+
+/** The JSON of a value and what it will be read back as, or why there is none. */
+const roundTrip = Effect.fnUntraced(function*<S extends Schema.Codec<unknown, unknown, unknown, unknown>>(
+  schema: S,
+  value: unknown
+) {
+  const encoded = yield* Effect.mapError(Schema.encodeUnknownEffect(schema)(value), where)
+  const json = yield* Effect.fromResult(toJson(encoded))
+  const decoded: S["Type"] = yield* Effect.mapError(
+    Schema.decodeUnknownEffect(schema)(json),
+    (error) => `it cannot be read back: ${where(error)}`
+  )
+  return { json, decoded }
+}, Effect.catchDefect((defect) => Effect.fail(`its schema threw: ${named(defect)}`)))
+
+const named = (defect: unknown): string => defect instanceof Error ? defect.name : "not an Error"
 
 const tagOf = (error: unknown): string | undefined =>
   Predicate.hasProperty(error, "_tag") && typeof error._tag === "string" ? error._tag : undefined
@@ -78,6 +95,21 @@ export const claiming = <A, E, R>(
   )
 
 /**
+ * Runs an effect in a scope of its own, which must not end before the journal does.
+ *
+ * @internal
+ */
+export const scoped = <A, E, R>(
+  effect: Effect.Effect<A, E, R>,
+  run: Run["Service"],
+  place: Scope.Scope
+): Effect.Effect<A, E | CheckpointMismatch, Exclude<R, Run>> =>
+  Effect.flatMap(inside(effect, run, place), (value) => {
+    const leftOver = run.journal.leftOver(place)
+    return leftOver === undefined ? Effect.succeed(value) : Effect.fail(leftOver)
+  })
+
+/**
  * The life of one step. Interruptible while the caller's own effects run, and nowhere else: between a result and its
  * record nothing can come.
  *
@@ -105,14 +137,15 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
       Telemetry.emit(() => ({ _tag: "StepCompleted", runId, step: id, replayed }))
     const failed = (replayed: boolean) => Telemetry.emit(() => ({ _tag: "StepFailed", runId, step: id, replayed }))
 
+    // Gives what a resumed program will be given: the value as it comes back out of the record.
     const succeed = Effect.fnUntraced(function*(value: A) {
-      const json = yield* Effect.mapError(
-        Schema.encodeEffect(success)(value),
-        (error) => new StepNotEncodable({ runId, step: id, reason: "Value", detail: where(error) })
+      const { decoded, json } = yield* Effect.mapError(
+        roundTrip(success, value),
+        (detail) => new StepNotEncodable({ runId, step: id, reason: "Value", detail })
       )
       yield* journal.appendStep(id, { _tag: "StepSucceeded", order, value: json })
       yield* completed(false)
-      return value
+      return decoded
     })
 
     // The outer scope of a reconcile is the attempt: what was found out about one attempt says nothing of the next.
@@ -122,9 +155,14 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
       cause: { readonly cause?: unknown }
     ) {
       yield* Telemetry.emit(() => ({ _tag: "StepAmbiguous", runId, step: id }))
-      const ambiguous = new AmbiguousStep({ runId, step: id, reason, ...cause })
+      journal.executing()
+      const tell = Effect.sync(() => journal.told(id))
+      const ambiguous = Effect.andThen(tell, new AmbiguousStep({ runId, step: id, reason, ...cause }))
       if (reconcile === undefined) return yield* ambiguous
-      const answer = yield* restore(inside(reconcile, run, Scope.insideReconcile(claim, attempt)))
+      const answer = yield* Effect.tapError(
+        restore(inside(reconcile, run, Scope.insideReconcile(claim, attempt))),
+        () => tell
+      )
       switch (answer._tag) {
         case "Happened":
           return Option.some(yield* succeed(answer.value))
@@ -135,31 +173,36 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
       }
     })
 
-    // What the error is, but not what it says, which may be a secret.
+    // What the error is, but not what it says, which may be a secret. Gives the error that a resumed program will be
+    // given, if it is remembered.
     const note = Effect.fnUntraced(function*(error: E, verdict: Fault.Verdict) {
       const tag = tagOf(error)
-      const encoded = failure === undefined ? Option.none() : yield* Effect.option(
-        Schema.encodeUnknownEffect(failure)(error)
-      )
+      const written = failure === undefined ? Option.none() : yield* Effect.option(roundTrip(failure, error))
       yield* journal.appendStep(id, {
         _tag: "StepFailed",
         order,
         verdict: verdict._tag,
         ...(tag === undefined ? {} : { tag }),
-        ...(Option.isSome(encoded) ? { error: encoded.value } : {})
+        ...(Option.isSome(written) ? { error: written.value.json } : {})
       })
       yield* failed(false)
+      return Option.map(written, ({ decoded }) => decoded)
     })
 
     const attempt = Effect.fnUntraced(function*(number: number) {
+      journal.executing()
       if (atMostOnce) yield* journal.appendStep(id, { _tag: "StepIntended", order })
       let started = false
+      const place = Scope.insideStep(claim)
       const work = Effect.suspend(() => {
         started = true
-        return inside(execute, run, Scope.insideStep(claim))
+        return inside(execute, run, place)
       })
       const exit = yield* Effect.exit(restore(Effect.provideService(work, Fault.Idempotent, !atMostOnce)))
-      if (Exit.isSuccess(exit)) return yield* succeed(exit.value)
+      if (Exit.isSuccess(exit)) {
+        const leftOver = journal.leftOver(place)
+        return leftOver === undefined ? yield* succeed(exit.value) : yield* leftOver
+      }
       const again = Effect.failCause(exit.cause)
       if (journal.isBroken()) return yield* again
       const release = journal.appendStep(id, { _tag: "StepReleased", order })
@@ -177,17 +220,15 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
         return yield* again
       }
       const error = found.value
-      if (isSuspension(error)) {
-        if (atMostOnce) yield* release
-        return yield* again
-      }
+      // What the step had done before it suspended the run, only its reconcile can tell.
+      if (isSuspension(error)) return yield* again
       const verdict = yield* Effect.provideService(Fault.classify(error), Fault.Idempotent, !atMostOnce)
       if (atMostOnce && isOpenVerdict(verdict)) {
         const happened = yield* settle("Failed", number, { cause: error })
         if (Option.isSome(happened)) return happened.value
       }
-      yield* note(error, verdict)
-      return yield* again
+      const remembered = yield* note(error, verdict)
+      return Option.isSome(remembered) ? yield* Effect.fail(remembered.value) : yield* again
     })
 
     return Effect.gen(function*() {
@@ -223,12 +264,22 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
           return yield* Effect.fail(error)
         }
         case "Intended": {
-          if (!atMostOnce) return yield* attempt(attempts + 1)
+          if (!atMostOnce) {
+            return yield* new CheckpointMismatch({
+              runId,
+              reason: "Effects",
+              scope: run.scope,
+              expected: `an unfinished attempt at step "${claim.entry}", which must not happen twice,`,
+              found: `step "${claim.entry}", which may`
+            })
+          }
           const happened = yield* settle("Unfinished", attempts, {})
           return Option.isSome(happened) ? happened.value : yield* attempt(attempts + 1)
         }
-        default:
-          return yield* attempt(attempts + 1)
+        default: {
+          const unremembered = atMostOnce ? journal.unremembered(run.place, claim) : undefined
+          return unremembered === undefined ? yield* attempt(attempts + 1) : yield* unremembered
+        }
       }
     })
   })
