@@ -8,6 +8,7 @@ import * as Context from "effect/Context"
 import * as DateTime from "effect/DateTime"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import { format } from "effect/Formatter"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as PubSub from "effect/PubSub"
@@ -16,6 +17,7 @@ import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
+import * as Fault from "../Fault.ts"
 import * as config from "../internal/config.ts"
 import * as Telemetry from "../Telemetry.ts"
 import * as Checkpoint from "./Checkpoint.ts"
@@ -23,11 +25,12 @@ import { excerpt, excerptText, summary } from "./internal/escalationExcerpt.ts"
 import {
   Abandoned,
   Decision,
-  type DecisionTag,
+  DecisionTag,
   Escalation,
   EscalationError,
   type FailureReason,
-  type Reason
+  Reason,
+  Status
 } from "./internal/escalationModel.ts"
 import * as State from "./internal/escalationState.ts"
 import { type Filter, makeStoreMemory, type Store } from "./internal/escalationStore.ts"
@@ -93,8 +96,8 @@ export interface ClaimOptions {
  *
  * **Details**
  *
- * Every method fails with {@link EscalationError}. A refusal has changed nothing. A store that breaks off may have
- * written: call again, and the answer tells.
+ * Every method fails with {@link EscalationError}, also for values that the types do not allow. A refusal has changed
+ * nothing. A store that breaks off, or does not answer in time, may have written: call again, and the answer tells.
  *
  * **Example** (Deciding an escalation)
  *
@@ -132,8 +135,15 @@ export class EscalationQueue extends Context.Service<EscalationQueue, {
     decision: Decision,
     options?: { readonly by?: string | undefined }
   ) => Effect.Effect<Escalation, EscalationError>
-  /** Takes back a decision that the run could not use, so that it can be decided again. */
+  /**
+   * Takes back a decision that no run has used, so that it can be decided again. What somebody holds stays with them.
+   */
   readonly reopen: (id: string) => Effect.Effect<Escalation, EscalationError>
+  /**
+   * Notes that a run goes on with the decision, which can then not be taken back. Answers whether it still stands as it
+   * was read. {@link ask} and {@link reconcile} do it.
+   */
+  readonly confirm: (escalation: Escalation) => Effect.Effect<boolean, EscalationError>
   /** Holds an escalation for the time of a lease; once that is over, it is open again. */
   readonly claim: (id: string, options: ClaimOptions) => Effect.Effect<Escalation, EscalationError>
   /** Claims the oldest open escalation, if there is one. */
@@ -167,6 +177,7 @@ export class EscalationQueue extends Context.Service<EscalationQueue, {
  *
  * - `excerptLimit`: characters of `error`, `state` and `context` that are kept, each. Default: 8000.
  * - `pollInterval`: how often the streams look for what other processes have changed. Default: never.
+ * - `storeTimeout`: how long the store may take for a write, which nothing else interrupts. Default: 30 seconds.
  *
  * @category models
  * @since 0.1.0
@@ -174,7 +185,38 @@ export class EscalationQueue extends Context.Service<EscalationQueue, {
 export interface Options {
   readonly excerptLimit?: number | undefined
   readonly pollInterval?: Duration.Input | undefined
+  readonly storeTimeout?: Duration.Input | undefined
 }
+
+const module = "EscalationQueue"
+
+const invalid = (option: string, value: unknown, expected: string) =>
+  new Fault.InvalidConfig({ module, option, value: excerptText(format(value), 200), expected })
+
+const text = (option: string, value: unknown): string => {
+  if (typeof value === "string" && value !== "") return value
+  throw invalid(option, value, "a text that is not empty")
+}
+
+const oneOf = <A extends string>(option: string, schema: Schema.Literals<ReadonlyArray<A>>, value: unknown): A => {
+  if (Schema.is(schema)(value)) return value
+  throw invalid(option, value, `one of ${schema.literals.join(", ")}`)
+}
+
+/** Checks what comes in with a call: a mistake there is a failure of the call and not a defect. */
+const reading = <A>(operation: string, id: string | undefined, read: () => A): Effect.Effect<A, EscalationError> =>
+  Effect.try({
+    try: read,
+    catch: (error) =>
+      new EscalationError({
+        operation,
+        ...(id === undefined ? {} : { id }),
+        reason: { _tag: "InvalidRequest", issue: error instanceof Error ? error.message : String(error) }
+      })
+  })
+
+const optionally = <A, B>(value: A | undefined, read: (value: A) => B): B | undefined =>
+  value === undefined ? undefined : read(value)
 
 /** Records read from the store at a time. */
 const pageSize = 100
@@ -199,30 +241,41 @@ export const make = Effect.fnUntraced(function*(
     minimum: "1 millis",
     infinite: true
   })
+  const storeTimeout = config.duration("EscalationQueue", "storeTimeout", options.storeTimeout ?? "30 seconds", {
+    minimum: "1 millis"
+  })
+  const bounded = (operation: string, id: string) =>
+    Effect.timeoutOrElse({
+      duration: storeTimeout,
+      orElse: () => {
+        const cause = new Error("the store did not answer")
+        return Effect.fail(new EscalationError({ operation, id, reason: { _tag: "Unavailable", cause } }))
+      }
+    })
   // Only says that something has changed: what, is read from the store. So one place is enough for any number of
   // changes, and a reader that sleeps holds nothing up.
   const touched = yield* Effect.acquireRelease(PubSub.sliding<void>(1), PubSub.shutdown)
 
   const asOfNow = (record: Escalation) => Effect.map(Clock.currentTimeMillis, (now) => State.asOf(record, now))
 
-  const submit = Effect.fnUntraced(function*(submission: Submission) {
-    const { accepts, checkpoint, context, decisions, dedupeKey, error, reason, runId, state, step, task } = submission
-    const now = yield* DateTime.now
-    const timeToLive = submission.timeToLive === undefined
-      ? undefined
-      : config.duration("EscalationQueue", "timeToLive", submission.timeToLive, { minimum: "1 millis" })
-    const record = new Escalation({
-      id: dedupeKey === undefined ? yield* randomId : sha256(dedupeKey).slice(0, 32),
+  const recordOf = (submission: Submission, id: string, now: DateTime.Utc): Escalation => {
+    const { accepts, checkpoint, context, decisions, error, reason, runId, state, step, task } = submission
+    const timeToLive = optionally(
+      submission.timeToLive,
+      (value) => config.duration(module, "timeToLive", value, { minimum: "1 millis" })
+    )
+    return new Escalation({
+      id,
       revision: 0,
-      reason,
-      task: excerptText(task, limit),
-      decisions: decisions ?? ["Retry", "Approve", "Reject", "Supply", "Abandon"],
+      reason: oneOf("reason", Reason, reason),
+      task: excerptText(text("task", task), limit),
+      decisions: (decisions ?? DecisionTag.literals).map((tag) => oneOf("decisions", DecisionTag, tag)),
       submittedAt: now,
       status: "open",
-      ...(runId === undefined ? {} : { runId }),
-      ...(step === undefined ? {} : { step }),
+      ...(runId === undefined ? {} : { runId: text("runId", runId) }),
+      ...(step === undefined ? {} : { step: text("step", step) }),
       ...(error === undefined ? {} : { error: summary(error, limit) }),
-      ...(checkpoint === undefined ? {} : { checkpoint }),
+      ...(checkpoint === undefined ? {} : { checkpoint: text("checkpoint", checkpoint) }),
       ...(state === undefined ? {} : { state: excerpt(state, limit) }),
       ...(context === undefined ? {} : { context: excerpt(context, limit) }),
       ...(accepts === undefined
@@ -230,9 +283,18 @@ export const make = Effect.fnUntraced(function*(
         : Option.match(State.acceptsOf(accepts), { onNone: () => ({}), onSome: (accepts) => ({ accepts }) })),
       ...(timeToLive === undefined ? {} : { expiresAt: DateTime.addDuration(now, timeToLive) })
     })
+  }
+
+  const submit = Effect.fnUntraced(function*(submission: Submission) {
+    const now = yield* DateTime.now
+    const { dedupeKey } = submission
+    const id = dedupeKey === undefined
+      ? yield* randomId
+      : yield* reading("submit", undefined, () => sha256(text("dedupeKey", dedupeKey)).slice(0, 32))
+    const record = yield* reading("submit", undefined, () => recordOf(submission, id, now))
     const kept = yield* Effect.uninterruptible(Effect.tap(
-      store.insert(record),
-      ({ inserted, record: { id } }) =>
+      bounded("submit", record.id)(store.insert(record)),
+      ({ inserted, record: { id, reason, runId } }) =>
         inserted
           ? Effect.andThen(
             PubSub.publish(touched, undefined),
@@ -252,6 +314,12 @@ export const make = Effect.fnUntraced(function*(
           : asOfNow(record)
     )
 
+  const write = (operation: string, record: Escalation) =>
+    Effect.uninterruptible(Effect.tap(
+      bounded(operation, record.id)(store.replace(record)),
+      (written) => written === undefined ? Effect.void : PubSub.publish(touched, undefined)
+    ))
+
   // Read, decide, compare and set: who loses against another writer looks again, and finds what that one has done. So
   // it goes round again only when another writer has got on.
   const change = (
@@ -264,26 +332,31 @@ export const make = Effect.fnUntraced(function*(
       const before = yield* get(operation, id)
       const after = transition(before, now)
       if (Result.isFailure(after)) return yield* new EscalationError({ operation, id, reason: after.failure })
-      const written = yield* Effect.uninterruptible(Effect.tap(
-        store.replace(after.success),
-        (written) => written === undefined ? Effect.void : PubSub.publish(touched, undefined)
-      ))
+      const written = yield* write(operation, after.success)
       return written ?? (yield* change(operation, id, transition))
     })
 
-  const leaseOf = ({ by, lease }: ClaimOptions) =>
-    State.claim(
-      config.nonEmpty("EscalationQueue", "by", by),
-      Duration.toMillis(config.duration("EscalationQueue", "lease", lease ?? "5 minutes", { minimum: "1 millis" }))
-    )
+  const leaseOf = (operation: string, id: string | undefined, options: ClaimOptions) =>
+    reading(operation, id, () => {
+      const { by, lease } = options
+      const duration = config.duration(module, "lease", lease ?? "5 minutes", { minimum: "1 millis" })
+      return State.claim(text("by", by), Duration.toMillis(duration))
+    })
+
+  const filterOf = ({ limit, reason, runId, status }: Filter) => ({
+    limit: config.integer(module, "limit", limit ?? pageSize, 1),
+    reason: optionally(reason, (reason) => oneOf("reason", Reason, reason)),
+    runId: optionally(runId, (runId) => text("runId", runId)),
+    status: optionally(status, (status) => oneOf("status", Status, status))
+  })
 
   const claimNext = (
     options: ClaimOptions & Pick<Filter, "reason" | "runId">
   ): Effect.Effect<Option.Option<Escalation>, EscalationError> =>
     Effect.gen(function*() {
-      const transition = leaseOf(options)
+      const transition = yield* leaseOf("claimNext", undefined, options)
+      const { reason, runId } = yield* reading("claimNext", undefined, () => filterOf(options))
       const now = yield* Clock.currentTimeMillis
-      const { reason, runId } = options
       // More than one, because one that does not decode is left out and must not hide the next.
       const [oldest] = yield* store.select({ status: "open", reason, runId, limit: pageSize, now })
       if (oldest === undefined) return Option.none()
@@ -320,24 +393,28 @@ export const make = Effect.fnUntraced(function*(
     submit,
     get: (id) => get("get", id),
     list: (filter = {}) =>
-      Effect.flatMap(Clock.currentTimeMillis, (now) =>
-        Effect.map(
-          store.select({
-            ...filter,
-            limit: config.integer("EscalationQueue", "limit", filter.limit ?? pageSize, 1),
-            now
-          }),
-          (records) => records.map((record) => State.asOf(record, now))
-        )),
+      Effect.gen(function*() {
+        const now = yield* Clock.currentTimeMillis
+        const records = yield* store.select({ ...yield* reading("list", undefined, () => filterOf(filter)), now })
+        return records.map((record) => State.asOf(record, now))
+      }),
     decide: (id, decision, options) =>
-      Effect.tap(
-        change("decide", id, State.decide(decision, options?.by)),
-        Telemetry.emit(() => ({ _tag: "EscalationDecided", id, decision: decision._tag }))
-      ),
+      Effect.gen(function*() {
+        const by = yield* reading("decide", id, () => optionally(options?.by, (by) => text("by", by)))
+        const decided = yield* change("decide", id, State.decide(decision, by))
+        yield* Telemetry.emit(() => ({ _tag: "EscalationDecided", id, decision: decision._tag }))
+        return decided
+      }),
     reopen: (id) => change("reopen", id, State.reopen),
-    claim: (id, options) => Effect.suspend(() => change("claim", id, leaseOf(options))),
+    confirm: (escalation) => Effect.map(write("confirm", State.used(escalation)), (written) => written !== undefined),
+    claim: (id, options) =>
+      Effect.flatMap(leaseOf("claim", id, options), (transition) => change("claim", id, transition)),
     claimNext,
-    release: (id, { by }) => change("release", id, State.release(by)),
+    release: (id, options) =>
+      Effect.flatMap(
+        reading("release", id, () => text("by", options.by)),
+        (by) => change("release", id, State.release(by))
+      ),
     depth: Effect.flatMap(Clock.currentTimeMillis, (now) => Effect.map(store.waiting(now), ({ count }) => count)),
     oldestAge: Effect.flatMap(Clock.currentTimeMillis, (now) =>
       Effect.map(
@@ -347,10 +424,11 @@ export const make = Effect.fnUntraced(function*(
     changes: watch(store.revision, false),
     open: Stream.filter(watch(Effect.succeed(-1), true), ({ status }) => status === "open"),
     prune: (olderThan) =>
-      Effect.flatMap(
-        Clock.currentTimeMillis,
-        (now) => store.prune(now - Duration.toMillis(config.duration("EscalationQueue", "olderThan", olderThan)))
-      )
+      Effect.gen(function*() {
+        const now = yield* Clock.currentTimeMillis
+        const age = yield* reading("prune", undefined, () => config.duration(module, "olderThan", olderThan))
+        return yield* store.prune(now - Duration.toMillis(age))
+      })
   })
 })
 
@@ -372,7 +450,7 @@ export const layerMemory: Layer.Layer<EscalationQueue> = Layer.effect(
 /**
  * Opens an escalation, see {@link Submission}.
  *
- * Fails with {@link EscalationError}.
+ * Fails with {@link EscalationError}: `InvalidRequest`, `QueueFull`, or the failure of the store.
  *
  * @category combinators
  * @since 0.1.0
@@ -402,8 +480,11 @@ export const decide = (
  * @category models
  * @since 0.1.0
  */
-export interface Question extends Omit<Submission, "runId" | "step" | "dedupeKey"> {
+export interface Question<Accepts extends Schema.Constraint = never>
+  extends Omit<Submission, "runId" | "step" | "dedupeKey" | "accepts">
+{
   readonly name: string
+  readonly accepts?: Accepts | undefined
 }
 
 /**
@@ -417,11 +498,14 @@ export interface Question extends Omit<Submission, "runId" | "step" | "dedupeKey
  *
  * The escalation is opened once for the run and the step, however often the run is resumed. As long as it is undecided
  * the run ends with `Checkpoint.RunSuspended`. Once it is decided, here or in another process, running the run again
- * answers the decision, which is recorded in its journal and never asked for again.
+ * answers the decision, which is recorded in its journal and never asked for again. With `accepts` a supplied value is
+ * one that this schema decodes.
  *
  * Fails with
  * - `Checkpoint.RunSuspended`: there is no decision yet.
- * - {@link EscalationError}: `Expired`, if its time ran out, or the failure of the store.
+ * - {@link EscalationError}: `Expired`, if its time ran out: running the run again asks anew, with a new deadline.
+ *   `InvalidDecision`, if the supplied value does not decode: nothing is recorded, `reopen` the escalation to have it
+ *   decided again. Otherwise the failure of the store.
  * - the errors of a step, `Checkpoint.StepError`.
  *
  * **Example** (Waiting for an approval)
@@ -450,43 +534,82 @@ export interface Question extends Omit<Submission, "runId" | "step" | "dedupeKey
  * @category combinators
  * @since 0.1.0
  */
-export const ask = (
-  question: Question
+export const ask = <Accepts extends Schema.Constraint = never>(
+  question: Question<Accepts>
 ): Effect.Effect<
   Decision,
   EscalationError | Checkpoint.RunSuspended | Checkpoint.StepError,
-  EscalationQueue | Checkpoint.Run
-> => Effect.map(askWith(question, () => Effect.void), ({ decision }) => decision)
+  EscalationQueue | Checkpoint.Run | Accepts["DecodingServices"]
+> => Effect.map(answered(question), ({ decision }) => decision)
 
-const Answer = Schema.Struct({ id: Schema.String, decision: Decision })
+const Answer = Schema.TaggedStruct("Answer", { id: Schema.String, decision: Decision })
 
-/** The decision as a step, checked before it is written into the journal: there it could not be taken back. */
-const askWith = <E, R>(
-  { name, ...submission }: Question,
-  check: (answer: typeof Answer.Type) => Effect.Effect<unknown, E, R>
-) =>
-  Checkpoint.step(
+/** One question and what became of it: an answer, or none in time. */
+const Round = Schema.Union([
+  Answer,
+  Schema.TaggedStruct("Expired", { id: Schema.String, at: Schema.DateTimeUtcFromMillis })
+])
+
+/**
+ * The decision as a step. It is checked, and cannot be taken back any more, before it is written into the journal: from
+ * there it could not be taken back.
+ */
+const answered = <Accepts extends Schema.Constraint = never>({ name, ...submission }: Question<Accepts>) => {
+  const { accepts } = submission
+
+  const once = Effect.fnUntraced(function*(runId: string, step: string) {
+    const queue = yield* EscalationQueue
+    // The journal knows which question it is: a run that was cleared and begins anew under the same id must not find
+    // the approval that the old one was given.
+    const question = yield* Checkpoint.step("question", { success: Schema.String }, randomId)
+    const dedupeKey = `${runId}/${step}/${question}`
+    while (true) {
+      const escalation = yield* queue.submit({ ...submission, runId, step, dedupeKey })
+      const { expiresAt, id, resolution, status } = escalation
+      if (resolution !== undefined) {
+        const { decision } = resolution
+        if (accepts !== undefined && decision._tag === "Supply") yield* supplied(accepts, id, decision.value)
+        if (resolution.used !== true && !(yield* queue.confirm(escalation))) continue
+        return Answer.make({ id, decision })
+      }
+      if (status === "expired" && expiresAt !== undefined) return { _tag: "Expired" as const, id, at: expiresAt }
+      const reason = `waiting for a decision (${submission.reason})`
+      return yield* new Checkpoint.RunSuspended({ runId, step, escalationId: id, reason })
+    }
+  })
+
+  return Checkpoint.step(
     name,
     { success: Answer },
     Effect.gen(function*() {
       const { runId, scope: step } = yield* Checkpoint.current
-      const queue = yield* EscalationQueue
-      // The journal knows which question it is: a run that was cleared and begins anew under the same id must not find
-      // the approval that the old one was given.
-      const question = yield* Checkpoint.step("question", { success: Schema.String }, randomId)
-      const dedupeKey = `${runId}/${step}/${question}`
-      const { expiresAt, id, resolution, status } = yield* queue.submit({ ...submission, runId, step, dedupeKey })
-      if (resolution !== undefined) {
-        const answer = { id, decision: resolution.decision }
-        yield* check(answer)
-        return answer
+      while (true) {
+        let told = true
+        const round = yield* Checkpoint.step(
+          "round",
+          { success: Round },
+          Effect.suspend(() => {
+            told = false
+            return once(runId, step)
+          })
+        )
+        if (round._tag === "Answer") return round
+        // Said once, by the run that found it out; the next one asks anew.
+        if (!told) {
+          const { at, id } = round
+          return yield* new EscalationError({ operation: "ask", id, reason: { _tag: "Expired", at } })
+        }
       }
-      if (status === "expired" && expiresAt !== undefined) {
-        return yield* new EscalationError({ operation: "ask", id, reason: { _tag: "Expired", at: expiresAt } })
-      }
-      const reason = `waiting for a decision (${submission.reason})`
-      return yield* new Checkpoint.RunSuspended({ runId, step, escalationId: id, reason })
     })
+  )
+}
+
+/** The value that a supervisor supplied, as the program reads it. */
+const supplied = <Success extends Schema.Constraint>(success: Success, id: string, value: Schema.Json) =>
+  Effect.mapError(
+    Schema.decodeUnknownEffect(Schema.toCodecJson(success))(value),
+    ({ message: issue }) =>
+      new EscalationError({ operation: "ask", id, reason: { _tag: "InvalidDecision", decision: "Supply", issue } })
   )
 
 /**
@@ -540,26 +663,17 @@ export const reconcile = <Success extends Schema.Constraint>(
   EscalationQueue | Checkpoint.Run | Success["DecodingServices"]
 > => {
   const { success, ...submission } = options
-  const decode = (id: string, value: Schema.Json) =>
-    Effect.mapError(
-      Schema.decodeUnknownEffect(Schema.toCodecJson(success))(value),
-      ({ message: issue }) =>
-        new EscalationError({ operation: "ask", id, reason: { _tag: "InvalidDecision", decision: "Supply", issue } })
-    )
-  const question: Question = {
-    ...submission,
-    name: "decision",
-    reason: "AmbiguousState",
-    decisions: ["Retry", "Supply", "Reject", "Abandon"],
-    accepts: success
-  }
-  const check = ({ decision, id }: typeof Answer.Type) =>
-    decision._tag === "Supply" ? decode(id, decision.value) : Effect.void
   return Effect.gen(function*() {
-    const { decision, id } = yield* askWith(question, check)
+    const { decision, id } = yield* answered({
+      ...submission,
+      name: "decision",
+      reason: "AmbiguousState",
+      decisions: ["Retry", "Supply", "Reject", "Abandon"],
+      accepts: success
+    })
     switch (decision._tag) {
       case "Supply":
-        return Checkpoint.happened(yield* decode(id, decision.value))
+        return Checkpoint.happened(yield* supplied(success, id, decision.value))
       case "Reject":
       case "Abandon":
         return yield* new Abandoned({ escalationId: id, decision: decision._tag, reason: decision.reason })

@@ -105,7 +105,34 @@ describe("EscalationQueue", () => {
         yield* Effect.yieldNow
         return reader
       }))
-      assert.isDefined(yield* Fiber.await(reader))
+      const ended = yield* Effect.yieldNow.pipe(Effect.repeat({ times: 20 }), Effect.as(reader.pollUnsafe()))
+      assert.isDefined(ended)
+    }))
+
+  it.effect("a store that never answers to a write holds nobody up", () =>
+    Effect.gen(function*() {
+      const store = yield* EscalationQueue.makeStoreMemory()
+      const { id } = yield* Effect.flatMap(EscalationQueue.make({ store }), (service) =>
+        service.submit({ reason: "RequiresHuman", task: "a" }))
+      const silent = yield* EscalationQueue.make({
+        store: {
+          ...store,
+          insert: () =>
+            Effect.never,
+          replace: () => Effect.never
+        }
+      })
+      for (
+        const write of [
+          silent.submit({ reason: "RequiresHuman", task: "b" }),
+          silent.decide(id, { _tag: "Approve" }),
+          silent.claim(id, { by: "ann" })
+        ]
+      ) {
+        const caller = yield* Effect.forkChild(Effect.flip(write))
+        yield* TestClock.adjust("30 seconds")
+        assert.strictEqual((yield* Fiber.join(caller)).reason._tag, "Unavailable")
+      }
     }))
 
   it.effect("several processes may open a new database at once", () =>
@@ -264,6 +291,12 @@ describe("excerpts", () => {
       "<unreadable>"
     )
     assert.deepStrictEqual(Object.keys(Object(excerpt(JSON.parse("{\"__proto__\":1}"), 100))), ["__proto__"])
+  })
+
+  it("the value under the name of a secret is left out, however the name is written, and however long", () => {
+    for (const name of ["password", "my\npassword", "API-Key", "Set-Cookie", `${"passw".repeat(200_000)}ord`]) {
+      assert.notInclude(JSON.stringify(excerpt({ [name]: "hunter2" }, 100)), "hunter2")
+    }
   })
 
   it("an error is told by its tag and message, without what looks like a secret", () => {

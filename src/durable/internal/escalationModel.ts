@@ -90,6 +90,7 @@ export type Status = typeof Status.Type
  * - `checkpoint` says where the whole state is.
  * - `decisions` are those it takes, and `accepts` is the JSON Schema of a value that can be supplied.
  * - `revision` grows with every change to any record of the queue.
+ * - `resolution.used` says that a run has gone on with the decision.
  *
  * @category models
  * @since 0.1.0
@@ -114,7 +115,8 @@ export class Escalation extends Schema.Class<Escalation>("effect-resilience/dura
   resolution: Schema.optionalKey(Schema.Struct({
     decision: Decision,
     by: Schema.optionalKey(Schema.String),
-    at: Schema.DateTimeUtcFromMillis
+    at: Schema.DateTimeUtcFromMillis,
+    used: Schema.optionalKey(Schema.Boolean)
   }))
 }) {}
 
@@ -129,9 +131,13 @@ export const FailureReason = Schema.TaggedUnion({
   AlreadyDecided: { decision: DecisionTag, by: Schema.optionalKey(Schema.String) },
   Expired: { at: Schema.DateTimeUtcFromMillis },
   AlreadyClaimed: { by: Schema.String, until: Schema.DateTimeUtcFromMillis },
-  InvalidDecision: { decision: DecisionTag, issue: Schema.String },
+  AlreadyUsed: { decision: DecisionTag },
+  InvalidDecision: { decision: Schema.String, issue: Schema.String },
+  InvalidRequest: { issue: Schema.String },
   QueueFull: { capacity: Schema.Int },
   Corrupt: { issue: Schema.String },
+  InTransaction: {},
+  SchemaTooNew: { found: Schema.Finite, known: Schema.Finite },
   Unavailable: { cause: Schema.Defect() },
   Rejected: { cause: Schema.Defect() }
 })
@@ -145,9 +151,13 @@ export const FailureReason = Schema.TaggedUnion({
  * - `AlreadyDecided`: there is a decision, and the first one stands.
  * - `Expired`: its time has run out without a decision.
  * - `AlreadyClaimed`: somebody else holds it.
- * - `InvalidDecision`: it does not take such a decision, or not with this value.
+ * - `AlreadyUsed`: a run has gone on with the decision, so that it cannot be taken back.
+ * - `InvalidDecision`: it does not take such a decision, or not with this value, or it is no decision at all.
+ * - `InvalidRequest`: what was submitted or asked for has an option that it cannot have.
  * - `QueueFull`: the queue in memory holds as many undecided escalations as it may.
  * - `Corrupt`: the stored record does not decode.
+ * - `InTransaction`: the call is inside a transaction of its caller, which could take it back after it was answered.
+ * - `SchemaTooNew`: the tables of the store are of a newer release.
  * - `Unavailable`, `Rejected`: the store failed, for now or for good.
  *
  * A refusal has changed nothing. A store that breaks off in the middle of a write may have written.
@@ -199,6 +209,14 @@ const explain = (reason: FailureReason): string => {
       return `it expired undecided at ${DateTime.formatIso(reason.at)}; run the work again to ask anew`
     case "AlreadyClaimed":
       return `held by ${reason.by} until ${DateTime.formatIso(reason.until)}; ask them, or wait`
+    case "AlreadyUsed":
+      return `a run has gone on with the decision (${reason.decision}), which cannot be taken back any more`
+    case "InvalidRequest":
+      return `${reason.issue}; nothing was changed, correct it`
+    case "InTransaction":
+      return "the call is inside a transaction of its caller, which could take it back later; call before or after it"
+    case "SchemaTooNew":
+      return `the tables are of version ${reason.found}, this release knows ${reason.known}; update it`
     case "InvalidDecision":
       return `${reason.decision} is not a decision it takes: ${reason.issue}; decide again`
     case "QueueFull":

@@ -1,11 +1,14 @@
 import * as DateTime from "effect/DateTime"
+import { format } from "effect/Formatter"
 import type * as JsonSchema from "effect/JsonSchema"
 import * as Option from "effect/Option"
+import * as Predicate from "effect/Predicate"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as SchemaRepresentation from "effect/SchemaRepresentation"
 import * as Struct from "effect/Struct"
-import { type Decision, Escalation, type FailureReason } from "./escalationModel.ts"
+import { excerptText } from "./escalationExcerpt.ts"
+import { Decision, DecisionTag, Escalation, type FailureReason } from "./escalationModel.ts"
 
 const without = <K extends "claim" | "resolution">(record: Escalation, ...keys: ReadonlyArray<K>) =>
   Struct.omit(record, keys)
@@ -71,16 +74,26 @@ const issueWith = (value: Schema.Json, accepts: Schema.Json | undefined): string
 /** @internal */
 export type Transition = (record: Escalation, now: number) => Result.Result<Escalation, FailureReason>
 
+const decodeDecision = Schema.decodeUnknownResult(Decision)
+const isTag = Schema.is(DecisionTag)
+
+const nameOf = (decision: unknown): string =>
+  Predicate.hasProperty(decision, "_tag") && isTag(decision._tag) ? decision._tag : excerptText(format(decision), 200)
+
 /** @internal */
 export const decide = (decision: Decision, by: string | undefined): Transition => (record, now) => {
   const refused = refusal(record, by)
   if (refused !== undefined) return Result.fail(refused)
-  const issue = !record.decisions.includes(decision._tag)
+  // What decides may be a form or another program, of whose values no compiler has told anything.
+  const decoded = decodeDecision(decision)
+  const issue = Result.isFailure(decoded)
+    ? decoded.failure.message
+    : !record.decisions.includes(decision._tag)
     ? `it takes ${record.decisions.join(", ")}`
     : decision._tag === "Supply"
     ? issueWith(decision.value, record.accepts)
     : undefined
-  if (issue !== undefined) return Result.fail({ _tag: "InvalidDecision", decision: decision._tag, issue })
+  if (issue !== undefined) return Result.fail({ _tag: "InvalidDecision", decision: nameOf(decision), issue })
   const at = DateTime.makeUnsafe(now)
   return Result.succeed(
     new Escalation({
@@ -109,11 +122,22 @@ export const release = (by: string): Transition => (record) => {
 
 /** @internal */
 export const reopen: Transition = (record) => {
-  if (record.status === "expired" && record.expiresAt !== undefined) {
-    return Result.fail({ _tag: "Expired", at: record.expiresAt })
-  }
-  return Result.succeed(new Escalation({ ...without(record, "claim", "resolution"), status: "open" }))
+  const { claim, expiresAt, resolution } = record
+  if (record.status === "expired" && expiresAt !== undefined) return Result.fail({ _tag: "Expired", at: expiresAt })
+  if (claim !== undefined) return Result.fail({ _tag: "AlreadyClaimed", ...claim })
+  if (resolution?.used === true) return Result.fail({ _tag: "AlreadyUsed", decision: resolution.decision._tag })
+  return Result.succeed(new Escalation({ ...without(record, "resolution"), status: "open" }))
 }
+
+/**
+ * The record of a decision that a run goes on with.
+ *
+ * @internal
+ */
+export const used = (record: Escalation): Escalation =>
+  record.resolution === undefined
+    ? record
+    : new Escalation({ ...record, resolution: { ...record.resolution, used: true } })
 
 /**
  * The JSON Schema of the values that a schema decodes, if it has one.

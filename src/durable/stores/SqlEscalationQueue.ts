@@ -8,40 +8,38 @@ import * as DateTime from "effect/DateTime"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
-import * as Migrator from "effect/sql/Migrator"
 import * as SqlClient from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import type { Fragment } from "effect/sql/Statement"
 import * as EscalationQueue from "../EscalationQueue.ts"
 import { changed } from "../internal/escalationState.ts"
-import { inOneTurn, isUnavailable } from "../internal/sqlStore.ts"
+import { inOneTurn, isUnavailable, migrated, outsideTransaction } from "../internal/sqlStore.ts"
 
 // Times and what is asked for in a WHERE have columns of their own; the rest of a record is one JSON text. No column is
 // null: never is a time that does not come.
 const never = Number.MAX_SAFE_INTEGER
 
-const migrate = Migrator.make({})({
-  table: "effect_resilience_escalation_migrations",
-  loader: Migrator.fromRecord({
-    "0001_create_escalations": Effect.gen(function*() {
-      const sql = yield* SqlClient.SqlClient
-      yield* sql`CREATE TABLE effect_resilience_escalations (
-        id TEXT NOT NULL PRIMARY KEY,
-        revision BIGINT NOT NULL UNIQUE,
-        reason TEXT NOT NULL,
-        run_id TEXT NOT NULL,
-        submitted_at BIGINT NOT NULL,
-        expires_at BIGINT NOT NULL,
-        claimed_until BIGINT NOT NULL,
-        decided_at BIGINT NOT NULL,
-        record TEXT NOT NULL
-      )`
-      yield* sql`CREATE INDEX effect_resilience_escalations_waiting
-        ON effect_resilience_escalations (decided_at, submitted_at)`
-      yield* sql`CREATE INDEX effect_resilience_escalations_run ON effect_resilience_escalations (run_id)`
-    })
+const migrationsTable = "effect_resilience_escalation_migrations"
+
+const migrations = {
+  "0001_create_escalations": Effect.gen(function*() {
+    const sql = yield* SqlClient.SqlClient
+    yield* sql`CREATE TABLE effect_resilience_escalations (
+      id TEXT NOT NULL PRIMARY KEY,
+      revision BIGINT NOT NULL UNIQUE,
+      reason TEXT NOT NULL,
+      run_id TEXT NOT NULL,
+      submitted_at BIGINT NOT NULL,
+      expires_at BIGINT NOT NULL,
+      claimed_until BIGINT NOT NULL,
+      decided_at BIGINT NOT NULL,
+      record TEXT NOT NULL
+    )`
+    yield* sql`CREATE INDEX effect_resilience_escalations_waiting
+      ON effect_resilience_escalations (decided_at, submitted_at)`
+    yield* sql`CREATE INDEX effect_resilience_escalations_run ON effect_resilience_escalations (run_id)`
   })
-})
+}
 
 // PostgreSQL hands a BIGINT over as text, SQLite as a number.
 const BigInteger = Schema.Union([Schema.Finite, Schema.FiniteFromString])
@@ -66,7 +64,10 @@ const millisOr = (at: DateTime.Utc | undefined, otherwise: number) =>
  *
  * Safe for several processes over one database: every change is a compare-and-set, and all changes have one order.
  *
- * Fails with `EscalationError` if the table cannot be made.
+ * What is written inside a transaction of the caller could be rolled back with it later, so writing there is refused
+ * (`InTransaction`).
+ *
+ * Fails with `EscalationError` if the table cannot be made, or is of a newer release (`SchemaTooNew`).
  *
  * @category stores
  * @since 0.1.0
@@ -76,13 +77,14 @@ export const makeStore: Effect.Effect<
   EscalationQueue.EscalationError,
   SqlClient.SqlClient
 > = Effect.gen(function*() {
+  const failure = (operation: string, id: string | undefined, reason: EscalationQueue.FailureReason) =>
+    new EscalationQueue.EscalationError({ operation, ...(id === undefined ? {} : { id }), reason })
   const failed = (operation: string, id?: string) => (cause: unknown) =>
-    new EscalationQueue.EscalationError({
-      operation,
-      ...(id === undefined ? {} : { id }),
-      reason: { _tag: isUnavailable(cause) ? "Unavailable" : "Rejected", cause }
-    })
-  yield* Effect.mapError(migrate, failed("open"))
+    cause instanceof EscalationQueue.EscalationError
+      ? cause
+      : failure(operation, id, { _tag: isUnavailable(cause) ? "Unavailable" : "Rejected", cause })
+  const tooNew = (found: number, known: number) => failure("open", undefined, { _tag: "SchemaTooNew", found, known })
+  yield* Effect.mapError(migrated(migrationsTable, migrations, tooNew), failed("open"))
   const sql = (yield* SqlClient.SqlClient).withoutTransforms()
 
   const decode = ({ id, record, revision }: typeof Row.Type) =>
@@ -108,9 +110,9 @@ export const makeStore: Effect.Effect<
     orElse: () => Effect.void
   })
   const writing = <A, E>(operation: string, id: string | undefined, write: Effect.Effect<A, E>) =>
-    Effect.mapError(
-      inOneTurn(sql.withTransaction(Effect.andThen(lock, write))),
-      (error) => error instanceof EscalationQueue.EscalationError ? error : failed(operation, id)(error)
+    inOneTurn(sql.withTransaction(Effect.andThen(lock, write))).pipe(
+      outsideTransaction(sql, () => failure(operation, id, { _tag: "InTransaction" })),
+      Effect.mapError(failed(operation, id))
     )
 
   const last = Effect.map(

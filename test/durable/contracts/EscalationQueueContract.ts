@@ -360,6 +360,89 @@ export const escalationQueueContract = (
         })
       ))
 
+    it.effect("a decision that a run has used stands", () =>
+      test((process) =>
+        Effect.gen(function*() {
+          const program = EscalationQueue.ask({ name: "approval", reason: "RequiresHuman", task: "send?" }).pipe(
+            Checkpoint.run({ id: "run" })
+          )
+          yield* Effect.flip(program)
+          const service = yield* queue
+          const [waiting] = yield* service.list()
+          const id = waiting?.id ?? ""
+          yield* service.decide(id, { _tag: "Approve" })
+          yield* program
+          const error = yield* Effect.flip(elsewhere(process, queue.use((queue) => queue.reopen(id))))
+          assert.deepStrictEqual(
+            error instanceof EscalationQueue.EscalationError && error.reason,
+            { _tag: "AlreadyUsed", decision: "Approve" }
+          )
+          assert.strictEqual((yield* service.get(id)).resolution?.decision._tag, "Approve")
+        })
+      ))
+
+    it.effect("a decision that changed since it was read is not confirmed", () =>
+      test(() =>
+        Effect.gen(function*() {
+          const service = yield* queue
+          const { id } = yield* service.submit({ reason: "RequiresHuman", task: "a" })
+          const read = yield* service.decide(id, { _tag: "Approve" })
+          yield* service.reopen(id)
+          assert.isFalse(yield* service.confirm(read))
+          assert.isTrue(yield* service.confirm(yield* service.decide(id, { _tag: "Retry" })))
+        })
+      ))
+
+    it.effect("an escalation that somebody holds is not taken from them by reopening it", () =>
+      test(() =>
+        Effect.gen(function*() {
+          const service = yield* queue
+          const { id } = yield* service.submit({ reason: "RequiresHuman", task: "a" })
+          yield* service.claim(id, { by: "ann" })
+          assert.strictEqual(tagOf(yield* Effect.flip(service.reopen(id))), "AlreadyClaimed")
+          assert.strictEqual(tagOf(yield* Effect.flip(service.claim(id, { by: "bob" }))), "AlreadyClaimed")
+        })
+      ))
+
+    it.effect("values that no type allows are failures that name them, and change nothing", () =>
+      test(() =>
+        Effect.gen(function*() {
+          const service = yield* queue
+          const { id } = yield* service.submit({ reason: "RequiresHuman", task: "a" })
+          // As they come from a form or another program, whatever the types say.
+          const from = (json: string): never => JSON.parse(json) as never
+          const failing = (effect: Effect.Effect<unknown, EscalationQueue.EscalationError>) =>
+            Effect.map(Effect.flip(effect), (error) => [error.reason._tag, error.message] as const)
+          for (const decision of [`{"_tag":"approve"}`, "null", `"Approve"`, `{"_tag":"Reject"}`]) {
+            const [tag, message] = yield* failing(service.decide(id, from(decision)))
+            assert.strictEqual(tag, "InvalidDecision")
+            if (decision !== "null") assert.match(message, /approve|Approve|Reject/)
+          }
+          for (
+            const [named, effect] of [
+              ["Nonsense", service.submit({ reason: from(`"Nonsense"`), task: "a" })],
+              ["null", service.submit({ reason: "RequiresHuman", task: from("null") })],
+              ["Maybe", service.submit({ reason: "RequiresHuman", task: "a", decisions: from(`["Maybe"]`) })],
+              ["timeToLive", service.submit({ reason: "RequiresHuman", task: "a", timeToLive: 0 })],
+              ["runId", service.submit({ reason: "RequiresHuman", task: "a", runId: from("7") })],
+              ["limit", service.list({ limit: 0 })],
+              ["status", service.list({ status: from(`"done"`) })],
+              ["lease", service.claim(id, { by: "ann", lease: "0 seconds" })],
+              ["by", service.claim(id, { by: "" })],
+              ["by", service.claimNext({ by: from("null") })],
+              ["by", service.release(id, { by: from("null") })],
+              ["by", service.decide(id, { _tag: "Approve" }, { by: from("7") })],
+              ["olderThan", service.prune(from(`"soon"`))]
+            ] as const
+          ) {
+            const [tag, message] = yield* failing(effect)
+            assert.strictEqual(tag, "InvalidRequest", message)
+            assert.include(message, named)
+          }
+          assert.deepStrictEqual((yield* service.list()).map(({ status }) => status), ["open"])
+        })
+      ))
+
     it.effect("secrets do not reach the store in clear", () =>
       test(() =>
         Effect.gen(function*() {
@@ -411,7 +494,7 @@ export const escalationQueueContract = (
           assert.strictEqual(yield* elsewhere(process, program), "Approve")
           // The journal has it now, and does not ask the queue again.
           yield* TestClock.adjust("1 day")
-          yield* queue.use((queue) => queue.reopen(id))
+          yield* queue.use((queue) => queue.prune("1 hour"))
           assert.strictEqual(yield* program, "Approve")
           assert.deepStrictEqual({ before, after }, { before: 1, after: 1 })
         })
@@ -458,6 +541,53 @@ export const escalationQueueContract = (
           yield* TestClock.adjust("1 hour")
           const error = yield* Effect.flip(program)
           assert.isTrue(error instanceof EscalationQueue.EscalationError && tagOf(error) === "Expired")
+        })
+      ))
+
+    it.effect("an escalation that expired is asked anew by the next run, with a new deadline", () =>
+      test((process) =>
+        Effect.gen(function*() {
+          const program = EscalationQueue.ask({
+            name: "approval",
+            reason: "RequiresHuman",
+            task: "now?",
+            timeToLive: "1 hour"
+          }).pipe(Effect.map(({ _tag }) => _tag), Checkpoint.run({ id: "run" }))
+          yield* Effect.flip(program)
+          for (const _ of [1, 2]) {
+            yield* TestClock.adjust("1 hour")
+            const expired = yield* Effect.flip(elsewhere(process, program))
+            assert.isTrue(expired instanceof EscalationQueue.EscalationError && tagOf(expired) === "Expired")
+            assert.isTrue((yield* Effect.flip(elsewhere(process, program))) instanceof Checkpoint.RunSuspended)
+          }
+          const open = yield* queue.use((queue) => queue.list({ status: "open" }))
+          assert.strictEqual(open.length, 1)
+          for (const { id } of open) yield* EscalationQueue.decide(id, { _tag: "Approve" })
+          yield* TestClock.adjust("1 day")
+          assert.strictEqual(yield* program, "Approve")
+        })
+      ))
+
+    it.effect("a supplied value that the program's own schema refuses is not recorded, and can be decided again", () =>
+      test((process) =>
+        Effect.gen(function*() {
+          const Even = Schema.Int.check(Schema.makeFilter((n: number) => n % 2 === 0 || "odd"))
+          const program = EscalationQueue.ask({
+            name: "number",
+            reason: "RequiresHuman",
+            task: "which?",
+            accepts: Even
+          }).pipe(Checkpoint.run({ id: "run" }))
+          yield* Effect.flip(program)
+          const service = yield* queue
+          const [waiting] = yield* service.list()
+          const id = waiting?.id ?? ""
+          yield* service.decide(id, { _tag: "Supply", value: 3 })
+          const error = yield* Effect.flip(elsewhere(process, program))
+          assert.isTrue(error instanceof EscalationQueue.EscalationError && tagOf(error) === "InvalidDecision")
+          yield* service.reopen(id)
+          yield* service.decide(id, { _tag: "Supply", value: 4 })
+          assert.deepStrictEqual(yield* program, { _tag: "Supply", value: 4 })
         })
       ))
 
