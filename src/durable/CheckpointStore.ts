@@ -56,6 +56,9 @@ export const CheckpointStoreReason = Schema.TaggedUnion({
   Rejected: { cause: Schema.optionalKey(Schema.Defect()) }
 })
 
+const because = (cause: unknown): string =>
+  cause instanceof Error && cause.message !== "" ? `, because of ${cause.name}: ${cause.message.slice(0, 500)}` : ""
+
 /**
  * Failure of a {@link CheckpointStore}.
  *
@@ -94,7 +97,8 @@ export class CheckpointStoreError
     const reason = this.reason
     switch (reason._tag) {
       case "Unavailable":
-        return `${where}: the store is unavailable; nothing unacknowledged counts, resume the run when it is back`
+        return `${where}: the store is unavailable${because(reason.cause)}; ` +
+          "nothing unacknowledged counts, resume the run when it is back"
       case "LeaseHeld":
         return `${where}: held by ${reason.owner} for another ${Duration.format(reason.remaining)}`
       case "Fenced":
@@ -106,7 +110,8 @@ export class CheckpointStoreError
       case "InTransaction":
         return `${where}: called inside a transaction of the same SqlClient; move the step out of the transaction`
       case "Rejected":
-        return `${where}: the store rejected the request`
+        return `${where}: the store refused it, and will again${because(reason.cause)}; ` +
+          "remove the cause and resume the run, nothing unacknowledged counts"
     }
   }
 }
@@ -189,7 +194,8 @@ export const anonymousOwner: Effect.Effect<LeaseOwner> = Effect.map(
  * - `append` writes one record, and the run's status if given, in one atomic step: acknowledged means durable. It fails
  *   with `Fenced`, or with `PositionTaken` if `position` is not the journal's length. Appending once more exactly what
  *   the same lease appended last succeeds and changes nothing, so that a lost acknowledgement can be asked for again.
- * - `read` gives all records in order, `get` and `list` the runs that have at least one, oldest first.
+ * - `read` gives all records in order, `get` and `list` the runs that have at least one, oldest first. What
+ *   `list` cannot read it leaves out and logs; `get` of that run fails with `Rejected`.
  * - `remove` deletes the run and its journal, and ends the lease.
  *
  * `test/durable/contracts/CheckpointStoreContract.ts` is the suite that a store has to pass.

@@ -31,10 +31,18 @@ const stat = (pid: string): { readonly state: string; readonly start: string } |
   return state === undefined || start === undefined ? undefined : { state, start }
 }
 
-// Processes can be told from here only in the same namespace of process ids, and only since the machine started.
+// Where no boot can be told: the hardware addresses, which no other machine of this name has.
+const hardware = () =>
+  Object.values(os.networkInterfaces())
+    .flatMap((addresses) => addresses ?? [])
+    .flatMap(({ internal, mac }) => internal ? [] : [mac.replaceAll(":", "")])
+    .toSorted()[0] ?? ""
+
+// Processes can be told from here only in the same namespace of process ids, and only since the machine started. The
+// name of a host alone tells nothing: other machines may have it too.
 const whereabouts = () => [
   os.hostname(),
-  read("/proc/sys/kernel/random/boot_id") ?? "",
+  read("/proc/sys/kernel/random/boot_id") ?? hardware(),
   link("/proc/self/ns/pid")?.replace(/\D/g, "") ?? ""
 ]
 
@@ -52,8 +60,7 @@ const isGone = (owner: string): boolean => {
   const [host, boot, namespace] = whereabouts()
   const [theirHost, theirBoot, theirNamespace, pid, start] = owner.split(":")
   if (theirHost !== host || pid === undefined || !/^\d+$/.test(pid)) return false
-  if (theirBoot !== boot) return theirBoot !== "" && boot !== ""
-  if (theirNamespace !== namespace) return false
+  if (boot === "" || theirBoot !== boot || theirNamespace !== namespace) return false
   if (!exists(Number(pid))) return true
   const now = stat(pid)
   if (now === undefined || start === "") return false
@@ -62,7 +69,8 @@ const isGone = (owner: string): boolean => {
 
 /**
  * Names this process: host, boot and pid namespace, pid, and when it started, so that a pid that was given out again is
- * not taken for its former owner. A process on another host, or in another container, is never held for gone.
+ * not taken for its former owner. A process on another host, of another boot or in another container is never held for
+ * gone: its lease has to run out.
  *
  * @internal
  */

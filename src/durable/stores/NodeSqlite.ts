@@ -24,7 +24,7 @@ import * as config from "../../internal/config.ts"
  *
  * **Details**
  *
- * - `filename` of the database, or `:memory:`.
+ * - `filename` of the database, or `:memory:`. It must not be empty.
  * - `busyTimeout`: how long a statement waits for another process's lock before it fails as retryable, default 5
  *   seconds. `node:sqlite` is synchronous: the whole process waits, so keep transactions short.
  *
@@ -38,7 +38,7 @@ export interface Options {
 
 const maxStatements = 128
 
-const attempt = <A>(operation: string, f: () => A): Effect.Effect<A, SqlError.SqlError> =>
+const attempt = <A>(filename: string, operation: string, f: () => A): Effect.Effect<A, SqlError.SqlError> =>
   Effect.try({
     try: f,
     catch: (cause) => {
@@ -46,9 +46,9 @@ const attempt = <A>(operation: string, f: () => A): Effect.Effect<A, SqlError.Sq
       const coded = cause instanceof Error && "errcode" in cause
         ? Object.assign(cause, { errno: cause.errcode })
         : cause
-      return new SqlError.SqlError({
-        reason: SqlError.classifySqliteError(coded, { message: `SQLite failed to ${operation}`, operation })
-      })
+      const why = cause instanceof Error ? cause.message : String(cause)
+      const message = `SQLite failed to ${operation} "${filename}": ${why}`
+      return new SqlError.SqlError({ reason: SqlError.classifySqliteError(coded, { message, operation }) })
     }
   })
 
@@ -92,10 +92,10 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
   const filename = config.nonEmpty("NodeSqlite", "filename", options.filename)
   const busyTimeout = config.duration("NodeSqlite", "busyTimeout", options.busyTimeout ?? "5 seconds")
   const db = yield* Effect.acquireRelease(
-    attempt("open the database", () => new DatabaseSync(filename)),
+    attempt(filename, "open", () => new DatabaseSync(filename)),
     (db) => Effect.sync(() => db.close())
   )
-  yield* attempt("configure the database", () =>
+  yield* attempt(filename, "configure", () =>
     db.exec(
       `PRAGMA busy_timeout = ${Math.ceil(Duration.toMillis(busyTimeout))};
        PRAGMA journal_mode = WAL;
@@ -127,7 +127,7 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
     Effect.flatMap(
       SqlClient.SafeIntegers,
       (safeIntegers) =>
-        attempt("execute a statement", (): ReadonlyArray<unknown> | object => {
+        attempt(filename, "execute a statement on", (): ReadonlyArray<unknown> | object => {
           const statement = prepare(sql)
           statement.setReturnArrays(mode === "arrays")
           statement.setReadBigInts(safeIntegers)

@@ -9,9 +9,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
-import * as Migrator from "effect/sql/Migrator"
 import * as SqlClient from "effect/sql/SqlClient"
-import type * as SqlError from "effect/sql/SqlError"
 import {
   anonymousOwner,
   CheckpointStore,
@@ -22,7 +20,7 @@ import {
   RunStatus,
   type RunSummary
 } from "../CheckpointStore.ts"
-import { inOneTurn, isUnavailable } from "../internal/sqlStore.ts"
+import { inOneTurn, isUnavailable, migrated, outsideTransaction } from "../internal/sqlStore.ts"
 
 const migrationsTable = "effect_resilience_checkpoint_migrations"
 
@@ -55,16 +53,11 @@ const migrations = {
   })
 }
 
-const known = Object.keys(migrations).length
-
-const migrate = Migrator.make({})({ table: migrationsTable, loader: Migrator.fromRecord(migrations) })
-
 // PostgreSQL hands a BIGINT over as text, SQLite as a number.
 const Big = Schema.Union([Schema.Finite, Schema.FiniteFromString])
 
-const decodeVersion = Schema.decodeUnknownEffect(Schema.Array(Schema.Struct({ version: Schema.NullOr(Big) })))
 const decodeToken = Schema.decodeUnknownEffect(Schema.Tuple([Schema.Struct({ last: Big })]))
-const decodeRuns = Schema.decodeUnknownEffect(Schema.Array(Schema.Struct({
+const RunRow = Schema.Struct({
   run_id: Schema.String,
   status: RunStatus,
   entries: Schema.Finite,
@@ -73,7 +66,9 @@ const decodeRuns = Schema.decodeUnknownEffect(Schema.Array(Schema.Struct({
   token: Big,
   lease_owner: Schema.NullOr(Schema.String),
   lease_expires_at: Big
-})))
+})
+const decodeRun = Schema.decodeUnknownEffect(RunRow)
+const decodeRuns = Schema.decodeUnknownEffect(Schema.Array(RunRow))
 const decodeEntries = Schema.decodeUnknownEffect(Schema.Array(Schema.Struct({
   position: Schema.Finite,
   token: Big,
@@ -81,7 +76,7 @@ const decodeEntries = Schema.decodeUnknownEffect(Schema.Array(Schema.Struct({
   body: Schema.String
 })))
 
-type RunRow = Effect.Success<ReturnType<typeof decodeRuns>>[number]
+type RunRow = typeof RunRow.Type
 
 const toSummary = (row: RunRow): RunSummary => ({
   runId: row.run_id,
@@ -140,14 +135,15 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
       (cause) => cause instanceof CheckpointStoreError ? cause : failure(operation, runId, reasonOf(cause))
     )
 
-  yield* mapped("open", undefined, inOneTurn(migrate))
-  const [latest] = yield* mapped(
+  yield* mapped(
     "open",
     undefined,
-    Effect.flatMap(sql`SELECT MAX(migration_id) AS version FROM ${sql(migrationsTable)}`, decodeVersion)
+    migrated(
+      migrationsTable,
+      migrations,
+      (found, known) => failure("open", undefined, { _tag: "SchemaTooNew", found, known })
+    )
   )
-  const found = latest?.version ?? 0
-  if (found > known) return yield* failure("open", undefined, { _tag: "SchemaTooNew", found, known })
 
   const select = (runId: string) =>
     Effect.map(
@@ -159,12 +155,8 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
     mapped(
       operation,
       runId,
-      Effect.flatMap(
-        Effect.serviceOption(sql.transactionService),
-        (transaction): Effect.Effect<A, E | SqlError.SqlError | CheckpointStoreError> =>
-          Option.isSome(transaction)
-            ? Effect.fail(failure(operation, runId, { _tag: "InTransaction" }))
-            : inOneTurn(sql.withTransaction(effect))
+      inOneTurn(sql.withTransaction(effect)).pipe(
+        outsideTransaction(sql, () => failure(operation, runId, { _tag: "InTransaction" }))
       )
     )
 
@@ -292,8 +284,19 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
         sql`SELECT * FROM effect_resilience_runs WHERE entries > 0
           ${filter?.status === undefined ? sql.literal("") : sql`AND status = ${filter.status}`}
           ORDER BY created_at, run_id`.pipe(
-          Effect.flatMap(decodeRuns),
-          Effect.map((rows) => rows.map(toSummary))
+          // One row that cannot be read must not hide the other runs.
+          Effect.flatMap(Effect.forEach((row) =>
+            decodeRun(row).pipe(
+              Effect.map((run) => [toSummary(run)]),
+              Effect.catch((error) =>
+                Effect.as(
+                  Effect.logError(`run "${String(row["run_id"])}" is left out of the list: its row is corrupt`, error),
+                  []
+                )
+              )
+            )
+          )),
+          Effect.map((rows) => rows.flat())
         )
       ),
     remove: (lease) =>
@@ -336,7 +339,8 @@ export const layerWith = (
  * const program = Effect.gen(function*() {
  *   const sql = yield* SqlClient.SqlClient
  *   yield* sql`CREATE TABLE orders (id TEXT)`
- *   yield* Checkpoint.step("order", {}, sql`INSERT INTO orders (id) VALUES ('7')`).pipe(Checkpoint.run({ id: "order-7" }))
+ *   const insert = Effect.asVoid(sql`INSERT INTO orders (id) VALUES ('7')`)
+ *   yield* Checkpoint.step("order", {}, insert).pipe(Checkpoint.run({ id: "order-7" }))
  *   return (yield* sql`SELECT id FROM orders`).length
  * })
  *

@@ -22,11 +22,11 @@ import * as SqlIdempotency from "./SqlIdempotency.ts"
  *
  * **Details**
  *
- * The file may be shared by several processes of one machine. The owner of a lease is named by host, process id and the
- * time the process started, so that a run whose process was killed on this host is taken over at once, with a newer
- * token, instead of when its lease is over.
+ * The file may be shared by several processes of one machine. The owner of a lease is named by host, boot, process id
+ * and the time the process started, so that a run whose process was killed since this host started is taken over at
+ * once, with a newer token, instead of when its lease is over.
  *
- * Fails with `SqlError` if the file cannot be opened, and with the stores' own errors if their tables cannot be made.
+ * An empty `filename` throws `Fault.InvalidConfig` where the layer is built. Fails with `SqlError` if the file cannot be opened, and with the stores' own errors if their tables cannot be made.
  *
  * **Example** (Resuming in another process)
  *

@@ -29,6 +29,25 @@ describe("NodeSqlite", () => {
       assert.strictEqual(error.reason._tag, "ConnectionError")
     }))
 
+  it.effect("a failure names the file and says what SQLite said", () =>
+    Effect.gen(function*() {
+      const filename = yield* sqliteFile
+      const missing = path.join(filename, "no", "folder", "x.db")
+      const error = yield* Effect.flip(Effect.provide(SqlClient.SqlClient, NodeSqlite.layer({ filename: missing })))
+      assert.include(error.message, missing)
+      assert.include(error.message, "unable to open database file")
+      const statement = yield* Effect.gen(function*() {
+        const sql = yield* SqlClient.SqlClient
+        return yield* Effect.flip(sql`SELECT * FROM nowhere`)
+      }).pipe(Effect.provide(NodeSqlite.layer({ filename })))
+      assert.include(statement.message, filename)
+      assert.include(statement.message, "no such table: nowhere")
+    }))
+
+  it("an empty file name is InvalidConfig", () => {
+    assert.throws(() => Effect.runSync(Effect.scoped(Layer.build(NodeSqlite.layer({ filename: "" })))), /filename/)
+  })
+
   test("a statement that fails is a typed failure with its class", (sql) =>
     Effect.gen(function*() {
       yield* sql`CREATE TABLE t (id INTEGER PRIMARY KEY, name TEXT UNIQUE)`

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Layer } from "effect"
-import { CheckpointStore } from "effect-resilience"
+import { Checkpoint, CheckpointStore } from "effect-resilience"
 import * as NodeSqlite from "effect-resilience/durable/stores/NodeSqlite"
 import * as SqlCheckpointStore from "effect-resilience/durable/stores/SqlCheckpointStore"
 import { SqlClient } from "effect/sql"
@@ -55,6 +55,42 @@ describe("SqlCheckpointStore", () => {
       yield* sql`DROP TRIGGER full`
       yield* append
       assert.strictEqual((yield* store.read("a")).length, 2)
+    }).pipe(Effect.provide(withSqliteFile(onFile))))
+
+  it.effect("a run whose row is corrupt fails alone, and says why", () =>
+    Effect.gen(function*() {
+      const sql = yield* SqlClient.SqlClient
+      const store = yield* CheckpointStore.CheckpointStore
+      for (const id of ["a", "b"]) {
+        const lease = yield* store.acquire(id, minute)
+        yield* store.append(lease, { position: 0, step: "", body: "{}" }, "running")
+        yield* store.release(lease)
+      }
+      yield* sql`UPDATE effect_resilience_runs SET status = 'paused' WHERE run_id = 'a'`
+      assert.deepStrictEqual((yield* store.list()).map((run) => run.runId), ["b"])
+      for (const use of [Effect.asVoid(store.get("a")), Effect.asVoid(store.acquire("a", minute))]) {
+        const error = yield* Effect.flip(use)
+        assert.strictEqual(error.reason._tag, "Rejected")
+        assert.include(error.message, "status")
+      }
+    }).pipe(Effect.provide(withSqliteFile(onFile))))
+
+  it.effect("a journal whose run is not in the table of runs is corrupt, and not run again", () =>
+    Effect.gen(function*() {
+      const sql = yield* SqlClient.SqlClient
+      let ran = 0
+      const program = Checkpoint.run(Checkpoint.step("a", {}, Effect.sync(() => void ran++)), { id: "a" })
+      yield* program
+      for (
+        const damage of [
+          sql`DELETE FROM effect_resilience_runs`,
+          sql`DELETE FROM effect_resilience_journal WHERE position = 2`
+        ]
+      ) {
+        yield* damage
+        assert.strictEqual((yield* Effect.flip(program))._tag, "CheckpointCorrupt")
+      }
+      assert.strictEqual(ran, 1)
     }).pipe(Effect.provide(withSqliteFile(onFile))))
 
   it.effect("two layers over one file see one store", () =>
