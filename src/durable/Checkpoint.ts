@@ -15,6 +15,7 @@ import * as Result from "effect/Result"
 import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import type { Concurrency } from "effect/Types"
+import { InvalidConfig } from "../Fault.ts"
 import * as config from "../internal/config.ts"
 import * as Telemetry from "../Telemetry.ts"
 import {
@@ -92,7 +93,7 @@ export type RunError =
  *
  * **Details**
  *
- * - `id` names the run: what has this id before is resumed.
+ * - `id` names the run: what has this id before is resumed. Well-formed text, not empty.
  * - `version`: of the program's steps, default 1. A run is resumed only by the version that started it.
  * - `input`: what the run is about, as plain JSON data. A run is resumed only with an equal input; the order of keys
  *   and the spelling of numbers make no difference.
@@ -178,6 +179,11 @@ export const run: {
   ): Effect.Effect<A, E | RunError, Exclude<R, Run> | CheckpointStore>
 } = dual(2, <A, E, R>(program: Effect.Effect<A, E, R>, options: RunOptions) => {
   const runId = config.nonEmpty("Checkpoint.run", "id", options.id)
+  // Stores write text as UTF-8, in which two ids with different halves of surrogate pairs would be the same.
+  if (!runId.isWellFormed()) {
+    const expected = "well-formed text, without halves of surrogate pairs"
+    throw new InvalidConfig({ module: "Checkpoint.run", option: "id", value: JSON.stringify(runId), expected })
+  }
   const version = config.integer("Checkpoint.run", "version", options.version ?? 1, 0)
   const ttl = config.duration("Checkpoint.run", "lease", options.lease ?? "30 seconds", { minimum: "1 second" })
   return Effect.gen(function*() {
@@ -224,7 +230,8 @@ export const run: {
  *
  * **Details**
  *
- * - `success`: how the result is written, default `Schema.Void`. It must hold no `Redacted`: JSON would show it in
+ * - `success`: how the result is written, default `Schema.Void`, with which only an effect without a value compiles. It
+ *   must hold no `Redacted`: JSON would show it in
  *   clear, so such a step fails with `StepNotEncodable` before it runs.
  * - `error`: how a failure is written. With it a failure is remembered and given back on resume; without it, and for an
  *   error that the schema does not accept, the failure is only noted and the step runs again on resume. Give it where
@@ -299,29 +306,46 @@ export interface StepOptions<
  * @category steps
  * @since 0.1.0
  */
-export const step = <
+export const step: {
+  // `undefined` makes a difference: an effect of a text passes for one of `void`, and the text would be lost.
+  <
+    E,
+    R,
+    Failure extends Schema.Constraint = typeof Schema.Never,
+    Effects extends "idempotent" | "atMostOnce" = "idempotent",
+    E2 = never,
+    R2 = never
+  >(
+    name: string,
+    options: StepOptions<typeof Schema.Void, Failure, Effects, E2, R2> & { readonly success?: undefined },
+    execute: Effect.Effect<void | undefined, E, R>
+  ): StepEffect<E, R, typeof Schema.Void, Failure, Effects, E2, R2>
+  <
+    E,
+    R,
+    Success extends Schema.Constraint,
+    Failure extends Schema.Constraint = typeof Schema.Never,
+    Effects extends "idempotent" | "atMostOnce" = "idempotent",
+    E2 = never,
+    R2 = never
+  >(
+    name: string,
+    options: StepOptions<Success, Failure, Effects, E2, R2> & { readonly success: Success },
+    execute: Effect.Effect<NoInfer<Success["Type"]>, E, R>
+  ): StepEffect<E, R, Success, Failure, Effects, E2, R2>
+} = <
   E,
   R,
-  Success extends Schema.Constraint = typeof Schema.Void,
-  Failure extends Schema.Constraint = typeof Schema.Never,
-  Effects extends "idempotent" | "atMostOnce" = "idempotent",
-  E2 = never,
-  R2 = never
+  Success extends Schema.Constraint,
+  Failure extends Schema.Constraint,
+  Effects extends "idempotent" | "atMostOnce",
+  E2,
+  R2
 >(
   name: string,
   options: StepOptions<Success, Failure, Effects, E2, R2>,
   execute: Effect.Effect<NoInfer<Success["Type"]>, E, R>
-): Effect.Effect<
-  Success["Type"],
-  E | Failure["Type"] | E2 | StepError | (Effects extends "atMostOnce" ? AmbiguousStep : never),
-  | R
-  | R2
-  | Run
-  | Success["DecodingServices"]
-  | Success["EncodingServices"]
-  | Failure["DecodingServices"]
-  | Failure["EncodingServices"]
-> =>
+): StepEffect<E, R, Success, Failure, Effects, E2, R2> =>
   Step.step(
     config.nonEmpty("Checkpoint.step", "name", name),
     {
@@ -332,6 +356,26 @@ export const step = <
     },
     execute
   )
+
+type StepEffect<
+  E,
+  R,
+  Success extends Schema.Constraint,
+  Failure extends Schema.Constraint,
+  Effects extends "idempotent" | "atMostOnce",
+  E2,
+  R2
+> = Effect.Effect<
+  Success["Type"],
+  E | Failure["Type"] | E2 | StepError | (Effects extends "atMostOnce" ? AmbiguousStep : never),
+  | R
+  | R2
+  | Run
+  | Success["DecodingServices"]
+  | Success["EncodingServices"]
+  | Failure["DecodingServices"]
+  | Failure["EncodingServices"]
+>
 
 /**
  * Says that the attempt took effect, and what it gave.

@@ -176,6 +176,7 @@ describe("Checkpoint.step", () => {
       ).pipe(Checkpoint.run({ id: "r" }), Effect.flip)
       assert.isTrue(error._tag === "StepNotEncodable" && error.reason === "Value")
       assert.include(error.message, "$.n")
+      assert.include(error.message, "found a number")
       assert.notInclude(error.message, "NaN")
     }))
 
@@ -451,6 +452,17 @@ describe("Checkpoint.run", () => {
       assert.strictEqual((yield* Effect.flip(program(undefined)))._tag, "RunConflict")
     }))
 
+  test("a conflict of long inputs shows where they differ, and little more", () =>
+    Effect.gen(function*() {
+      const program = (last: string) =>
+        Checkpoint.run(Effect.void, { id: "r", input: { text: "x".repeat(10_000), z: `${last}${"y".repeat(10_000)}` } })
+      yield* program("first")
+      const { message } = yield* Effect.flip(program("other"))
+      assert.include(message, "firsty")
+      assert.include(message, "othery")
+      assert.isBelow(message.length, 400)
+    }))
+
   test("the same id with another version is a conflict", () =>
     Effect.gen(function*() {
       yield* Checkpoint.run(Effect.void, { id: "r" })
@@ -483,8 +495,11 @@ describe("Checkpoint.run", () => {
       }
     }
     assert.deepStrictEqual(
-      [{ id: "" }, { id: "r", version: 1.5 }, { id: "r", lease: 10 }, { id: "r", lease: Infinity }].map(option),
-      ["id", "version", "lease", "lease"]
+      [{ id: "" }, { id: "half \ud83d" }, { id: "r", version: 1.5 }, { id: "r", lease: 10 }, {
+        id: "r",
+        lease: Infinity
+      }].map(option),
+      ["id", "id", "version", "lease", "lease"]
     )
   })
 
@@ -608,6 +623,8 @@ describe("Checkpoint.run", () => {
         error._tag === "CheckpointCorrupt" && [error.runId, error.step],
         ["r", "a"]
       )
+      for (const part of ["Expected", "found a string", "raise its version"]) assert.include(error.message, part)
+      assert.notInclude(error.message, "text")
       assert.deepStrictEqual(log, ["a"])
     }))
 

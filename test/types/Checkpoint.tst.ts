@@ -23,6 +23,14 @@ describe("Checkpoint.step", () => {
     >()
   })
 
+  it("does not lose a value for want of a schema", () => {
+    expect(Checkpoint.step).type.not.toBeCallableWith("a", {}, work)
+    expect(Checkpoint.step).type.not.toBeCallableWith("a", { effects: "atMostOnce" }, work)
+    expect(Checkpoint.step).type.toBeCallableWith("a", {}, Effect.fail("down"))
+    expect(Checkpoint.step).type.toBeCallableWith("a", {}, Effect.asVoid(work))
+    expect(Checkpoint.step).type.toBeCallableWith("a", { success: Schema.Void }, nothing)
+  })
+
   it("takes only what its schema can write", () => {
     expect(Checkpoint.step).type.not.toBeCallableWith("a", { success: Schema.Finite }, work)
   })

@@ -2,7 +2,16 @@ import * as Duration from "effect/Duration"
 import * as Schema from "effect/Schema"
 import * as Fault from "../../Fault.ts"
 
-const short = (text: string): string => text.length > 200 ? `${text.slice(0, 200)}…` : text
+const excerpt = (text: string, from: number): string =>
+  `${from > 0 ? "…" : ""}${text.slice(from, from + 80)}${text.length > from + 80 ? "…" : ""}`
+
+/** Both texts from a little before their first difference on. */
+const difference = (one: string, two: string): readonly [string, string] => {
+  let same = 0
+  while (same < one.length && one[same] === two[same]) same++
+  const from = one.length <= 80 && two.length <= 80 ? 0 : Math.max(0, same - 20)
+  return [excerpt(one, from), excerpt(two, from)]
+}
 
 /**
  * A journal record that does not decode. Nothing is run again in its place: repair or clear the run.
@@ -19,7 +28,8 @@ export class CheckpointCorrupt
   readonly [Fault.verdictOf] = Fault.permanent
   override get message() {
     const record = this.step === "" ? "a record about the run itself" : `the record of step "${this.step}"`
-    return `run "${this.runId}": ${record} is corrupt: ${this.detail}; restore the journal, or clear the run to start over`
+    return `run "${this.runId}": ${record} is corrupt: ${this.detail}; ` +
+      "if the program has changed, raise its version and start a new run, else restore the journal or clear the run"
   }
 }
 
@@ -177,9 +187,8 @@ export class RunConflict extends Schema.TaggedError<RunConflict>("effect-resilie
   readonly [Fault.verdictOf] = Fault.permanent
   override get message() {
     const option = this.reason === "Input" ? "input" : "version"
-    return `run "${this.runId}" was started with ${option} ${short(this.expected)} and resumed with ${
-      short(this.found)
-    }; ` +
+    const [expected, found] = difference(this.expected, this.found)
+    return `run "${this.runId}" was started with ${option} ${expected} and resumed with ${found}; ` +
       "use another run id, or clear the run to start over"
   }
 }
@@ -198,8 +207,11 @@ export class RunLocked extends Schema.TaggedError<RunLocked>("effect-resilience/
     return Fault.rejected(this.remaining)
   }
   override get message() {
-    return `run "${this.runId}" is being worked on by ${this.owner}, whose lease lasts another ` +
-      `${Duration.format(this.remaining)}; try again after that`
+    return `run "${this.runId}" is being worked on by another process (${this.owner}), whose lease lasts another ` +
+      `${
+        Duration.format(this.remaining)
+      } and is renewed while it works; wait until it has finished or, if it is gone, ` +
+      "until the lease has run out, and run again"
   }
 }
 

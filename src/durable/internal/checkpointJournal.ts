@@ -147,7 +147,7 @@ export const readRecords = Effect.fnUntraced(function*(store: CheckpointStore["S
     if (position !== records.length) {
       return yield* corrupt(`record ${records.length} is missing, the next one is ${position}`)
     }
-    const record = yield* Effect.mapError(Record.decode(body), (error) => corrupt(Record.where(error)))
+    const record = yield* Effect.mapError(Record.decode(body), (error) => corrupt(Record.where(error, body)))
     if ((record._tag === "RunOpened") !== (position === 0)) {
       return yield* corrupt(position === 0 ? "it does not open the run" : "it opens the run a second time")
     }

@@ -1,3 +1,4 @@
+import * as Predicate from "effect/Predicate"
 import * as Schema from "effect/Schema"
 import * as SchemaIssue from "effect/SchemaIssue"
 
@@ -43,19 +44,31 @@ export const encode = Schema.encodeEffect(text)
 /** @internal */
 export const decode = Schema.decodeEffect(text)
 
+// Says what was expected, and nothing of the value: issues carry their input only where that was asked for.
 const format = SchemaIssue.makeFormatterStandardSchemaV1()
+
+const kindOf = (value: unknown): string =>
+  value === null || value === undefined
+    ? String(value)
+    : Array.isArray(value)
+    ? "an array"
+    : typeof value === "object"
+    ? "an object"
+    : `a ${typeof value}`
 
 /**
  * Says which parts of a value a schema did not accept, without quoting the value, which may be a secret.
  *
  * @internal
  */
-export const where = (error: Schema.SchemaError): string => {
-  const paths = format(error.issue).issues.map((issue) =>
-    (issue.path ?? []).reduce<string>(
-      (path, segment) => `${path}.${String(typeof segment === "object" ? segment.key : segment)}`,
-      "$"
+export const where = (error: Schema.SchemaError, value: unknown): string => {
+  const parts = format(error.issue).issues.slice(0, 5).map(({ message, path = [] }) => {
+    const keys = path.map((segment) => typeof segment === "object" ? segment.key : segment)
+    const found = keys.reduce<unknown>(
+      (part, key) => Predicate.hasProperty(part, key) ? part[key] : undefined,
+      value
     )
-  )
-  return `it does not match its schema at ${paths.join(", ")}`
+    return `${["$", ...keys.map(String)].join(".")}: ${message}, found ${kindOf(found)}`
+  })
+  return `it does not match its schema: ${parts.join("; ")}`
 }

@@ -51,11 +51,14 @@ const roundTrip = Effect.fnUntraced(function*<S extends Schema.Codec<unknown, un
   schema: S,
   value: unknown
 ) {
-  const encoded = yield* Effect.mapError(Schema.encodeUnknownEffect(schema)(value), where)
+  const encoded = yield* Effect.mapError(
+    Schema.encodeUnknownEffect(schema)(value),
+    (error) => where(error, value)
+  )
   const json = yield* Effect.fromResult(toJson(encoded))
   const decoded: S["Type"] = yield* Effect.mapError(
     Schema.decodeUnknownEffect(schema)(json),
-    (error) => `it cannot be read back: ${where(error)}`
+    (error) => `it cannot be read back: ${where(error, json)}`
   )
   return { json, decoded }
 }, Effect.catchDefect((defect) => Effect.fail(`its schema threw: ${named(defect)}`)))
@@ -247,7 +250,7 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
         case "Succeeded": {
           const value = yield* Effect.mapError(
             Schema.decodeUnknownEffect(success)(outcome.value),
-            (error) => corrupt(where(error))
+            (error) => corrupt(where(error, outcome.value))
           )
           yield* completed(true)
           return value
@@ -258,7 +261,7 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
           }
           const error = yield* Effect.mapError(
             Schema.decodeUnknownEffect(failure)(outcome.error),
-            (error) => corrupt(where(error))
+            (error) => corrupt(where(error, outcome.error))
           )
           yield* failed(true)
           return yield* Effect.fail(error)
