@@ -26,6 +26,7 @@ import * as config from "../internal/config.ts"
 import * as AgentBudget from "./AgentBudget.ts"
 import type * as AgentTools from "./AgentTools.ts"
 import type { AgentError } from "./internal/agentError.ts"
+import * as AgentOptions from "./internal/agentOptions.ts"
 import * as internal from "./internal/loop.ts"
 import * as ToolCall from "./internal/toolCall.ts"
 import type { Reconcile } from "./internal/toolTurn.ts"
@@ -202,6 +203,9 @@ const instructionsFor = (result: Schema.Constraint): string =>
  *
  * **Details**
  *
+ * What tools answer and fail with is written into the journal and told to the model, so their schemas, and `result`,
+ * must not hold a `Redacted`.
+ *
  * With a `result` schema the final answer has to be JSON that decodes with it: the model is told the schema, an answer
  * that does not match is asked for again with the error, and `value` of the result is what was decoded. Without one
  * `value` is the text.
@@ -281,6 +285,8 @@ export function make<Tools extends Record<string, Tool.Any>, ToolOptions extends
     & ToolCall.ErasedToolkit
   const toolOptions = (options.tools ?? {}) as { readonly [name: string]: ErasedOptions | undefined }
   const handled = Object.values(erased.tools).filter((tool) => !Tool.isProviderDefined(tool) || tool.requiresHandler)
+  AgentOptions.checkTools(handled, toolOptions)
+  if (result !== undefined) AgentOptions.withoutSecrets("result", result)
   const reconcile: Array<[string, Reconcile<unknown>]> = []
   for (const [tool, { reconcile: own } = {}] of Object.entries(toolOptions)) {
     if (own !== undefined) reconcile.push([tool, own])
@@ -303,7 +309,7 @@ export function make<Tools extends Record<string, Tool.Any>, ToolOptions extends
       modelGuard: policies?.model ?? identity,
       toolGuard: policies?.tool ?? identity,
       reconcile: new Map(reconcile),
-      approval: options.approval ?? "declared",
+      approval: AgentOptions.oneOf("approval", options.approval ?? "declared", ["declared", "atMostOnce"]),
       concurrency: config.integer("Agent", "concurrency", options.concurrency ?? 4, 1),
       limits: ToolCall.limits(options.limits),
       decode: decoder(result),

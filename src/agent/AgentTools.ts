@@ -155,7 +155,9 @@ export interface ToolOptions<T extends Tool.Any, R = never> {
  * **Details**
  *
  * `arguments` and `results` are characters of JSON text, `depth` counts objects and arrays inside one another.
- * Defaults: 100 000, 100 000 and 64. Arguments beyond the bounds are refused, a longer result is cut and marked.
+ * Defaults: 100 000, 100 000 and 64. Arguments beyond the bounds are refused, a longer result is cut and marked. What a
+ * tool shows the model in place of its result is bounded by `results` too: a file by the length of its base64, and one
+ * that does not fit is left out with a mark while the other parts stay.
  *
  * @category models
  * @since 0.1.0

@@ -2,7 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Layer, Logger, Ref, Schema } from "effect"
 import { Agent, AgentTools, Backoff, Checkpoint, EscalationQueue, Fault, Telemetry } from "effect-resilience"
 import { ScriptedModel } from "effect-resilience/testing"
-import { Tool, Toolkit } from "effect/ai"
+import { Prompt, Tool, Toolkit } from "effect/ai"
 import { TestClock } from "effect/testing"
 import { call, counting, durable, kit, lastResults, Refund } from "./support.ts"
 
@@ -343,6 +343,66 @@ describe("results", () => {
       for (const value of [1n, () => 1]) assert.deepInclude(yield* dumped(value), { error: "UnreadableResult" })
       assert.deepStrictEqual(yield* dumped({ at: new Date(0), gone: undefined }), { at: "1970-01-01T00:00:00.000Z" })
       assert.isNull(yield* dumped(undefined))
+    }))
+})
+
+describe("what a tool shows the model", () => {
+  const Shot = Tool.make("Shot", {
+    success: Schema.Struct({ files: Schema.Array(Schema.Finite) }),
+    toModelOutput: ({ files }) => [
+      Prompt.textPart({ text: "Screenshots" }),
+      ...files.map((size) =>
+        Prompt.filePart({ mediaType: "image/png", fileName: `${size}.png`, data: new Uint8Array(size).fill(200) })
+      )
+    ]
+  }).annotate(Tool.Readonly, true)
+  const camera = Toolkit.make(Shot)
+
+  it.effect("keeps the files that fit by the length of their base64, and marks those that do not", () =>
+    Effect.gen(function*() {
+      let shown: unknown
+      const script: ScriptedModel.Script = (request) => {
+        const message = request.prompt.content.findLast((message) => message.role === "tool")
+        if (message === undefined) return call("1", "Shot", {})
+        const [part] = message.content
+        shown = part?.type === "tool-result" ? part.modelOutput : undefined
+        return "Done."
+      }
+      const agent = Agent.make({ name: "camera", instructions: "", toolkit: camera, limits: { results: 1_000 } })
+      const run = Agent.run(agent, { runId: "run-1", prompt: "Go" }).pipe(Effect.provide(Layer.merge(
+        camera.toLayer({ Shot: () => Effect.succeed({ files: [600, 700, 60] }) }),
+        ScriptedModel.layer(script)
+      )))
+      yield* run
+      const file = (size: number) =>
+        Prompt.filePart({ mediaType: "image/png", fileName: `${size}.png`, data: new Uint8Array(size).fill(200) })
+      assert.deepStrictEqual(shown, [
+        Prompt.textPart({ text: "Screenshots" }),
+        file(600),
+        Prompt.textPart({
+          text: "[image/png 700.png left out: its 936 characters are more than are left of the 1000 of a result]"
+        }),
+        file(60)
+      ])
+    }).pipe(Effect.provide(durable)))
+})
+
+describe("text that is cut", () => {
+  it.effect("never ends in half a character", () =>
+    Effect.gen(function*() {
+      const Say = Tool.make("Say", { success: Schema.String, failure: Schema.String }).annotate(Tool.Readonly, true)
+      const saying = Toolkit.make(Say)
+      const smiles = "🙂".repeat(2_000)
+      for (const padding of ["", "x"]) {
+        for (const answer of [Effect.succeed(padding + smiles), Effect.fail(padding + smiles)]) {
+          const { model, results } = told([call("1", "Say", {}), call("2", `${padding}${smiles}`, {})])
+          yield* Agent.run(
+            Agent.make({ name: "sayer", instructions: "", toolkit: saying, limits: { results: 100 } }),
+            { runId: "run-1", prompt: "Go" }
+          ).pipe(Effect.provide(Layer.mergeAll(model, saying.toLayer({ Say: () => answer }), Layer.fresh(durable))))
+          assert.notMatch(JSON.stringify(results()), /\\ud[89a-f]/)
+        }
+      }
     }))
 })
 

@@ -13,6 +13,14 @@ export type BoundedJson =
   | { readonly _tag: "TooDeep" }
   | { readonly _tag: "NotJson"; readonly found: string }
 
+/**
+ * The beginning of a text, without half a character at its end.
+ *
+ * @internal
+ */
+export const cut = (text: string, length: number): string =>
+  text.length > length ? text.slice(0, length).toWellFormed() : text
+
 type Stop = Exclude<BoundedJson, { readonly _tag: "Json" }>
 
 const hasToJson = (value: object): value is { toJSON: (key: string) => unknown } =>
@@ -32,11 +40,11 @@ export const boundedJson = (value: unknown, bounds: Bounds): BoundedJson => {
   const push = (chunk: string): Stop | undefined => {
     chunks.push(chunk)
     length += chunk.length
-    return length > bounds.length ? { _tag: "TooLong", start: chunks.join("").slice(0, bounds.length) } : undefined
+    return length > bounds.length ? { _tag: "TooLong", start: cut(chunks.join(""), bounds.length) } : undefined
   }
 
   // One character too many is enough to know, and the rest of a huge text is never copied.
-  const text = (value: string): Stop | undefined => push(JSON.stringify(value.slice(0, bounds.length - length + 1)))
+  const text = (value: string): Stop | undefined => push(JSON.stringify(cut(value, bounds.length - length + 1)))
 
   const write = (value: unknown, depth: number): Stop | undefined => {
     switch (typeof value) {

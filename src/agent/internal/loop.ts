@@ -13,7 +13,7 @@ import * as AgentBudget from "../AgentBudget.ts"
 import type { ToolGuard } from "../AgentTools.ts"
 import * as ActiveTime from "./activeTime.ts"
 import { AgentError, type AgentErrorReason } from "./agentError.ts"
-import { boundedJson } from "./boundedJson.ts"
+import { boundedJson, cut } from "./boundedJson.ts"
 import { type Answer, ModelRecord } from "./records.ts"
 import type * as ToolCall from "./toolCall.ts"
 import * as ToolTurn from "./toolTurn.ts"
@@ -437,7 +437,7 @@ export const loop = <Value, E, R>(
       if (Result.isSuccess(value)) {
         return { ...result(whole, record.finishReason), completion: "complete" as const, value: value.success }
       }
-      const issue = value.failure.message.slice(0, 2_000)
+      const issue = cut(value.failure.message, 2_000)
       if (counters.repairs >= agent.maxRepairs) {
         return yield* failWith({ _tag: "InvalidResult", repairs: counters.repairs, issue, text: whole })
       }

@@ -27,7 +27,9 @@ import {
   type ToolOptions
 } from "../AgentTools.ts"
 import type { ActiveTime } from "./activeTime.ts"
-import { boundedJson } from "./boundedJson.ts"
+import { oneOf } from "./agentOptions.ts"
+import { boundedJson, cut } from "./boundedJson.ts"
+import { boundedOutput } from "./boundedOutput.ts"
 import { Outcome } from "./records.ts"
 import { ToolFailed } from "./toolFailed.ts"
 
@@ -73,7 +75,7 @@ export const plan = (
   backoff: Schedule.Schedule<unknown, unknown> | undefined,
   options: Pick<ToolOptions<Tool.Any>, "effects" | "attempts" | "dedupe"> = {}
 ): Plan => {
-  const effects = options.effects ?? effectsOf(tool)
+  const effects = oneOf(`tools.${tool.name}.effects`, options.effects ?? effectsOf(tool), ["idempotent", "atMostOnce"])
   return {
     tool,
     effects,
@@ -92,7 +94,7 @@ const messageLength = 2_000
 
 const messageOf = (error: unknown): string => {
   const message = Predicate.hasProperty(error, "message") && typeof error.message === "string" ? error.message : error
-  if (typeof message === "string") return message.slice(0, messageLength)
+  if (typeof message === "string") return cut(message, messageLength)
   const json = boundedJson(message, { length: messageLength, depth: 8 })
   return json._tag === "Json" ? json.text : json._tag === "TooLong" ? json.start : "a failure without a message"
 }
@@ -286,28 +288,21 @@ export const succeeded = Effect.fnUntraced(function*(
   elapsedMillis: number
 ): Effect.fn.Return<Outcome> {
   const bounds = { length: limits.results, depth: limits.depth }
-  const cut = (start: string) => ({
-    isFailure: false,
-    result: {
-      truncated: true,
-      message: `the result is longer than ${limits.results} characters, this is its beginning`,
-      start
-    },
-    attempts,
-    elapsedMillis
-  })
+  const told = (result: Schema.Json): Outcome => {
+    const modelOutput = done.modelOutput && boundedOutput(done.modelOutput, bounds)
+    return { isFailure: false, result, attempts, elapsedMillis, ...(modelOutput === undefined ? {} : { modelOutput }) }
+  }
   const json = boundedJson(done.encoded, bounds)
-  if (json._tag === "TooLong") return cut(json.start)
+  if (json._tag === "TooLong") {
+    const message = `the result is longer than ${limits.results} characters, this is its beginning`
+    return told({ truncated: true, message, start: json.start })
+  }
   const result = json._tag === "Json" ? yield* Effect.option(fromJson(json.text)) : Option.none()
   if (Option.isNone(result)) {
     const why = json._tag === "NotJson" ? `it is ${json.found}` : `it is nested more than ${limits.depth} levels deep`
     return unreadableResult(why, attempts, elapsedMillis)
   }
-  const base = { isFailure: false, result: result.value, attempts, elapsedMillis }
-  if (done.modelOutput === undefined) return base
-  const shown = boundedJson(done.modelOutput, bounds)
-  if (shown._tag === "TooLong") return cut(shown.start)
-  return shown._tag === "Json" ? { ...base, modelOutput: done.modelOutput } : base
+  return told(result.value)
 })
 
 const announce = <RT>(env: Environment<RT>, call: Call, attempts: number, outcome: "success" | "failure") =>

@@ -8,7 +8,7 @@ import * as Checkpoint from "../../durable/Checkpoint.ts"
 import * as EscalationQueue from "../../durable/EscalationQueue.ts"
 import * as Idempotency from "../../durable/Idempotency.ts"
 import { AgentError } from "./agentError.ts"
-import { boundedJson } from "./boundedJson.ts"
+import { boundedJson, cut } from "./boundedJson.ts"
 import * as EqualCalls from "./equalCalls.ts"
 import { Check, Outcome } from "./records.ts"
 import * as ToolCall from "./toolCall.ts"
@@ -75,7 +75,7 @@ const refused = (error: string, message: string): Outcome =>
 const refusal = <R>(env: Environment<R>, call: Call): Outcome | undefined => {
   if (call.plan === undefined) {
     const known = Object.keys(env.kit.tools).join(", ")
-    return refused("UnknownTool", `there is no tool "${call.name.slice(0, 100)}"; the tools are: ${known}`)
+    return refused("UnknownTool", `there is no tool "${cut(call.name, 100)}"; the tools are: ${known}`)
   }
   if (call.unusable !== undefined) return refused("InvalidArguments", call.unusable)
   if (call.overBudget) return refused("BudgetExceeded", "no tool call is left in the budget of this task")

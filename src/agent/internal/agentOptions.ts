@@ -1,0 +1,37 @@
+import type * as AiTool from "effect/ai/Tool"
+import { format } from "effect/Formatter"
+import type * as Schema from "effect/Schema"
+import * as Fault from "../../Fault.ts"
+import { hasRedacted } from "../../internal/hasRedacted.ts"
+
+const invalid = (option: string, value: string, expected: string) =>
+  new Fault.InvalidConfig({ module: "Agent", option, value, expected })
+
+/** @internal */
+export const oneOf = <const A extends string>(option: string, value: A, allowed: ReadonlyArray<A>): A => {
+  if (allowed.includes(value)) return value
+  throw invalid(option, format(value), `one of ${allowed.join(", ")}`)
+}
+
+/**
+ * Refuses a schema of what is written into the journal and told to the model, where it holds a secret.
+ *
+ * @internal
+ */
+export const withoutSecrets = (option: string, schema: Schema.Constraint): void => {
+  if (hasRedacted(schema)) {
+    throw invalid(option, "a schema that holds a Redacted", "a schema without secrets, which JSON would show in clear")
+  }
+}
+
+/** @internal */
+export const checkTools = (tools: ReadonlyArray<AiTool.Any>, options: object): void => {
+  const names = tools.map((tool) => tool.name)
+  for (const name of Object.keys(options)) {
+    if (!names.includes(name)) throw invalid(`tools.${name}`, "options", `a tool of the kit: ${names.join(", ")}`)
+  }
+  for (const tool of tools) {
+    withoutSecrets(`toolkit.${tool.name}.success`, tool.successSchema)
+    withoutSecrets(`toolkit.${tool.name}.failure`, tool.failureSchema)
+  }
+}
