@@ -8,7 +8,6 @@ import * as Context from "effect/Context"
 import * as DateTime from "effect/DateTime"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import { format } from "effect/Formatter"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as PubSub from "effect/PubSub"
@@ -17,11 +16,11 @@ import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
-import * as Fault from "../Fault.ts"
 import * as config from "../internal/config.ts"
 import * as Telemetry from "../Telemetry.ts"
 import * as Checkpoint from "./Checkpoint.ts"
 import { excerpt, excerptText, summary } from "./internal/escalationExcerpt.ts"
+import * as Input from "./internal/escalationInput.ts"
 import {
   Abandoned,
   Decision,
@@ -188,36 +187,6 @@ export interface Options {
   readonly storeTimeout?: Duration.Input | undefined
 }
 
-const module = "EscalationQueue"
-
-const invalid = (option: string, value: unknown, expected: string) =>
-  new Fault.InvalidConfig({ module, option, value: excerptText(format(value), 200), expected })
-
-const text = (option: string, value: unknown): string => {
-  if (typeof value === "string" && value !== "") return value
-  throw invalid(option, value, "a text that is not empty")
-}
-
-const oneOf = <A extends string>(option: string, schema: Schema.Literals<ReadonlyArray<A>>, value: unknown): A => {
-  if (Schema.is(schema)(value)) return value
-  throw invalid(option, value, `one of ${schema.literals.join(", ")}`)
-}
-
-/** Checks what comes in with a call: a mistake there is a failure of the call and not a defect. */
-const reading = <A>(operation: string, id: string | undefined, read: () => A): Effect.Effect<A, EscalationError> =>
-  Effect.try({
-    try: read,
-    catch: (error) =>
-      new EscalationError({
-        operation,
-        ...(id === undefined ? {} : { id }),
-        reason: { _tag: "InvalidRequest", issue: error instanceof Error ? error.message : String(error) }
-      })
-  })
-
-const optionally = <A, B>(value: A | undefined, read: (value: A) => B): B | undefined =>
-  value === undefined ? undefined : read(value)
-
 /** Records read from the store at a time. */
 const pageSize = 100
 
@@ -260,22 +229,22 @@ export const make = Effect.fnUntraced(function*(
 
   const recordOf = (submission: Submission, id: string, now: DateTime.Utc): Escalation => {
     const { accepts, checkpoint, context, decisions, error, reason, runId, state, step, task } = submission
-    const timeToLive = optionally(
+    const timeToLive = Input.optionally(
       submission.timeToLive,
-      (value) => config.duration(module, "timeToLive", value, { minimum: "1 millis" })
+      (value) => config.duration("EscalationQueue", "timeToLive", value, { minimum: "1 millis" })
     )
     return new Escalation({
       id,
       revision: 0,
-      reason: oneOf("reason", Reason, reason),
-      task: excerptText(text("task", task), limit),
-      decisions: (decisions ?? DecisionTag.literals).map((tag) => oneOf("decisions", DecisionTag, tag)),
+      reason: Input.oneOf("reason", Reason, reason),
+      task: excerptText(Input.text("task", task), limit),
+      decisions: (decisions ?? DecisionTag.literals).map((tag) => Input.oneOf("decisions", DecisionTag, tag)),
       submittedAt: now,
       status: "open",
-      ...(runId === undefined ? {} : { runId: text("runId", runId) }),
-      ...(step === undefined ? {} : { step: text("step", step) }),
+      ...(runId === undefined ? {} : { runId: Input.text("runId", runId) }),
+      ...(step === undefined ? {} : { step: Input.text("step", step) }),
       ...(error === undefined ? {} : { error: summary(error, limit) }),
-      ...(checkpoint === undefined ? {} : { checkpoint: text("checkpoint", checkpoint) }),
+      ...(checkpoint === undefined ? {} : { checkpoint: Input.text("checkpoint", checkpoint) }),
       ...(state === undefined ? {} : { state: excerpt(state, limit) }),
       ...(context === undefined ? {} : { context: excerpt(context, limit) }),
       ...(accepts === undefined
@@ -290,8 +259,8 @@ export const make = Effect.fnUntraced(function*(
     const { dedupeKey } = submission
     const id = dedupeKey === undefined
       ? yield* randomId
-      : yield* reading("submit", undefined, () => sha256(text("dedupeKey", dedupeKey)).slice(0, 32))
-    const record = yield* reading("submit", undefined, () => recordOf(submission, id, now))
+      : yield* Input.reading("submit", undefined, () => sha256(Input.text("dedupeKey", dedupeKey)).slice(0, 32))
+    const record = yield* Input.reading("submit", undefined, () => recordOf(submission, id, now))
     const kept = yield* Effect.uninterruptible(Effect.tap(
       bounded("submit", record.id)(store.insert(record)),
       ({ inserted, record: { id, reason, runId } }) =>
@@ -337,17 +306,17 @@ export const make = Effect.fnUntraced(function*(
     })
 
   const leaseOf = (operation: string, id: string | undefined, options: ClaimOptions) =>
-    reading(operation, id, () => {
+    Input.reading(operation, id, () => {
       const { by, lease } = options
-      const duration = config.duration(module, "lease", lease ?? "5 minutes", { minimum: "1 millis" })
-      return State.claim(text("by", by), Duration.toMillis(duration))
+      const duration = config.duration("EscalationQueue", "lease", lease ?? "5 minutes", { minimum: "1 millis" })
+      return State.claim(Input.text("by", by), Duration.toMillis(duration))
     })
 
   const filterOf = ({ limit, reason, runId, status }: Filter) => ({
-    limit: config.integer(module, "limit", limit ?? pageSize, 1),
-    reason: optionally(reason, (reason) => oneOf("reason", Reason, reason)),
-    runId: optionally(runId, (runId) => text("runId", runId)),
-    status: optionally(status, (status) => oneOf("status", Status, status))
+    limit: config.integer("EscalationQueue", "limit", limit ?? pageSize, 1),
+    reason: Input.optionally(reason, (reason) => Input.oneOf("reason", Reason, reason)),
+    runId: Input.optionally(runId, (runId) => Input.text("runId", runId)),
+    status: Input.optionally(status, (status) => Input.oneOf("status", Status, status))
   })
 
   const claimNext = (
@@ -355,7 +324,7 @@ export const make = Effect.fnUntraced(function*(
   ): Effect.Effect<Option.Option<Escalation>, EscalationError> =>
     Effect.gen(function*() {
       const transition = yield* leaseOf("claimNext", undefined, options)
-      const { reason, runId } = yield* reading("claimNext", undefined, () => filterOf(options))
+      const { reason, runId } = yield* Input.reading("claimNext", undefined, () => filterOf(options))
       const now = yield* Clock.currentTimeMillis
       // More than one, because one that does not decode is left out and must not hide the next.
       const [oldest] = yield* store.select({ status: "open", reason, runId, limit: pageSize, now })
@@ -395,12 +364,12 @@ export const make = Effect.fnUntraced(function*(
     list: (filter = {}) =>
       Effect.gen(function*() {
         const now = yield* Clock.currentTimeMillis
-        const records = yield* store.select({ ...yield* reading("list", undefined, () => filterOf(filter)), now })
+        const records = yield* store.select({ ...yield* Input.reading("list", undefined, () => filterOf(filter)), now })
         return records.map((record) => State.asOf(record, now))
       }),
     decide: (id, decision, options) =>
       Effect.gen(function*() {
-        const by = yield* reading("decide", id, () => optionally(options?.by, (by) => text("by", by)))
+        const by = yield* Input.reading("decide", id, () => Input.optionally(options?.by, (by) => Input.text("by", by)))
         const decided = yield* change("decide", id, State.decide(decision, by))
         yield* Telemetry.emit(() => ({ _tag: "EscalationDecided", id, decision: decision._tag }))
         return decided
@@ -412,7 +381,7 @@ export const make = Effect.fnUntraced(function*(
     claimNext,
     release: (id, options) =>
       Effect.flatMap(
-        reading("release", id, () => text("by", options.by)),
+        Input.reading("release", id, () => Input.text("by", options.by)),
         (by) => change("release", id, State.release(by))
       ),
     depth: Effect.flatMap(Clock.currentTimeMillis, (now) => Effect.map(store.waiting(now), ({ count }) => count)),
@@ -426,7 +395,8 @@ export const make = Effect.fnUntraced(function*(
     prune: (olderThan) =>
       Effect.gen(function*() {
         const now = yield* Clock.currentTimeMillis
-        const age = yield* reading("prune", undefined, () => config.duration(module, "olderThan", olderThan))
+        const age = yield* Input.reading("prune", undefined, () =>
+          config.duration("EscalationQueue", "olderThan", olderThan))
         return yield* store.prune(now - Duration.toMillis(age))
       })
   })

@@ -137,7 +137,7 @@ export const reopen: Transition = (record) => {
 export const used = (record: Escalation): Escalation =>
   record.resolution === undefined
     ? record
-    : new Escalation({ ...record, resolution: { ...record.resolution, used: true } })
+    : new Escalation(Struct.assign(record, { resolution: { ...record.resolution, used: true } }))
 
 /**
  * The JSON Schema of the values that a schema decodes, if it has one.
