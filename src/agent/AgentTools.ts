@@ -129,7 +129,7 @@ export interface UncertainCall<T extends Tool.Any> extends Omit<ToolCall, "attem
  * - `attempts`: how often a failing call is attempted. Default: 3. A call that must not happen twice is repeated only
  *   after a failure that proves that nothing was executed (`Throttled`, `Overloaded`, `Rejected`).
  * - `dedupe`: whether the same call with the same arguments runs once per run and answers later calls with its result.
- *   Default: yes for `"atMostOnce"`. As long as nobody knows whether a call took effect, the same call does not run
+ *   Arguments that the tool's schema drops do not count. Default: yes for `"atMostOnce"`. As long as nobody knows whether a call took effect, the same call does not run
  *   anywhere in its run.
  *
  * A failure of an `"atMostOnce"` tool leaves its call uncertain where the verdict says so (`Fault.mayHaveHappened`), and

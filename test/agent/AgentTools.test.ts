@@ -491,6 +491,21 @@ describe("keys", () => {
       assert.deepStrictEqual(yield* Ref.get(refunds), ["7"])
     }).pipe(Effect.provide(durable)))
 
+  it.effect("are made of what the tool's schema keeps, and of nothing that a model adds", () =>
+    Effect.gen(function*() {
+      const { handlers, refunds } = yield* counting
+      yield* Agent.run(support, { runId: "run-1", prompt: "Go" }).pipe(Effect.provide(Layer.merge(
+        handlers,
+        ScriptedModel.layer([
+          call("1", "Refund", { order: "7" }),
+          call("2", "Refund", { order: "7", note: "again" }),
+          call("3", "Refund", { order: "8", note: "again" }),
+          "Done."
+        ])
+      )))
+      assert.deepStrictEqual(yield* Ref.get(refunds), ["7", "8"])
+    }).pipe(Effect.provide(durable)))
+
   it.effect("cannot be made of broken text, which is refused before anything runs", () =>
     Effect.gen(function*() {
       const { handlers, refunds } = yield* counting
@@ -654,6 +669,25 @@ describe("approvals", () => {
       assert.deepStrictEqual(results()[0], { paid: 0 })
       assert.strictEqual(result.counters.toolErrors, 0)
       assert.deepStrictEqual(paid, [5])
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("that supply what is no result of the tool are told so before it is recorded, and decided again", () =>
+    Effect.gen(function*() {
+      const Even = Schema.Int.check(Schema.makeFilter((n: number) => n % 2 === 0 || "odd"))
+      const choosing = Toolkit.make(Tool.make("Choose", { success: Even, needsApproval: true }))
+      const { model, results } = told([call("1", "Choose", {})])
+      const run = Agent.run(Agent.make({ name: "chooser", instructions: "", toolkit: choosing }), {
+        runId: "run-1",
+        prompt: "Go"
+      }).pipe(Effect.provide(Layer.merge(model, choosing.toLayer({ Choose: () => Effect.die("not approved") }))))
+      yield* Effect.flip(run)
+      const asked = yield* decide({ _tag: "Supply", value: 3 })
+      const refused = yield* Effect.flip(run)
+      assert.isTrue(refused._tag === "EscalationError" && refused.reason._tag === "InvalidDecision")
+      yield* EscalationQueue.EscalationQueue.use((queue) => queue.reopen(asked?.id ?? ""))
+      yield* decide({ _tag: "Supply", value: 4 })
+      yield* run
+      assert.deepStrictEqual(results(), [4])
     }).pipe(Effect.provide(durable)))
 
   it.effect("that are abandoned end the run", () =>

@@ -99,6 +99,27 @@ describe("the same call twice in one answer, the first of which may have happene
       assert.strictEqual(sent(), 2)
     }).pipe(Effect.provide(durable)))
 
+  it.effect("is recognised in the journal by a tool of any name, after the process that left it open", () =>
+    Effect.gen(function*() {
+      const Odd = Tool.make("Pay/50%#[x]", { success: Schema.String, failure: Lost, needsApproval: true })
+      const odd = Toolkit.make(Odd)
+      let sent = 0
+      const again = (id: string) => call(id, Odd.name, {})
+      const run = Agent.run(Agent.make({ name: "odd", instructions: "", toolkit: odd, concurrency: 1 }), {
+        runId: "run-1",
+        prompt: "Go"
+      }).pipe(Effect.provide(Layer.merge(
+        odd.toLayer({ [Odd.name]: () => Effect.suspend(() => (sent++, Effect.fail(lost))) }),
+        ScriptedModel.layer(() => ScriptedModel.turn(again("1"), again("2")))
+      )))
+      suspended(yield* Effect.exit(run))
+      for (const { id } of (yield* open).toReversed()) {
+        yield* EscalationQueue.decide(id, { _tag: "Approve" })
+        suspended(yield* Effect.exit(run))
+        assert.strictEqual(sent, 1)
+      }
+    }).pipe(Effect.provide(durable)))
+
   for (const first of [0, 1]) {
     it.effect(`does not run on the approval of the other one, with call ${first + 1} approved first`, () =>
       Effect.gen(function*() {

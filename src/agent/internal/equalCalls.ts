@@ -3,8 +3,7 @@ import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import * as Semaphore from "effect/Semaphore"
 import * as Checkpoint from "../../durable/Checkpoint.ts"
-import * as Scope from "../../durable/internal/checkpointScope.ts"
-import * as Waits from "../../durable/internal/idempotencyWaits.ts"
+import * as Waits from "../../internal/waits.ts"
 
 /** What the calls of one key share. */
 interface Shared extends Waits.Awaited {
@@ -27,33 +26,36 @@ export interface Equal {
 // By the journal and not by the run's id: what is known here is known as long as this process has the run open.
 const runs = new WeakMap<Checkpoint.Run["Service"]["journal"], Map<string, Shared>>()
 
-const stepsOf = (group: string, branch: string, tool: string): ReadonlyArray<string> => {
-  const place = Scope.insideGroup({ id: group, entry: "", ordinal: 0, order: [] }, branch)
-  // The second one, where a step of the toolkit's own before it has the name of the tool.
-  return [Scope.enterStep(place, tool).id, Scope.enterStep(place, tool).id]
-}
+/** A name as the ids of steps spell it. Only a scope of that name can tell. */
+const spelled = (name: string) =>
+  Effect.map(
+    Checkpoint.within(name)(Checkpoint.current),
+    ({ scope }) => scope.slice(scope.lastIndexOf("[") + 1, scope.lastIndexOf("]"))
+  )
 
 /**
  * Finds what a call shares with its equals, and whether an earlier process left it open in one of these groups.
  *
  * @internal
  */
-export const find = (
-  { journal, runId, scope }: Checkpoint.Run["Service"],
+export const find = Effect.fnUntraced(function*(
   key: string,
   tool: string,
   groups: ReadonlyArray<string>,
   branch: string
-): Equal => {
+) {
+  const { journal, runId, scope } = yield* Checkpoint.Run
   const calls = runs.get(journal) ?? new Map<string, Shared>()
   runs.set(journal, calls)
   const shared: Shared = calls.get(key) ?? { ...Waits.make(), lock: Semaphore.makeUnsafe(1), open: undefined }
   calls.set(key, shared)
   const call: Equal = { runId, place: scope, shared }
-  const steps = groups.flatMap((group) => stepsOf(`${scope}/${group}`, branch, tool))
+  const name = yield* spelled(tool)
+  // The second one of its name, where the question before it has the name of the tool.
+  const steps = groups.flatMap((group) => [name, `${name}#2`].map((name) => `${scope}/${group}[${branch}]/${name}`))
   if (steps.some((step) => journal.outcome(step)?._tag === "Intended")) shared.open ??= { call }
   return call
-}
+})
 
 /**
  * Whether it is this call of which nobody knows whether it took effect.

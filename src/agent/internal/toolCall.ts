@@ -155,6 +155,8 @@ export interface Call {
   readonly plan: Plan
   readonly id: string
   readonly params: unknown
+  /** The arguments by which the call is recognised. */
+  readonly known: unknown
   readonly idempotencyKey: string
 }
 
@@ -328,7 +330,7 @@ class NotRecorded extends Schema.TaggedError<NotRecorded>("effect-resilience/age
 const onceOptions = <RT>(env: Environment<RT>, call: Call) => ({
   scope: idempotencyScope(env.runId),
   tool: call.plan.tool.name,
-  args: call.params,
+  args: call.known,
   success: Outcome
 })
 

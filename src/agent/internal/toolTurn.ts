@@ -10,6 +10,7 @@ import * as Idempotency from "../../durable/Idempotency.ts"
 import { AgentError } from "./agentError.ts"
 import { boundedJson, cut } from "./boundedJson.ts"
 import * as EqualCalls from "./equalCalls.ts"
+import { knownArguments } from "./knownArguments.ts"
 import { Check, Outcome } from "./records.ts"
 import * as ToolCall from "./toolCall.ts"
 import { ToolFailed } from "./toolFailed.ts"
@@ -58,6 +59,8 @@ interface Runnable {
   readonly position: number
   readonly plan: ToolCall.Plan
   readonly call: Call
+  /** The arguments by which it is recognised. */
+  readonly known: unknown
   /** What the call shares with those that it must not run beside or after in doubt, if there can be any. */
   readonly equal: EqualCalls.Equal | undefined
 }
@@ -139,20 +142,20 @@ const encoded = <R>(
   )
 
 // Equal calls share a key only where they are to share an execution.
-const keyOf = (runId: string, { dedupe, tool }: ToolCall.Plan, params: unknown, scope: string) =>
-  Idempotency.key(tool.name, { runId, arguments: params, ...(dedupe ? {} : { scope }) })
+const keyOf = (runId: string, { dedupe, tool }: ToolCall.Plan, known: unknown, scope: string) =>
+  Idempotency.key(tool.name, { runId, arguments: known, ...(dedupe ? {} : { scope }) })
 
 /** Runs one call as a step. */
-const runOne = <R>(env: Environment<R>, turn: Turn, { call, equal, plan }: Runnable) =>
+const runOne = <R>(env: Environment<R>, turn: Turn, { call, equal, known, plan }: Runnable) =>
   Effect.gen(function*() {
     const { effects, tool } = plan
     const { agent, runId } = env
     const { scope } = yield* Checkpoint.current
-    const key = yield* Effect.result(keyOf(runId, plan, call.params, scope))
+    const key = yield* Effect.result(keyOf(runId, plan, known, scope))
     if (Result.isFailure(key)) {
       return { call, outcome: refused("InvalidArguments", key.failure.message), replayed: false }
     }
-    const prepared: ToolCall.Call = { plan, id: call.id, params: call.params, idempotencyKey: key.success }
+    const prepared: ToolCall.Call = { plan, id: call.id, params: call.params, known, idempotencyKey: key.success }
     let replayed = true
 
     const happened = Effect.fnUntraced(function*(value: unknown) {
@@ -293,7 +296,6 @@ export const run = <R>(env: Environment<R>, turn: Turn): Effect.Effect<
 > =>
   Effect.gen(function*() {
     const { concurrency } = env
-    const here = yield* Checkpoint.Run
     const done = new Map<number, Done>()
     const answer = (position: number, call: Call, outcome: Outcome) =>
       done.set(position, { call, outcome, replayed: false })
@@ -303,13 +305,14 @@ export const run = <R>(env: Environment<R>, turn: Turn): Effect.Effect<
       const outcome = refusal(env, call)
       if (outcome !== undefined) answer(position, call, outcome)
       else if (plan !== undefined) {
-        const equal = plan.dedupe && plan.effects === "atMostOnce"
-          ? Option.map(
-            yield* Effect.option(keyOf(env.runId, plan, call.params, "")),
-            (key) => EqualCalls.find(here, key, plan.tool.name, groups, String(position))
-          )
+        const known = plan.dedupe ? yield* knownArguments(plan.tool, call.params) : call.params
+        const key = plan.dedupe && plan.effects === "atMostOnce"
+          ? yield* Effect.option(keyOf(env.runId, plan, known, ""))
           : Option.none()
-        runnable.push({ position, call, plan, equal: Option.getOrUndefined(equal) })
+        const equal = Option.isSome(key)
+          ? yield* EqualCalls.find(key.value, plan.tool.name, groups, String(position))
+          : undefined
+        runnable.push({ position, call, plan, known, equal })
       }
     }
     const key = ({ position }: Runnable) => String(position)

@@ -2,7 +2,7 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import type * as Scope from "effect/Scope"
-import * as Waits from "./idempotencyWaits.ts"
+import * as Waits from "../../internal/waits.ts"
 
 interface Flight extends Waits.Awaited {
   readonly done: Deferred.Deferred<unknown, unknown>

@@ -14,7 +14,7 @@ export interface Awaited {
 export const make = (): Awaited => ({ waitsFor: new Set() })
 
 /** What the work here belongs to: as long as it waits, so does everybody who waits for that. */
-const Inside = Context.Reference<Awaited | undefined>("effect-resilience/durable/Idempotency/Inside", {
+const Inside = Context.Reference<Awaited | undefined>("effect-resilience/internal/waits/Inside", {
   defaultValue: () => undefined
 })
 
@@ -48,7 +48,7 @@ export const waiting = <A, E, R>(
   Effect.flatMap(Inside, (around) => {
     if (around === undefined) return wait
     if (reaches(awaited, around)) {
-      return Effect.die(new Error(`Idempotency: a call inside the execution of ${what} waits for that execution`))
+      return Effect.die(new Error(`a call inside the execution of ${what} waits for that execution`))
     }
     // An edge of its own: the work here may wait for the same thing twice at the same time.
     const edge: Awaited = { waitsFor: new Set([awaited]) }
