@@ -18,6 +18,7 @@ import * as Anthropic from "effect-resilience/model/Anthropic"
 import * as AnthropicClient from "effect-resilience/model/AnthropicClient"
 import * as ProviderServer from "effect-resilience/testing/ProviderServer"
 import { AiError, Chat, LanguageModel, Prompt, type Response as AiResponse, Tool, Toolkit } from "effect/ai"
+import { recordingTracer } from "../recordingTracer.ts"
 
 const model = "claude-opus-5-5"
 
@@ -828,14 +829,7 @@ describe("Anthropic: what comes back", () => {
 
   it.effect("annotates the span in the words of OpenTelemetry", () =>
     Effect.gen(function*() {
-      const spans: Array<Tracer.Span> = []
-      const tracer = Tracer.make({
-        span: (options) => {
-          const span = new Tracer.NativeSpan(options)
-          spans.push(span)
-          return span
-        }
-      })
+      const { spans, tracer } = recordingTracer()
       yield* generate("Hi").pipe(
         Effect.provide(through(answering(message({})))),
         Effect.provideService(Tracer.Tracer, tracer)

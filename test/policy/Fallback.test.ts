@@ -1,7 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Deferred, Effect, Exit, Fiber, Option, Ref, Schema, Tracer } from "effect"
+import { Cause, Deferred, Effect, Exit, Fiber, Option, Ref, Schema } from "effect"
 import { Fallback, Fault, Retry, Telemetry } from "effect-resilience"
 import { TestClock } from "effect/testing"
+import { recordingTracer } from "../recordingTracer.ts"
 
 class Busy extends Schema.TaggedError<Busy>("test/Busy")("Busy", {}) {
   readonly [Fault.verdictOf] = Fault.overloaded()
@@ -36,14 +37,7 @@ const counted = <A, E>(effect: Effect.Effect<A, E>) =>
 
 const inSpan = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
   Effect.gen(function*() {
-    const spans: Array<Tracer.Span> = []
-    const tracer = Tracer.make({
-      span: (options) => {
-        const span = new Tracer.NativeSpan(options)
-        spans.push(span)
-        return span
-      }
-    })
+    const { spans, tracer } = recordingTracer()
     const exit = yield* Effect.exit(effect).pipe(Effect.withSpan("around"), Effect.withTracer(tracer))
     return { exit, attributes: Object.fromEntries(spans[0]?.attributes ?? []) }
   })

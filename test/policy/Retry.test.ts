@@ -1,7 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Clock, Duration, Effect, Exit, Fiber, Schedule, Schema, Tracer } from "effect"
+import { Cause, Clock, Duration, Effect, Exit, Fiber, Schedule, Schema } from "effect"
 import { Backoff, Fault, Retry, Telemetry } from "effect-resilience"
 import { TestClock } from "effect/testing"
+import { recordingTracer } from "../recordingTracer.ts"
 
 class Busy extends Schema.TaggedError<Busy>("test/Busy")("Busy", { n: Schema.Finite }) {
   readonly [Fault.verdictOf] = Fault.transient
@@ -458,14 +459,7 @@ describe("Retry", () => {
       Effect.gen(function*() {
         const attributes = (errors: ReadonlyArray<Busy>) =>
           Effect.gen(function*() {
-            const spans: Array<Tracer.Span> = []
-            const tracer = Tracer.make({
-              span: (options) => {
-                const span = new Tracer.NativeSpan(options)
-                spans.push(span)
-                return span
-              }
-            })
+            const { spans, tracer } = recordingTracer()
             const fiber = yield* scripted(errors).effect.pipe(
               Retry.apply(Retry.policy({ name: "model", backoff: everySecond, maxAttempts: 3 })),
               Effect.withSpan("around"),

@@ -43,9 +43,6 @@ export type Failure =
 /** @internal */
 export const isSuspension = Schema.is(RunSuspended)
 
-const isOpenVerdict = (verdict: Fault.Verdict): boolean =>
-  verdict._tag === "Ambiguous" || verdict._tag === "TimedOut" || verdict._tag === "Malformed"
-
 /** The JSON of a value and what it will be read back as, or why there is none. */
 const roundTrip = Effect.fnUntraced(function*<S extends Schema.Codec<unknown, unknown, unknown, unknown>>(
   schema: S,
@@ -226,7 +223,7 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
       // What the step had done before it suspended the run, only its reconcile can tell.
       if (isSuspension(error)) return yield* again
       const verdict = yield* Effect.provideService(Fault.classify(error), Fault.Idempotent, !atMostOnce)
-      if (atMostOnce && isOpenVerdict(verdict)) {
+      if (atMostOnce && Fault.mayHaveHappened(verdict)) {
         const happened = yield* settle("Failed", number, { cause: error })
         if (Option.isSome(happened)) return happened.value
       }
