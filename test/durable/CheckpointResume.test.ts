@@ -559,6 +559,27 @@ describe("The lease of a run", () => {
     }))
 })
 
+describe("A program that catches the refusal of a step", () => {
+  test("does not complete the run of another program", () =>
+    Effect.gen(function*() {
+      const { did, log } = makeLog()
+      const first = Checkpoint.step("pay", once, did("pay")).pipe(
+        Effect.andThen(new Stop()),
+        Checkpoint.run({ id: "r" })
+      )
+      yield* Effect.flip(first)
+      const other = Effect.ignore(Checkpoint.step("audit", text, did("audit"))).pipe(
+        Effect.as("done"),
+        Checkpoint.run({ id: "r" })
+      )
+      assert.strictEqual(reason(yield* Effect.flip(other)), "Order")
+      assert.deepStrictEqual(yield* Checkpoint.status("r"), Option.some("failed"))
+      // The first program is still the one that the journal is of.
+      assert.strictEqual((yield* Effect.flip(first))._tag, "Stop")
+      assert.deepStrictEqual(log, ["pay"])
+    }))
+})
+
 describe("A journal that is not whole", () => {
   for (
     const [name, change] of [

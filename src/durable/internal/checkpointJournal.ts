@@ -62,6 +62,8 @@ export interface Journal {
     claim: Scope.Claim,
     paths: ReadonlySet<string>
   ) => CheckpointMismatch | undefined
+  /** What the program was refused first, whether it let that be known or not. */
+  readonly mismatched: () => CheckpointMismatch | undefined
   /** A step that may have taken effect, and whose fate nobody told the program. */
   readonly unresolved: () => CheckpointMismatch | undefined
   /** Notes that the program was told about the fate of a step, whatever it is. */
@@ -344,7 +346,12 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
     scope: string,
     expected: string,
     found: string
-  ) => new CheckpointMismatch({ runId, reason, scope, expected, found })
+  ) => {
+    const error = new CheckpointMismatch({ runId, reason, scope, expected, found })
+    if (reason === "Order") mismatched ??= error
+    return error
+  }
+  let mismatched: CheckpointMismatch | undefined
 
   const theEnd = "its end"
 
@@ -407,6 +414,7 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
       }
       return undefined
     },
+    mismatched: () => mismatched,
     unresolved: () => {
       for (const [id, { _tag }] of outcomes) {
         if (_tag === "Intended" && !told.has(id)) return mismatch("Unresolved", "", `step "${id}"`, theEnd)

@@ -66,7 +66,10 @@ export const closing = Effect.fnUntraced(function*<A, E>(
   const { runId } = journal
   journal.close()
   const changed = (status: RunStatus) => Telemetry.emit(() => ({ _tag: "RunChanged", runId, status }))
-  const refused = Exit.isSuccess(exit) ? journal.leftOver(place) ?? journal.unresolved() : undefined
+  // A program that was refused a step is not the one that the journal is of, also when it has caught the refusal.
+  const refused = Exit.isSuccess(exit)
+    ? journal.mismatched() ?? journal.leftOver(place) ?? journal.unresolved()
+    : undefined
   const ended: Exit.Exit<A, E | CheckpointMismatch> = refused === undefined ? exit : Exit.fail(refused)
   if (Exit.isSuccess(ended)) {
     if (!journal.isCompleted()) {
