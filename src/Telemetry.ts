@@ -6,6 +6,7 @@
 import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import * as Predicate from "effect/Predicate"
 import type { VerdictTag } from "./Fault.ts"
 
 /**
@@ -86,7 +87,8 @@ export type Event =
  * **Gotchas**
  *
  * The listener is called in the middle of the guard's own step: keep it short. It cannot change how the guarded call
- * ends: what it throws is logged as a warning that names the event, and nothing else comes of it.
+ * ends: what it throws, or rejects with, is logged as a warning that names the event, and nothing else comes of it.
+ * Nobody waits for a promise that it returns.
  *
  * **Example** (Counting the retries)
  *
@@ -159,9 +161,15 @@ export const emitIn = (context: Context.Context<never>, event: () => Event): Eff
   try {
     const built = event()
     name = built._tag
-    listener(built)
-    return Effect.void
+    const heard: unknown = listener(built)
+    if (!Predicate.isPromiseLike(heard)) return Effect.void
+    // An async function fits the type. Its rejection is taken up now, so that nobody's process ends of it.
+    const end = Promise.resolve(heard).then(() => Effect.void, (reason: unknown) => threw(name, reason))
+    return Effect.asVoid(Effect.forkDetach(Effect.flatten(Effect.promise(() => end))))
   } catch (thrown) {
-    return Effect.logWarning(`The Telemetry listener threw at ${name}; the call goes on`, Cause.die(thrown))
+    return threw(name, thrown)
   }
 }
+
+const threw = (event: string, thrown: unknown): Effect.Effect<void> =>
+  Effect.logWarning(`The Telemetry listener threw at ${event}; the call goes on`, Cause.die(thrown))

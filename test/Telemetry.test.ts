@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Logger } from "effect"
+import { Deferred, Effect, Exit, Logger } from "effect"
 import { Backoff, CircuitBreaker, Fallback, Fault, Retry, Telemetry } from "effect-resilience"
 import { TestClock } from "effect/testing"
 
@@ -38,6 +38,24 @@ describe("Telemetry", () => {
       const context = yield* Effect.context<never>().pipe(listening((event) => heard.push(event._tag)))
       Telemetry.emitIn(context, () => ({ _tag: "RunChanged", runId: "r", status: "running" }))
       assert.deepStrictEqual(heard, ["RunChanged"])
+    }))
+
+  it.live("a listener that rejects changes the outcome of no call and is named in a warning", () =>
+    Effect.gen(function*() {
+      const warned = yield* Deferred.make<string>()
+      const logger = Logger.make(({ message }) => {
+        Deferred.doneUnsafe(warned, Effect.succeed(String(Array.isArray(message) ? message[0] : message)))
+      })
+      const program = Effect.fail(down).pipe(
+        Retry.apply(Retry.policy({ backoff: Backoff.constant({ delay: 0 }), maxAttempts: 1 })),
+        listening(async () => {
+          throw new Error("listener")
+        }),
+        Effect.exit,
+        Effect.provide(Logger.layer([logger]))
+      )
+      assert.deepStrictEqual(yield* program, Exit.fail(down))
+      assert.include(yield* Deferred.await(warned), "The Telemetry listener threw at RetryGaveUp")
     }))
 
   describe("a listener that throws changes the outcome of no call and is named in a warning", () => {

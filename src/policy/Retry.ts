@@ -217,6 +217,10 @@ export const schedule = (policy: Policy): Schedule.Schedule<Duration.Duration, u
  * Adds no error. The last failure is passed on with its cause as it was. Inside the effect, `Schedule.CurrentMetadata`
  * tells which retry it is (0 for the first try).
  *
+ * What one of our own guards refused (`Rejected`: an open circuit) is not retried, so that a fallback can answer at once.
+ * Where there is nothing else to fall back to, wait for the circuit with
+ * `retryIf: (_, verdict) => verdict._tag === "Rejected" ? true : undefined`, and bound it with `maxElapsed`.
+ *
  * The span around gets `retry.policy`, `retry.attempts` and, when the policy gave up, `retry.gave_up`, once a try has
  * failed; `Telemetry` gets `RetryScheduled` and `RetryGaveUp`, whose `attempt` and `attempts` count the tries made.
  *
