@@ -158,7 +158,7 @@ const prepare = Effect.fnUntraced(function*({ data, fresh, resume, approve }: Se
   if (exists && (fresh || (finished && !goOn))) {
     yield* Console.log(`starting anew: what ${finished ? "the finished run" : "a run"} left in "${data}" is removed`)
     for (const file of yield* fs.readDirectory(data)) {
-      if (/^(runs|shop)\.db|^events\.jsonl$|^results\.json$|^finished$/.test(file)) {
+      if (/^(runs|shop)\.db|^events\.jsonl$|^finished$/.test(file)) {
         yield* fs.remove(path.join(data, file))
       }
     }

@@ -7,15 +7,14 @@ import type { Outcome } from "./SupportDesk.ts"
 import type { Tally } from "./Tally.ts"
 
 /** How every ticket ended: worked to its end, or waiting for a person. */
-export const Ended = Schema.Struct({
-  ticket: Schema.String,
-  status: Schema.Literals(["done", "escalated", "waiting", "failed"]),
-  reason: Schema.String,
-  triageBy: Schema.String,
-  answerBy: Schema.String,
-  cost: Schema.Finite
-})
-export type Ended = typeof Ended.Type
+export interface Ended {
+  readonly ticket: string
+  readonly status: "done" | "escalated" | "waiting" | "failed"
+  readonly reason: string
+  readonly triageBy: string
+  readonly answerBy: string
+  readonly cost: number
+}
 
 export const fromOutcome = (outcome: Outcome): Ended => ({
   ticket: outcome.ticket,

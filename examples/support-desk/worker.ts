@@ -1,5 +1,5 @@
-/** One life of the desk: opens the databases, works every ticket that is not done, and leaves its results in a file. */
-import { Clock, Console, Effect, FileSystem, Layer, Path, type Redacted, Schema } from "effect"
+/** One life of the desk: opens the databases, works every ticket that is not done. */
+import { Clock, Console, Effect, Layer, type Redacted, Schema } from "effect"
 import { Checkpoint, CircuitBreaker, EscalationQueue, Telemetry } from "effect-resilience"
 import * as NodeSqlite from "effect-resilience/durable/stores/NodeSqlite"
 import * as Sqlite from "effect-resilience/durable/stores/Sqlite"
@@ -121,12 +121,7 @@ const workOne = Effect.fnUntraced(function*(
   return ended
 })
 
-export const resultsFile = "results.json"
-export const Results = Schema.Array(Report.Ended)
-
 export const run = Effect.fn("support-desk.worker")(function*(options: Options) {
-  const fs = yield* FileSystem.FileSystem
-  const path = yield* Path.Path
   const folder = yield* readFolder(options.tickets)
   const tickets = folder.tickets.slice(0, options.limit)
   const record = Tally.recorder(options.data)
@@ -149,7 +144,5 @@ export const run = Effect.fn("support-desk.worker")(function*(options: Options) 
   })
 
   const result = yield* Effect.provide(program, world(options))
-  const json = yield* Schema.encodeEffect(Schema.fromJsonString(Results))(result.ended)
-  yield* fs.writeFileString(path.join(options.data, resultsFile), json)
   return { ...result, unreadable: folder.unreadable }
 })
