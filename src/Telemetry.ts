@@ -18,6 +18,14 @@ import type { VerdictTag } from "./Fault.ts"
  *
  * - `RetryScheduled`, `RetryGaveUp`: `Retry` waits, or hands on the last error.
  * - `CircuitChanged`, `CircuitRejected`: a circuit went to another state, or refused a call.
+ * - `BulkheadWaited`, `BulkheadRejected`: a call got its slot after waiting for it, or got none.
+ * - `AttemptTimedOut`, `DeadlineExceeded`, `Stalled`: a call was stopped, because one try took too long, because the
+ *   time for everything was over (`started` says whether there was any left to begin with), or because nothing came any
+ *   more.
+ * - `HedgeStarted`, `HedgeWon`, `HedgeSkipped`: a second try was started beside the first, gave the result, or was not
+ *   started.
+ * - `LastGoodServed`: an older answer was given, `ageMillis` old.
+ * - `SafeModeChanged`: a key went into safe mode, or left it.
  * - `FallbackUsed`: an answer came from another step than the first; `failed` are the labels before it.
  * - `StepCompleted`, `StepFailed`, `StepAmbiguous`, `RunChanged`: what a `Checkpoint` run does; `replayed` says that a
  *   result came from the journal.
@@ -41,11 +49,35 @@ export type Event =
     readonly policy: string
     readonly attempts: number
     readonly verdict: VerdictTag
-    readonly reason: "Exhausted" | "NotRetryable" | "RetryAfterTooLong" | "Elapsed"
+    readonly reason: "Exhausted" | "NotRetryable" | "RetryAfterTooLong" | "Elapsed" | "Deadline" | "BudgetEmpty"
   }
   | { readonly _tag: "CircuitChanged"; readonly key: string; readonly from: string; readonly to: string }
   | { readonly _tag: "CircuitRejected"; readonly key: string; readonly retryAfterMillis: number | undefined }
+  | { readonly _tag: "BulkheadWaited"; readonly key: string; readonly waitedMillis: number }
+  | {
+    readonly _tag: "BulkheadRejected"
+    readonly key: string
+    readonly reason: "QueueFull" | "WaitTooLong" | "Closed"
+    readonly waitedMillis: number
+  }
+  | { readonly _tag: "AttemptTimedOut"; readonly name: string; readonly afterMillis: number }
+  | {
+    readonly _tag: "DeadlineExceeded"
+    readonly name: string
+    readonly afterMillis: number
+    readonly started: boolean
+  }
+  | { readonly _tag: "Stalled"; readonly name: string; readonly idleMillis: number }
+  | { readonly _tag: "HedgeStarted"; readonly policy: string; readonly attempt: number; readonly afterMillis: number }
+  | { readonly _tag: "HedgeWon"; readonly policy: string; readonly attempt: number }
+  | {
+    readonly _tag: "HedgeSkipped"
+    readonly policy: string
+    readonly reason: "NotIdempotent" | "BudgetEmpty" | "Deadline" | "TooFewSamples"
+  }
   | { readonly _tag: "FallbackUsed"; readonly source: string; readonly failed: ReadonlyArray<string> }
+  | { readonly _tag: "LastGoodServed"; readonly key: string; readonly ageMillis: number }
+  | { readonly _tag: "SafeModeChanged"; readonly key: string; readonly active: boolean; readonly failures: number }
   | { readonly _tag: "StepCompleted"; readonly runId: string; readonly step: string; readonly replayed: boolean }
   | { readonly _tag: "StepFailed"; readonly runId: string; readonly step: string; readonly replayed: boolean }
   | { readonly _tag: "StepAmbiguous"; readonly runId: string; readonly step: string }
