@@ -7,7 +7,7 @@ import { millisIn } from "../../internal/monotonic.ts"
  *
  * @internal
  */
-export const Current: Context.Reference<number | undefined> = Context.Reference("effect-resilience/Deadline/Current", {
+export const Current = Context.Reference<number | undefined>("effect-resilience/Deadline/Current", {
   defaultValue: () => undefined
 })
 
