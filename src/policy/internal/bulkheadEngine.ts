@@ -1,0 +1,467 @@
+import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
+import * as Scheduler from "effect/Scheduler"
+import * as config from "../../internal/config.ts"
+import { rounding } from "../../internal/monotonic.ts"
+import { type Place, Queue } from "./bulkheadQueue.ts"
+import { remainingIn } from "./deadline.ts"
+import { Timeouts } from "./timeouts.ts"
+
+const module = "Bulkhead"
+
+/** How many calls of one key run and wait. */
+export interface BulkheadOptions {
+  readonly maxConcurrent?: number | undefined
+  readonly maxQueue?: number | undefined
+  readonly maxWait?: Duration.Input | undefined
+}
+
+/** @internal */
+export interface ServiceOptions extends BulkheadOptions {
+  readonly total?: number | undefined
+  readonly keys?: Readonly<Record<string, BulkheadOptions>> | undefined
+  readonly maxKeys?: number | undefined
+  readonly idleTimeToLive?: Duration.Input | undefined
+}
+
+interface Settings {
+  readonly maxConcurrent: number
+  readonly maxQueue: number
+  readonly maxWait: Timeouts
+}
+
+type Given = { readonly [Option in keyof Settings]: Settings[Option] | undefined }
+
+/** @internal */
+export const concurrency = (option: string, value: number): number => config.integer(module, option, value, 1)
+
+const given = ({ maxConcurrent, maxQueue, maxWait }: BulkheadOptions, path = ""): Given => ({
+  maxConcurrent: maxConcurrent === undefined ? undefined : concurrency(`${path}maxConcurrent`, maxConcurrent),
+  maxQueue: maxQueue === undefined ? undefined : config.integer(module, `${path}maxQueue`, maxQueue, 0),
+  maxWait: maxWait === undefined
+    ? undefined
+    : new Timeouts(Duration.toMillis(config.duration(module, `${path}maxWait`, maxWait)))
+})
+
+const checkedOptions = new WeakMap<BulkheadOptions, Given>()
+
+/**
+ * The options of a caller, looked at once: a policy hands in the same ones with every call.
+ *
+ * @internal
+ */
+export const checked = (options: BulkheadOptions): Given => {
+  const known = checkedOptions.get(options)
+  if (known !== undefined) return known
+  const found = given(options)
+  checkedOptions.set(options, found)
+  return found
+}
+
+const over = (base: Settings, own: Given): Settings => ({
+  maxConcurrent: own.maxConcurrent ?? base.maxConcurrent,
+  maxQueue: own.maxQueue ?? base.maxQueue,
+  maxWait: own.maxWait ?? base.maxWait
+})
+
+/** @internal */
+export interface Refusal {
+  readonly _tag: "Refusal"
+  readonly reason: "QueueFull" | "WaitTooLong" | "Closed"
+  readonly running: number
+  readonly waiting: number
+  readonly limit: number
+  /** The total over all keys, where that was what had no slot left. */
+  readonly total: number | undefined
+}
+
+/** One key's share. The engine alone changes it. */
+interface Compartment {
+  readonly key: string
+  /** Whether the service has options for this key by name, which go before those of callers. */
+  readonly isNamed: boolean
+  readonly waiters: Queue<Waiter>
+  readonly watchers: Set<() => void>
+  options: BulkheadOptions | undefined
+  settings: Settings
+  resizedTo: number | undefined
+  limit: number
+  isClosed: boolean
+  running: number
+  turn: Place<Compartment> | undefined
+  lastUsed: number
+}
+
+/**
+ * Leave to run one call. Whoever has it gives it back once; twice does nothing.
+ *
+ * @internal
+ */
+export class Slot {
+  compartment: Compartment | undefined
+  constructor(compartment: Compartment) {
+    this.compartment = compartment
+  }
+}
+
+/**
+ * A call that waits for its slot. It is told once, either of the slot, which it holds from that step on, or of the
+ * refusal.
+ *
+ * @internal
+ */
+export class Waiter {
+  readonly _tag = "Waiter"
+  readonly compartment: Compartment
+  readonly since: number
+  slot: Slot | undefined
+  refusal: Refusal | undefined
+  place: Place<Waiter> | undefined
+  stopTimer: (() => void) | undefined
+  private told: (() => void) | undefined
+
+  constructor(compartment: Compartment, since: number) {
+    this.compartment = compartment
+    this.since = since
+  }
+
+  /** The engine decides before anybody listens, when the fiber yields in between. */
+  onEnd(told: () => void): void {
+    if (this.slot !== undefined || this.refusal !== undefined) told()
+    else this.told = told
+  }
+
+  end(): void {
+    this.told?.()
+  }
+}
+
+/** @internal */
+export interface Snapshot {
+  readonly running: number
+  readonly waiting: number
+  readonly limit: number
+  readonly maxQueue: number
+  readonly closed: boolean
+}
+
+/**
+ * What the fused `Policy` needs of a bulkhead: both steps are synchronous, and `now` is in monotonic milliseconds.
+ *
+ * @internal
+ */
+export interface BulkheadEngine {
+  /**
+   * A slot, if one is free and nobody waits for it. Where there is none, `Bulkhead.limit` is the way to wait for it or to
+   * be refused.
+   */
+  tryAcquire(key: string, options: BulkheadOptions | undefined, now: number): Slot | undefined
+  /** Hands the slot to who waits for it longest. */
+  release(slot: Slot, now: number): void
+}
+
+const engines = new WeakMap<object, BulkheadEngine>()
+
+/**
+ * The engine of a `Bulkhead` made here; none of another implementation, nor of a copy with other methods.
+ *
+ * @internal
+ */
+export const engineOf = (service: object): BulkheadEngine | undefined => engines.get(service)
+
+/** @internal */
+export const withEngine = <Service extends object>(service: Service, engine: BulkheadEngine): Service => {
+  engines.set(service, engine)
+  return service
+}
+
+/**
+ * All compartments of a bulkhead. Every method is one synchronous step that leaves nobody waiting for a slot that is
+ * free: a slot goes over to a waiter in the step that frees it, so that no newcomer comes between.
+ *
+ * @internal
+ */
+export class Engine implements BulkheadEngine {
+  private readonly base: Settings
+  private readonly named: ReadonlyMap<string, Settings>
+  private readonly total: number
+  private readonly maxKeys: number
+  private readonly idleTimeToLive: number
+  private readonly byKey = new Map<string, Compartment>()
+  /** The keys that have a waiter and a slot of their own for it, and lack one of the total. The first is served next. */
+  private readonly turns = new Queue<Compartment>()
+  private readonly watchers = new Set<() => void>()
+  private running = 0
+  private newAreClosed = false
+  private sweptAt = Number.NEGATIVE_INFINITY
+  private changes = 0
+
+  constructor(options: ServiceOptions) {
+    const defaults = { maxConcurrent: 3, maxQueue: 100, maxWait: new Timeouts(60_000) }
+    this.base = over(defaults, given(options))
+    this.named = new Map(
+      Object.entries(options.keys ?? {}).map(([key, own]) => [
+        key,
+        over(this.base, given(own, `keys[${JSON.stringify(key)}].`))
+      ])
+    )
+    this.total = options.total === undefined ? Infinity : concurrency("total", options.total)
+    this.maxKeys = config.integer(module, "maxKeys", options.maxKeys ?? 10_000, 1)
+    this.idleTimeToLive = Duration.toMillis(
+      config.duration(module, "idleTimeToLive", options.idleTimeToLive ?? "1 hour", { minimum: "1 millis" })
+    )
+  }
+
+  tryAcquire(key: string, options: BulkheadOptions | undefined, now: number): Slot | undefined {
+    const compartment = this.compartmentOf(key, options, now)
+    if (
+      compartment.running >= compartment.limit || this.running >= this.total || compartment.isClosed ||
+      compartment.waiters.size > 0
+    ) return undefined
+    return this.take(compartment)
+  }
+
+  release(slot: Slot, now: number): void {
+    const { compartment } = slot
+    if (compartment === undefined) return
+    slot.compartment = undefined
+    compartment.lastUsed = now
+    compartment.running--
+    this.running--
+    this.changes++
+    if (compartment.waiters.size > 0) this.queueUp(compartment)
+    if (this.turns.size > 0) this.grant()
+    if (compartment.running === 0 && compartment.watchers.size > 0) tellAll(compartment.watchers)
+    if (this.running === 0 && this.watchers.size > 0) tellAll(this.watchers)
+  }
+
+  /** What a call does that got no slot at once. */
+  wait(
+    key: string,
+    options: BulkheadOptions | undefined,
+    now: number,
+    context: Context.Context<never>
+  ): Waiter | Refusal {
+    const compartment = this.compartmentOf(key, options, now)
+    const { maxQueue, maxWait } = compartment.settings
+    if (compartment.isClosed) return this.refusal(compartment, "Closed")
+    if (compartment.waiters.size >= maxQueue) return this.refusal(compartment, "QueueFull")
+    if (maxWait.millis === 0 || remainingIn(context) <= rounding) return this.refusal(compartment, "WaitTooLong")
+    const waiter = new Waiter(compartment, now)
+    waiter.place = compartment.waiters.push(waiter)
+    this.queueUp(compartment)
+    const scheduler = Context.get(context, Scheduler.Scheduler)
+    const timers = maxWait.queueOf(Context.get(context, Clock.Clock))
+    const timer = timers.start(() => {
+      this.leave(waiter)
+      this.refuse(waiter, "WaitTooLong")
+    }, scheduler)
+    waiter.stopTimer = () => timers.stop(timer, scheduler)
+    return waiter
+  }
+
+  /** Ends a call that has waited: whatever it holds, a place in the queue or a slot, is free at once. */
+  finish(waiter: Waiter, now: number): void {
+    if (waiter.slot === undefined) this.leave(waiter)
+    else this.release(waiter.slot, now)
+  }
+
+  resize(key: string, maxConcurrent: number, now: number): void {
+    const compartment = this.compartmentOf(key, undefined, now)
+    compartment.resizedTo = maxConcurrent === compartment.settings.maxConcurrent ? undefined : maxConcurrent
+    this.relimit(compartment)
+  }
+
+  close(key: string, now: number): void {
+    this.closeOne(this.compartmentOf(key, undefined, now))
+  }
+
+  closeAll(): void {
+    this.newAreClosed = true
+    for (const compartment of Array.from(this.byKey.values())) this.closeOne(compartment)
+  }
+
+  open(key: string, now: number): void {
+    this.openOne(this.compartmentOf(key, undefined, now))
+    tellAll(this.watchers)
+  }
+
+  openAll(): void {
+    this.newAreClosed = false
+    for (const compartment of this.byKey.values()) this.openOne(compartment)
+    tellAll(this.watchers)
+  }
+
+  /** Tells once when nothing runs any more under the key, or under any key. Gives back how to stop listening. */
+  watch(key: string | undefined, idle: () => void): () => void {
+    const watched = key === undefined ? this : this.byKey.get(key)
+    if (watched === undefined || watched.running === 0) {
+      idle()
+      return () => undefined
+    }
+    const { watchers } = watched
+    watchers.add(idle)
+    return () => watchers.delete(idle)
+  }
+
+  snapshot(key: string): Snapshot {
+    const compartment = this.byKey.get(key)
+    if (compartment !== undefined) return snapshot(compartment)
+    const { maxConcurrent, maxQueue } = this.named.get(key) ?? this.base
+    return { running: 0, waiting: 0, limit: maxConcurrent, maxQueue, closed: this.newAreClosed }
+  }
+
+  snapshots(now: number): ReadonlyArray<readonly [string, Snapshot]> {
+    this.sweep(now)
+    return Array.from(this.byKey.values(), (compartment) => [compartment.key, snapshot(compartment)])
+  }
+
+  private compartmentOf(key: string, options: BulkheadOptions | undefined, now: number): Compartment {
+    const known = this.byKey.get(key)
+    if (known !== undefined) {
+      known.lastUsed = now
+      if (options !== known.options && options !== undefined && !known.isNamed) this.configure(known, options)
+      return known
+    }
+    this.makeRoom(now)
+    const named = this.named.get(key)
+    const settings = named ?? (options === undefined ? this.base : over(this.base, checked(options)))
+    const compartment: Compartment = {
+      key,
+      isNamed: named !== undefined,
+      waiters: new Queue(),
+      watchers: new Set(),
+      options,
+      settings,
+      resizedTo: undefined,
+      limit: settings.maxConcurrent,
+      isClosed: this.newAreClosed,
+      running: 0,
+      turn: undefined,
+      lastUsed: now
+    }
+    this.byKey.set(key, compartment)
+    return compartment
+  }
+
+  private configure(compartment: Compartment, options: BulkheadOptions): void {
+    compartment.settings = over(this.base, checked(options))
+    compartment.options = options
+    this.relimit(compartment)
+  }
+
+  private relimit(compartment: Compartment): void {
+    compartment.limit = compartment.resizedTo ?? compartment.settings.maxConcurrent
+    if (compartment.running < compartment.limit) this.queueUp(compartment)
+    else this.standBack(compartment)
+    this.grant()
+  }
+
+  private take(compartment: Compartment): Slot {
+    compartment.running++
+    this.running++
+    return new Slot(compartment)
+  }
+
+  /** Takes a turn behind the keys that have one, so that no key is served twice before another one once. */
+  private queueUp(compartment: Compartment): void {
+    if (
+      compartment.turn === undefined && compartment.waiters.size > 0 && compartment.running < compartment.limit
+    ) compartment.turn = this.turns.push(compartment)
+  }
+
+  private standBack(compartment: Compartment): void {
+    if (compartment.turn === undefined) return
+    this.turns.remove(compartment.turn)
+    compartment.turn = undefined
+  }
+
+  private grant(): void {
+    while (this.running < this.total) {
+      const compartment = this.turns.shift()
+      if (compartment === undefined) return
+      compartment.turn = undefined
+      const waiter = compartment.waiters.shift()
+      if (waiter === undefined) continue
+      waiter.slot = this.take(compartment)
+      this.queueUp(compartment)
+      waiter.stopTimer?.()
+      waiter.end()
+    }
+  }
+
+  private leave({ compartment, place, stopTimer }: Waiter): void {
+    stopTimer?.()
+    if (place !== undefined) compartment.waiters.remove(place)
+    if (compartment.waiters.size === 0) this.standBack(compartment)
+  }
+
+  private refusal(compartment: Compartment, reason: Refusal["reason"]): Refusal {
+    const { limit, running } = compartment
+    const total = running < limit && this.running >= this.total ? this.total : undefined
+    return { _tag: "Refusal", reason, running, waiting: compartment.waiters.size, limit, total }
+  }
+
+  private refuse(waiter: Waiter, reason: Refusal["reason"]): void {
+    waiter.refusal = this.refusal(waiter.compartment, reason)
+    waiter.end()
+  }
+
+  private closeOne(compartment: Compartment): void {
+    compartment.isClosed = true
+    this.standBack(compartment)
+    const refused: Array<Waiter> = []
+    for (let waiter = compartment.waiters.shift(); waiter !== undefined; waiter = compartment.waiters.shift()) {
+      waiter.stopTimer?.()
+      refused.push(waiter)
+    }
+    // Who is refused may go on at once and open what was closed: the queue is empty before.
+    for (const waiter of refused) this.refuse(waiter, "Closed")
+  }
+
+  private openOne(compartment: Compartment): void {
+    compartment.isClosed = false
+    tellAll(compartment.watchers)
+  }
+
+  /** Whether a new compartment in its place would be the same. */
+  private isForgettable(compartment: Compartment): boolean {
+    return compartment.running === 0 && compartment.waiters.size === 0 && compartment.resizedTo === undefined &&
+      compartment.isClosed === this.newAreClosed
+  }
+
+  private sweep(now: number): void {
+    this.sweptAt = now
+    for (const [key, compartment] of this.byKey) {
+      if (this.isForgettable(compartment) && now - compartment.lastUsed >= this.idleTimeToLive) this.byKey.delete(key)
+    }
+  }
+
+  private makeRoom(now: number): void {
+    this.changes++
+    if (now - this.sweptAt >= this.idleTimeToLive) this.sweep(now)
+    // What a look through all compartments costs is shared by a tenth as many changes. Where all of them are busy there
+    // is nothing to find, and looking again for each new key would cost the square of their number.
+    if (this.byKey.size < this.maxKeys || this.changes < this.byKey.size / 10) return
+    this.changes = 0
+    const unused = Array.from(this.byKey.values()).filter((compartment) => this.isForgettable(compartment))
+    unused.sort((a, b) => a.lastUsed - b.lastUsed)
+    const surplus = this.byKey.size - this.maxKeys + Math.max(1, Math.floor(this.maxKeys / 10))
+    for (const compartment of unused.slice(0, surplus)) this.byKey.delete(compartment.key)
+  }
+}
+
+const snapshot = ({ isClosed, limit, running, settings, waiters }: Compartment): Snapshot => ({
+  running,
+  waiting: waiters.size,
+  limit,
+  maxQueue: settings.maxQueue,
+  closed: isClosed
+})
+
+const tellAll = (watchers: Set<() => void>): void => {
+  const told = Array.from(watchers)
+  watchers.clear()
+  for (const tell of told) tell()
+}
