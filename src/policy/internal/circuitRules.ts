@@ -26,6 +26,16 @@ export interface TripRule {
   readonly healthy: (sample: Sample) => boolean
 }
 
+/** What a rule says in numbers, so that a store outside of the process can judge by it. */
+export type SharedTrip =
+  | { readonly _tag: "Consecutive"; readonly failures: number }
+  | { readonly _tag: "Rate"; readonly threshold: number; readonly minimumCalls: number; readonly size: number }
+
+/** A rule that circuits shared by several processes can follow. */
+export interface SharedTripRule extends TripRule {
+  readonly shared: SharedTrip
+}
+
 /** @internal */
 export const partsOf = (window: TripWindow): ReadonlyArray<TripWindow> => window.parts?.flatMap(partsOf) ?? [window]
 
@@ -46,9 +56,10 @@ class Streak implements TripWindow {
 }
 
 /** @internal */
-export const consecutive = (failures: number): TripRule => {
+export const consecutive = (failures: number): SharedTripRule => {
   const limit = config.integer(module, "consecutive", failures, 1)
   return {
+    shared: { _tag: "Consecutive", failures: limit },
     window: (previous) => new Streak(limit, previous.find((part) => part instanceof Streak)?.length ?? 0),
     healthy: succeeded
   }
@@ -201,10 +212,14 @@ const windowMillis = (rule: string, window: Duration.Input): number =>
   Duration.toMillis(config.duration(module, `${rule}.window`, window, { minimum: "1 millis" }))
 
 /** @internal */
-export const rate = (options: ShareOptions & SizeOptions = {}): TripRule => {
+export const rate = (options: ShareOptions & SizeOptions = {}): SharedTripRule => {
   const size = windowSize("rate", options)
   const limit = shareLimit("rate", options, size)
-  return { window: share("failures", () => new LastCalls(size), failed, limit), healthy: succeeded }
+  return {
+    shared: { _tag: "Rate", ...limit, size },
+    window: share("failures", () => new LastCalls(size), failed, limit),
+    healthy: succeeded
+  }
 }
 
 /** @internal */
