@@ -167,7 +167,8 @@ const ended = <A, E>(fiber: Fiber.Fiber<A, E>): Effect.Effect<Exit.Exit<A, E>> =
 const once = Effect.fnUntraced(function*<A, E, R, E2, R2>(
   options: Options<A, E, R, E2, R2>,
   moment: Moment,
-  step: number
+  step: number,
+  label: string
 ) {
   // The clock's warning that nobody moves it is over with the first move, and would be a step of the first run alone.
   yield* TestClock.adjust(0)
@@ -182,8 +183,7 @@ const once = Effect.fnUntraced(function*<A, E, R, E2, R2>(
       Effect.provideService(Metric.FiberRuntimeMetrics, fibers.metrics)
     )
 
-  yield* Effect.gen(function*() {
-    const run = yield* watched(options.arrange)
+  const carryOut = Effect.fnUntraced(function*(run: Run<A, E, R>) {
     yield* settle
     const sleepsBefore = clock.sleeps()
     const fiber = yield* Effect.withFiber<A, E, R>((self) => {
@@ -197,11 +197,12 @@ const once = Effect.fnUntraced(function*<A, E, R, E2, R2>(
     const sleepsLeft = clock.sleeps() - sleepsBefore
     yield* ensure(sleepsLeft <= (run.sleepsLeft ?? 0), `${sleepsLeft} sleeps are left over from the call`)
     yield* watched(run.check(exit, stepper.fired ? step : 0))
-  }).pipe(Effect.scoped)
+  }, because(label))
 
+  yield* watched(options.arrange).pipe(Effect.flatMap(carryOut), Effect.scoped)
   yield* settle
-  yield* ensure(clock.sleeps() === 0, `${clock.sleeps()} sleeps outlive the scope`)
-  yield* ensure(fibers.running() === 0, `${fibers.running()} fibers outlive the scope`)
+  yield* ensure(clock.sleeps() === 0, `${label}: ${clock.sleeps()} sleeps outlive the scope`)
+  yield* ensure(fibers.running() === 0, `${label}: ${fibers.running()} fibers outlive the scope`)
   return stepper.fired
 })
 
@@ -212,7 +213,7 @@ const once = Effect.fnUntraced(function*<A, E, R, E2, R2>(
 export const interruptEverywhere = Effect.fnUntraced(function*<A, E, R, E2, R2>(options: Options<A, E, R, E2, R2>) {
   const { maxSteps = 5_000, minSteps = 10, moments = ["during", "before", "yield"], only } = options
   const at = (moment: Moment, step: number) =>
-    once(options, moment, step).pipe(because(`interrupted at { moment: "${moment}", step: ${step} }`))
+    once(options, moment, step, `interrupted at { moment: "${moment}", step: ${step} }`)
   if (only !== undefined) {
     yield* at(only.moment, only.step)
     return 1
@@ -313,6 +314,6 @@ export const everyCancelSource = Effect.fnUntraced(function*<A, E, R, E2, R2>(op
         })
       }
     })
-    yield* once({ arrange: cancelled }, "during", Infinity).pipe(because(`cancelled by ${name}`))
+    yield* once({ arrange: cancelled }, "during", Infinity, `cancelled by ${name}`)
   }
 })
