@@ -1,12 +1,10 @@
-import * as Clock from "effect/Clock"
-import * as Context from "effect/Context"
+import type * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
-import * as Scheduler from "effect/Scheduler"
+import * as Effect from "effect/Effect"
 import * as config from "../../internal/config.ts"
 import { rounding } from "../../internal/monotonic.ts"
 import { type Place, Queue } from "./bulkheadQueue.ts"
 import { remainingIn } from "./deadline.ts"
-import { Timeouts } from "./timeouts.ts"
 
 const module = "Bulkhead"
 
@@ -28,7 +26,8 @@ export interface ServiceOptions extends BulkheadOptions {
 interface Settings {
   readonly maxConcurrent: number
   readonly maxQueue: number
-  readonly maxWait: Timeouts
+  /** In milliseconds. */
+  readonly maxWait: number
 }
 
 type Given = { readonly [Option in keyof Settings]: Settings[Option] | undefined }
@@ -39,9 +38,7 @@ export const concurrency = (option: string, value: number): number => config.int
 const given = ({ maxConcurrent, maxQueue, maxWait }: BulkheadOptions, path = ""): Given => ({
   maxConcurrent: maxConcurrent === undefined ? undefined : concurrency(`${path}maxConcurrent`, maxConcurrent),
   maxQueue: maxQueue === undefined ? undefined : config.integer(module, `${path}maxQueue`, maxQueue, 0),
-  maxWait: maxWait === undefined
-    ? undefined
-    : new Timeouts(Duration.toMillis(config.duration(module, `${path}maxWait`, maxWait)))
+  maxWait: maxWait === undefined ? undefined : Duration.toMillis(config.duration(module, `${path}maxWait`, maxWait))
 })
 
 const checkedOptions = new WeakMap<BulkheadOptions, Given>()
@@ -126,6 +123,10 @@ export class Waiter {
     this.since = since
   }
 
+  isWaiting(): boolean {
+    return this.place?.queue !== undefined
+  }
+
   /** The engine decides before anybody listens, when the fiber yields in between. */
   onEnd(told: () => void): void {
     if (this.slot !== undefined || this.refusal !== undefined) told()
@@ -139,6 +140,7 @@ export class Waiter {
 
 /** @internal */
 export interface Snapshot {
+  readonly key: string
   readonly running: number
   readonly waiting: number
   readonly limit: number
@@ -198,7 +200,7 @@ export class Engine implements BulkheadEngine {
   private changes = 0
 
   constructor(options: ServiceOptions) {
-    const defaults = { maxConcurrent: 3, maxQueue: 100, maxWait: new Timeouts(60_000) }
+    const defaults = { maxConcurrent: 3, maxQueue: 100, maxWait: 60_000 }
     this.base = over(defaults, given(options))
     this.named = new Map(
       Object.entries(options.keys ?? {}).map(([key, own]) => [
@@ -247,23 +249,24 @@ export class Engine implements BulkheadEngine {
     const { maxQueue, maxWait } = compartment.settings
     if (compartment.isClosed) return this.refusal(compartment, "Closed")
     if (compartment.waiters.size >= maxQueue) return this.refusal(compartment, "QueueFull")
-    if (maxWait.millis === 0 || remainingIn(context) <= rounding) return this.refusal(compartment, "WaitTooLong")
+    if (maxWait === 0 || remainingIn(context) <= rounding) return this.refusal(compartment, "WaitTooLong")
     const waiter = new Waiter(compartment, now)
     waiter.place = compartment.waiters.push(waiter)
     this.queueUp(compartment)
-    const scheduler = Context.get(context, Scheduler.Scheduler)
-    const timers = maxWait.queueOf(Context.get(context, Clock.Clock))
-    const timer = timers.start(() => {
-      this.leave(waiter)
+    // A fiber of the caller's clock and scheduler. However it ends by itself, the wait is over with it.
+    const timer = Effect.runForkWith(context)(Effect.sleep(maxWait))
+    waiter.stopTimer = () => timer.interruptUnsafe()
+    timer.addObserver(() => {
+      if (!waiter.isWaiting()) return
+      this.dequeue(waiter)
       this.refuse(waiter, "WaitTooLong")
-    }, scheduler)
-    waiter.stopTimer = () => timers.stop(timer, scheduler)
+    })
     return waiter
   }
 
   /** Ends a call that has waited: whatever it holds, a place in the queue or a slot, is free at once. */
   finish(waiter: Waiter, now: number): void {
-    if (waiter.slot === undefined) this.leave(waiter)
+    if (waiter.slot === undefined) this.dequeue(waiter)
     else this.release(waiter.slot, now)
   }
 
@@ -295,12 +298,13 @@ export class Engine implements BulkheadEngine {
 
   /** Tells once when nothing runs any more under the key, or under any key. Gives back how to stop listening. */
   watch(key: string | undefined, idle: () => void): () => void {
-    const watched = key === undefined ? this : this.byKey.get(key)
-    if (watched === undefined || watched.running === 0) {
+    const compartment = key === undefined ? undefined : this.byKey.get(key)
+    const watchers = key === undefined ? this.watchers : compartment?.watchers
+    const running = key === undefined ? this.running : compartment?.running
+    if (watchers === undefined || running === 0) {
       idle()
       return () => undefined
     }
-    const { watchers } = watched
     watchers.add(idle)
     return () => watchers.delete(idle)
   }
@@ -309,12 +313,12 @@ export class Engine implements BulkheadEngine {
     const compartment = this.byKey.get(key)
     if (compartment !== undefined) return snapshot(compartment)
     const { maxConcurrent, maxQueue } = this.named.get(key) ?? this.base
-    return { running: 0, waiting: 0, limit: maxConcurrent, maxQueue, closed: this.newAreClosed }
+    return { key, running: 0, waiting: 0, limit: maxConcurrent, maxQueue, closed: this.newAreClosed }
   }
 
-  snapshots(now: number): ReadonlyArray<readonly [string, Snapshot]> {
+  snapshots(now: number): ReadonlyArray<Snapshot> {
     this.sweep(now)
-    return Array.from(this.byKey.values(), (compartment) => [compartment.key, snapshot(compartment)])
+    return Array.from(this.byKey.values(), snapshot)
   }
 
   private compartmentOf(key: string, options: BulkheadOptions | undefined, now: number): Compartment {
@@ -391,10 +395,10 @@ export class Engine implements BulkheadEngine {
     }
   }
 
-  private leave({ compartment, place, stopTimer }: Waiter): void {
-    stopTimer?.()
+  private dequeue({ compartment, place, stopTimer }: Waiter): void {
     if (place !== undefined) compartment.waiters.remove(place)
     if (compartment.waiters.size === 0) this.standBack(compartment)
+    stopTimer?.()
   }
 
   private refusal(compartment: Compartment, reason: Refusal["reason"]): Refusal {
@@ -452,7 +456,8 @@ export class Engine implements BulkheadEngine {
   }
 }
 
-const snapshot = ({ isClosed, limit, running, settings, waiters }: Compartment): Snapshot => ({
+const snapshot = ({ isClosed, key, limit, running, settings, waiters }: Compartment): Snapshot => ({
+  key,
   running,
   waiting: waiters.size,
   limit,
