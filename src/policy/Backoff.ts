@@ -83,7 +83,8 @@ export const fullJitter = (options?: Options): Schedule.Schedule<Duration.Durati
   return internal.schedule({
     capMillis: cap,
     join: internal.onTop,
-    start: () => (retry, random) => random() * ceiling(retry)
+    start: () => (retry, random) => random() * ceiling(retry),
+    shortest: () => 0
   })
 }
 
@@ -126,7 +127,8 @@ export const equalJitter = (options?: Options): Schedule.Schedule<Duration.Durat
   return internal.schedule({
     capMillis: cap,
     join: internal.onTop,
-    start: () => (retry, random) => ceiling(retry) / 2 * (1 + random())
+    start: () => (retry, random) => ceiling(retry) / 2 * (1 + random()),
+    shortest: (retry) => ceiling(retry) / 2
   })
 }
 
@@ -176,7 +178,8 @@ export const decorrelatedJitter = (options?: Options): Schedule.Schedule<Duratio
         previous = Math.min(cap, base + random() * (highest - base))
         return previous
       }
-    }
+    },
+    shortest: () => base
   })
 }
 

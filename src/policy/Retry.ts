@@ -4,19 +4,17 @@
  * @since 0.1.0
  */
 import * as Cause from "effect/Cause"
-import * as Clock from "effect/Clock"
-import * as Context from "effect/Context"
+import type * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import { dual } from "effect/Function"
-import * as Pull from "effect/Pull"
 import * as Schedule from "effect/Schedule"
-import * as Fault from "../Fault.ts"
+import type * as Types from "effect/Types"
+import type * as Fault from "../Fault.ts"
 import * as config from "../internal/config.ts"
-import * as Telemetry from "../Telemetry.ts"
 import * as Backoff from "./Backoff.ts"
-import * as internal from "./internal/backoff.ts"
-import { onlyFailure } from "./internal/failure.ts"
+import * as internal from "./internal/retry.ts"
+import type { RetryBudget } from "./RetryBudget.ts"
 
 /**
  * Options of {@link policy}.
@@ -27,11 +25,16 @@ import { onlyFailure } from "./internal/failure.ts"
  * - `backoff`: the delays, one of `Backoff` or any schedule. Whatever it is, no delay is shorter than the wait that the
  *   refusing side asked for. Default: `Backoff.fullJitter()`, base 1 second, cap 60 seconds.
  * - `maxAttempts`: how often the effect runs at most, the first try included. Default: 5.
- * - `maxElapsed`: no try starts later than this after the start of the first; a delay that does not fit is not waited
- *   for. A try under way is not cut short. Default: no limit but `maxAttempts`.
+ * - `maxElapsed`: no try starts later than this after the start of the first. A delay of `Backoff` with jitter that does
+ *   not fit is drawn once more from what fits, and the try after it is the last; any other delay that does not fit (one
+ *   without jitter, one that the refusing side asked for, one of another schedule) is not waited for. A try under way is
+ *   not cut short: that is what `Deadline` is for. Default: no limit but `maxAttempts`.
  * - `idempotent`: whether the effect may be repeated without harm (`Fault.Idempotent`), for everything inside. Default:
  *   what the surroundings say.
  * - `retryIf`: overrules the verdict for the errors it knows, and leaves the rest to it with `undefined`.
+ * - `retryRejected`: whether what one of our own guards refused (`Rejected`: an open circuit, a full bulkhead) is tried
+ *   again, after at least the time that the refusal names. Default: `false`, so that a fallback can answer at once.
+ * - `budget`: the key of the `RetryBudget` that retries are paid from. Default: none.
  *
  * @category models
  * @since 0.1.0
@@ -43,22 +46,35 @@ export interface Options {
   readonly maxElapsed?: Duration.Input | undefined
   readonly idempotent?: boolean | undefined
   readonly retryIf?: ((error: unknown, verdict: Fault.Verdict) => boolean | undefined) | undefined
+  readonly retryRejected?: boolean | undefined
+  readonly budget?: string | undefined
 }
+
+const TypeId = "~effect-resilience/policy/Retry/Policy"
 
 /**
  * When to try again, and when to give up. A plain value without state: any number of fibers may share one.
  *
+ * **Details**
+ *
+ * `R` is what it takes to use it: `RetryBudget` for a policy with a `budget`, nothing for one without.
+ *
  * @category models
  * @since 0.1.0
  */
-export interface Policy {
+export interface Policy<out R = never> {
+  readonly [TypeId]: { readonly _R: Types.Covariant<R> }
   readonly name: string
   readonly backoff: Schedule.Schedule<unknown, unknown>
   readonly maxAttempts: number
   readonly maxElapsed: Duration.Duration | undefined
   readonly idempotent: boolean | undefined
   readonly retryIf: ((error: unknown, verdict: Fault.Verdict) => boolean | undefined) | undefined
+  readonly retryRejected: boolean
+  readonly budget: string | undefined
 }
+
+const variance = { _R: (_: never) => _ }
 
 /**
  * Creates a {@link Policy}.
@@ -87,7 +103,11 @@ export interface Policy {
  * @category constructors
  * @since 0.1.0
  */
-export const policy = (options: Options = {}): Policy => ({
+export const policy: {
+  (options?: Options & { readonly budget?: undefined }): Policy
+  (options: Options): Policy<RetryBudget>
+} = (options: Options = {}): Policy => ({
+  [TypeId]: variance,
   name: config.nonEmpty("Retry.policy", "name", options.name ?? "retry"),
   backoff: options.backoff ?? Backoff.fullJitter(),
   maxAttempts: config.integer("Retry.policy", "maxAttempts", options.maxAttempts ?? 5, 1),
@@ -95,88 +115,10 @@ export const policy = (options: Options = {}): Policy => ({
     ? undefined
     : config.duration("Retry.policy", "maxElapsed", options.maxElapsed),
   idempotent: options.idempotent,
-  retryIf: options.retryIf
+  retryIf: options.retryIf,
+  retryRejected: options.retryRejected ?? false,
+  budget: options.budget === undefined ? undefined : config.nonEmpty("Retry.policy", "budget", options.budget)
 })
-
-type GivenUp = Extract<Telemetry.Event, { readonly _tag: "RetryGaveUp" }>["reason"]
-
-const millisBetween = (start: bigint, end: bigint): number => Number(end - start) / 1_000_000
-
-const scheduleFrom = (
-  policy: Policy,
-  started: bigint | undefined
-): Schedule.Schedule<Duration.Duration, unknown> =>
-  Schedule.fromStep(Effect.map(Schedule.toStep(policy.backoff), (step) => {
-    const maxElapsed = policy.maxElapsed === undefined ? Infinity : Duration.toMillis(policy.maxElapsed)
-    let start = started
-    let attempt = 0
-
-    const giveUp = (verdict: Fault.Verdict, reason: GivenUp) =>
-      Effect.annotateCurrentSpan({
-        "retry.policy": policy.name,
-        "retry.attempts": attempt,
-        "retry.gave_up": reason
-      }).pipe(
-        Effect.andThen(Telemetry.emit(() => ({
-          _tag: "RetryGaveUp",
-          policy: policy.name,
-          attempts: attempt,
-          verdict: verdict._tag,
-          reason
-        }))),
-        Effect.andThen(Cause.done(Duration.zero))
-      )
-
-    const wait = (verdict: Fault.Verdict, planned: Duration.Duration, elapsed: number) => {
-      const asked = internal.retryAfterMillis(verdict)
-      const delayMillis = Math.max(Duration.toMillis(planned), asked)
-      if (!Number.isFinite(delayMillis)) return giveUp(verdict, asked === Infinity ? "RetryAfterTooLong" : "Exhausted")
-      if (elapsed + delayMillis > maxElapsed) return giveUp(verdict, "Elapsed")
-      const delay = Duration.millis(delayMillis)
-      return Effect.annotateCurrentSpan({ "retry.policy": policy.name, "retry.attempts": attempt }).pipe(
-        Effect.andThen(Telemetry.emit(() => ({
-          _tag: "RetryScheduled",
-          policy: policy.name,
-          attempt,
-          delayMillis,
-          verdict: verdict._tag
-        }))),
-        Effect.as<[Duration.Duration, Duration.Duration]>([delay, delay])
-      )
-    }
-
-    return (now: number, error: unknown): Pull.Pull<[Duration.Duration, Duration.Duration], never, Duration.Duration> =>
-      Effect.contextWith((context: Context.Context<never>) => {
-        attempt++
-        const monotonic = Context.get(context, Clock.Clock).monotonicTimeNanosUnsafe()
-        start ??= monotonic
-        const elapsed = millisBetween(start, monotonic)
-        const verdict = Fault.classifyIn(
-          policy.idempotent === undefined ? context : Context.add(context, Fault.Idempotent, policy.idempotent),
-          error
-        )
-        if (!(policy.retryIf?.(error, verdict) ?? Fault.isRetryable(verdict))) return giveUp(verdict, "NotRetryable")
-        if (attempt >= policy.maxAttempts) return giveUp(verdict, "Exhausted")
-        const planned: Pull.Pull<[unknown, Duration.Duration], never, unknown> = Effect.provideService(
-          step(now, error),
-          internal.Decided,
-          verdict
-        )
-        return Pull.matchEffect(planned, {
-          onSuccess: ([, delay]) => wait(verdict, delay, elapsed),
-          onFailure: Effect.failCause,
-          // a backoff ends early for one reason only, and says so by handing back the wait that it refused
-          onDone: (leftover) =>
-            giveUp(
-              verdict,
-              Duration.isDuration(leftover) && Duration.isPositive(leftover) &&
-                Duration.toMillis(leftover) === internal.retryAfterMillis(verdict)
-                ? "RetryAfterTooLong"
-                : "Exhausted"
-            )
-        })
-      })
-  }))
 
 /**
  * The policy as a `Schedule` of delays, to combine with other schedules or to use with `Effect.retry`.
@@ -205,8 +147,21 @@ const scheduleFrom = (
  * @category destructors
  * @since 0.1.0
  */
-export const schedule = (policy: Policy): Schedule.Schedule<Duration.Duration, unknown> =>
-  scheduleFrom(policy, undefined)
+export const schedule = <R>(policy: Policy<R>): Schedule.Schedule<Duration.Duration, unknown, never, R> =>
+  Schedule.fromStep(Effect.sync(() => {
+    const run = new internal.Run(policy, undefined)
+    let isFirst = true
+    return (now: number, error: unknown) => {
+      const next = Effect.flatMap(run.next(error, now), (delay) =>
+        delay === undefined
+          ? Cause.done(Duration.zero)
+          : Effect.succeed<[Duration.Duration, Duration.Duration]>([delay, delay]))
+      const { budget } = policy
+      if (!isFirst || budget === undefined) return next
+      isFirst = false
+      return Effect.contextWith((context: Context.Context<never>) => internal.depositing(context, budget, next))
+    }
+  }))
 
 /**
  * Runs an effect, and again as long as the policy allows; fails with the last error of the effect.
@@ -247,40 +202,10 @@ export const schedule = (policy: Policy): Schedule.Schedule<Duration.Duration, u
  * @since 0.1.0
  */
 export const apply: {
-  (policy: Policy): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
-  <A, E, R>(self: Effect.Effect<A, E, R>, policy: Policy): Effect.Effect<A, E, R>
-} = dual(2, <A, E, R>(self: Effect.Effect<A, E, R>, policy: Policy): Effect.Effect<A, E, R> => {
-  const retrying = Clock.clockWith((clock) => {
-    const started = clock.monotonicTimeNanosUnsafe()
-    let metadata: Schedule.Metadata = Schedule.CurrentMetadata.defaultValue()
-    let step: ((error: unknown) => Pull.Pull<Schedule.Metadata, never, unknown>) | undefined
-
-    // Not Effect.retry: it retries a failure beside an interruption, forgets the cause of the last one, and its
-    // schedule cannot know when the first try began.
-    const attempt: Effect.Effect<A, E, R> = Effect.catchCause(
-      Effect.suspend(() => Effect.provideService(self, Schedule.CurrentMetadata, metadata)),
-      (cause) => {
-        const failure = onlyFailure(cause)
-        if (failure === undefined) return Effect.failCause(cause)
-        const next = step === undefined
-          ? Effect.flatMap(Schedule.toStepWithMetadata(scheduleFrom(policy, started)), (made) => {
-            step = made
-            return made(failure.error)
-          })
-          : step(failure.error)
-        return Pull.matchEffect(next, {
-          onSuccess: (scheduled) => {
-            metadata = scheduled
-            return Effect.andThen(Effect.annotateCurrentSpan("retry.attempts", scheduled.attempt + 1), attempt)
-          },
-          onFailure: Effect.failCause,
-          onDone: () => Effect.failCause(cause)
-        })
-      }
-    )
-    return attempt
-  })
-  return policy.idempotent === undefined
-    ? retrying
-    : Effect.provideService(retrying, Fault.Idempotent, policy.idempotent)
-})
+  <R2>(policy: Policy<R2>): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R | R2>
+  <A, E, R, R2>(self: Effect.Effect<A, E, R>, policy: Policy<R2>): Effect.Effect<A, E, R | R2>
+} = dual(
+  2,
+  <A, E, R, R2>(self: Effect.Effect<A, E, R>, policy: Policy<R2>): Effect.Effect<A, E, R | R2> =>
+    internal.retried(self, policy)
+)

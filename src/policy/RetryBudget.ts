@@ -150,8 +150,8 @@ class InProcess extends budgets.WithEngine {
           })
         }
       })
-    this.state = (key) => at((now) => ({ key, ...all.snapshot(key, now) }))
-    this.states = at((now) => all.snapshots(now).map(([key, snapshot]) => ({ key, ...snapshot })))
+    this.state = (key) => at((now) => all.snapshot(key, now))
+    this.states = at((now) => all.snapshots(now))
   }
 }
 

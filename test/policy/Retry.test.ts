@@ -434,7 +434,7 @@ describe("Retry", () => {
 
     it.effect("names the other reasons for giving up", () =>
       Effect.gen(function*() {
-        const reason = (error: Broken | Busy, options: Retry.Options) =>
+        const reason = (error: Broken | Busy, options: Retry.Options & { readonly budget?: undefined }) =>
           Effect.gen(function*() {
             const { events, listen } = listening()
             yield* Retry.apply(Effect.fail(error), Retry.policy(options)).pipe(listen, Effect.exit)

@@ -7,12 +7,21 @@ import * as Schedule from "effect/Schedule"
 import * as Fault from "../../Fault.ts"
 
 /**
- * The verdict of a failure that a retry policy has already decided to retry. A policy may overrule the verdict, and a
- * backoff that classified the error once more would stop where the policy said to go on.
+ * What a retry policy has decided about a failure before it asks how long to wait.
  *
  * @internal
  */
-export const Decided = Context.Reference<Fault.Verdict | undefined>(
+export interface Decision {
+  /** A policy may overrule it, and a backoff that classified the error once more would stop where the policy goes on. */
+  readonly verdict: Fault.Verdict
+  /** A longer delay than this is not waited for. */
+  readonly roomMillis: number
+  /** Set by the backoff: its delay was longer than the room, and was drawn again from what fits. */
+  isShortened: boolean
+}
+
+/** @internal */
+export const Decided = Context.Reference<Decision | undefined>(
   "effect-resilience/policy/internal/backoff/Decided",
   { defaultValue: () => undefined }
 )
@@ -24,6 +33,8 @@ export interface Strategy {
   readonly join: (delayMillis: number, retryAfterMillis: number) => number
   /** Opens one run of retries, whose delays keep to the cap; `random` is in [0, 1) and `retry` counts from 0. */
   readonly start: () => (retry: number, random: () => number) => number
+  /** The lower end of what a strategy with jitter draws from; absent where a delay must not be shortened. */
+  readonly shortest?: ((retry: number) => number) | undefined
 }
 
 /** @internal */
@@ -58,15 +69,26 @@ export const schedule = (strategy: Strategy): Schedule.Schedule<Duration.Duratio
     return (_now: number, error: unknown) =>
       Effect.contextWith((context: Context.Context<never>) => {
         const decided = Context.get(context, Decided)
-        const verdict = decided ?? Fault.classifyIn(context, error)
+        const verdict = decided?.verdict ?? Fault.classifyIn(context, error)
         if (decided === undefined && !Fault.isRetryable(verdict)) return Cause.done(Duration.zero)
         const asked = retryAfterMillis(verdict)
         if (asked > strategy.capMillis) return Cause.done(Duration.millis(asked))
-        const random = Context.get(context, Random.Random)
-        const own = next(retry++, () => random.nextDoubleUnsafe())
+        const source = Context.get(context, Random.Random)
+        const random = () => source.nextDoubleUnsafe()
         // Not capped as a whole: where the cap is what was asked for, it would cut off the very jitter that tells apart
         // those who were told the same instant.
-        const delay = Duration.millis(strategy.join(own, asked))
+        let millis = strategy.join(next(retry, random), asked)
+        if (decided !== undefined && millis > decided.roomMillis && strategy.shortest !== undefined) {
+          // Drawn again and not cut off, which would send all who began together back together.
+          const shortest = asked + strategy.shortest(retry)
+          const room = decided.roomMillis - shortest
+          if (room > 0) {
+            millis = shortest + random() * room
+            decided.isShortened = true
+          }
+        }
+        retry++
+        const delay = Duration.millis(millis)
         return Effect.succeed<[Duration.Duration, Duration.Duration]>([delay, delay])
       })
   }))

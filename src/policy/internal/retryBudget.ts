@@ -51,6 +51,7 @@ export const settings = (options: Options, path = ""): Settings => {
 
 /** @internal */
 export interface Snapshot {
+  readonly key: string
   readonly firstAttempts: number
   readonly retries: number
   readonly available: number
@@ -110,6 +111,7 @@ class Budget {
   snapshot(now: number): Snapshot {
     this.advance(now)
     return {
+      key: this.key,
       firstAttempts: this.deposited,
       retries: this.withdrawn,
       available: Math.max(0, Math.floor(this.balance()))
@@ -177,9 +179,9 @@ export class Budgets implements Engine {
     return (this.byKey.get(key) ?? new Budget(key, this.settingsOf(key), now)).snapshot(now)
   }
 
-  snapshots(now: number): ReadonlyArray<readonly [key: string, snapshot: Snapshot]> {
+  snapshots(now: number): ReadonlyArray<Snapshot> {
     this.sweep(now)
-    return Array.from(this.byKey, ([key, budget]) => [key, budget.snapshot(now)])
+    return Array.from(this.byKey.values(), (budget) => budget.snapshot(now))
   }
 
   private budget(key: string, now: number): Budget {
@@ -206,7 +208,7 @@ export class Budgets implements Engine {
     // A tenth at a time, so that what a look through all of them costs is shared by as many new keys.
     const surplus = this.byKey.size - this.maxKeys + Math.max(1, Math.floor(this.maxKeys / 10))
     if (surplus <= 0) return
-    const longestUnused = Array.from(this.byKey.values()).sort((a, b) => a.lastUsed - b.lastUsed)
+    const longestUnused = Array.from(this.byKey.values()).toSorted((a, b) => a.lastUsed - b.lastUsed)
     for (const budget of longestUnused.slice(0, surplus)) this.byKey.delete(budget.key)
   }
 }

@@ -1,0 +1,283 @@
+import type * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Pull from "effect/Pull"
+import * as Schedule from "effect/Schedule"
+import * as Fault from "../../Fault.ts"
+import { millisIn, rounding } from "../../internal/monotonic.ts"
+import * as Telemetry from "../../Telemetry.ts"
+import { RetryBudget } from "../RetryBudget.ts"
+import * as backoff from "./backoff.ts"
+import * as deadline from "./deadline.ts"
+import { onlyFailure } from "./failure.ts"
+import { engineOf } from "./retryBudget.ts"
+
+/** @internal */
+export interface Settings {
+  readonly name: string
+  readonly backoff: Schedule.Schedule<unknown, unknown>
+  readonly maxAttempts: number
+  readonly maxElapsed: Duration.Duration | undefined
+  readonly idempotent: boolean | undefined
+  readonly retryIf: ((error: unknown, verdict: Fault.Verdict) => boolean | undefined) | undefined
+  readonly retryRejected: boolean
+  readonly budget: string | undefined
+}
+
+type GivenUp = Extract<Telemetry.Event, { readonly _tag: "RetryGaveUp" }>["reason"]
+
+type Step = Effect.Success<ReturnType<typeof Schedule.toStep<unknown, unknown, never, never>>>
+
+const noMore: Effect.Effect<undefined> = Effect.undefined
+
+/**
+ * What one run of tries remembers, and what it decides after each failure. Made at the first failure: where nothing
+ * fails, nothing is remembered.
+ *
+ * @internal
+ */
+export class Run {
+  private readonly policy: Settings
+  private started: number | undefined
+  private attempt = 0
+  private isLast = false
+  private step: Step | undefined
+  private paid: Effect.Effect<void> | undefined
+  private failedAt = 0
+  private metadata = Schedule.CurrentMetadata.defaultValue()
+
+  /** `started` is when the first try began, in monotonic milliseconds; without it time counts from the first failure. */
+  constructor(policy: Settings, started: number | undefined) {
+    this.policy = policy
+    this.started = started
+  }
+
+  /**
+   * How long to wait before the next try, announced and paid for; `undefined` where there is none. `wallMillis` is the
+   * time that the schedule of delays is told.
+   */
+  next(error: unknown, wallMillis?: number): Effect.Effect<Duration.Duration | undefined> {
+    return Effect.contextWith((context: Context.Context<never>) => {
+      const { policy } = this
+      const now = millisIn(context)
+      this.attempt++
+      this.started ??= now
+      const verdict = Fault.classifyIn(
+        policy.idempotent === undefined ? context : Context.add(context, Fault.Idempotent, policy.idempotent),
+        error
+      )
+      if (!isWanted(policy, error, verdict)) return this.giveUp(context, verdict, "NotRetryable")
+      if (this.attempt >= policy.maxAttempts) return this.giveUp(context, verdict, "Exhausted")
+      if (this.isLast) return this.giveUp(context, verdict, "Elapsed")
+      const maxElapsed = policy.maxElapsed === undefined ? Infinity : Duration.toMillis(policy.maxElapsed)
+      const decision: backoff.Decision = { verdict, roomMillis: maxElapsed - (now - this.started), isShortened: false }
+      const planned: ReturnType<Step> = Effect.provideService(
+        this.plan(error, wallMillis ?? Context.get(context, Clock.Clock).currentTimeMillisUnsafe()),
+        backoff.Decided,
+        decision
+      )
+      return Pull.matchEffect(planned, {
+        onSuccess: ([, planned]) => this.schedule(context, decision, planned),
+        onFailure: Effect.failCause,
+        // a backoff ends early for one reason only, and says so by handing back the wait that it refused
+        onDone: (leftover) =>
+          this.giveUp(
+            context,
+            verdict,
+            Duration.isDuration(leftover) && Duration.isPositive(leftover) &&
+              Duration.toMillis(leftover) === backoff.retryAfterMillis(verdict)
+              ? "RetryAfterTooLong"
+              : "Exhausted"
+          )
+      })
+    })
+  }
+
+  /**
+   * Waits for the next try, and gives what `Schedule.CurrentMetadata` says during it: as `Effect.retry` has it, with the
+   * delay as output. What was paid for a try that never begins is given back.
+   */
+  wait(error: unknown): Effect.Effect<Schedule.Metadata | undefined> {
+    const waited = Effect.flatMap(
+      this.next(error),
+      (delay) => delay === undefined ? noMore : Effect.as(Effect.sleep(delay), this.described(error, delay))
+    )
+    if (this.policy.budget === undefined) return waited
+    return Effect.onExit(waited, (exit) => {
+      const { paid } = this
+      this.paid = undefined
+      return paid === undefined || Exit.isSuccess(exit) ? Effect.void : paid
+    })
+  }
+
+  private described(input: unknown, delay: Duration.Duration): Schedule.Metadata {
+    const { attempt, failedAt } = this
+    const { now: previous, start } = attempt === 1 ? { now: failedAt, start: failedAt } : this.metadata
+    this.metadata = {
+      input,
+      output: delay,
+      duration: delay,
+      attempt,
+      start,
+      now: failedAt,
+      elapsed: failedAt - start,
+      elapsedSincePrevious: failedAt - previous
+    }
+    return this.metadata
+  }
+
+  private plan(error: unknown, now: number): ReturnType<Step> {
+    this.failedAt = now
+    if (this.step !== undefined) return this.step(now, error)
+    return Effect.flatMap(Schedule.toStep(this.policy.backoff), (step) => {
+      this.step = step
+      return step(now, error)
+    })
+  }
+
+  private schedule(
+    context: Context.Context<never>,
+    decision: backoff.Decision,
+    planned: Duration.Duration
+  ): Effect.Effect<Duration.Duration | undefined> {
+    const { isShortened, roomMillis, verdict } = decision
+    const asked = backoff.retryAfterMillis(verdict)
+    const delayMillis = Math.max(Duration.toMillis(planned), asked)
+    if (!Number.isFinite(delayMillis)) {
+      return this.giveUp(context, verdict, asked === Infinity ? "RetryAfterTooLong" : "Exhausted")
+    }
+    if (delayMillis > roomMillis + rounding) return this.giveUp(context, verdict, "Elapsed")
+    // A try needs time as well, so that a delay that ends with the deadline does not fit.
+    if (delayMillis >= deadline.remainingIn(context)) return this.giveUp(context, verdict, "Deadline")
+    this.isLast = isShortened
+    const { budget } = this.policy
+    // What our own guards refused was never sent, and sending it for the first time is no load more.
+    if (budget === undefined || verdict._tag === "Rejected") return this.announce(context, verdict, delayMillis)
+    return Effect.flatMap(
+      this.pay(context, budget),
+      (isPaid) => isPaid ? this.announce(context, verdict, delayMillis) : this.giveUp(context, verdict, "BudgetEmpty")
+    )
+  }
+
+  private pay(context: Context.Context<never>, key: string): Effect.Effect<boolean> {
+    const service = Context.getUnsafe(context, RetryBudget)
+    const engine = engineOf(service)
+    if (engine === undefined) {
+      // Recorded by the finalizer, so that no interruption comes between a payment and its record.
+      return Effect.map(
+        Effect.onExit(service.withdraw(key), (exit) => {
+          if (Exit.isSuccess(exit)) this.paid = exit.value?.giveBack
+          return Effect.void
+        }),
+        (withdrawal) => withdrawal !== undefined
+      )
+    }
+    const now = millisIn(context)
+    if (!engine.tryWithdraw(key, now)) return Effect.succeed(false)
+    this.paid = Effect.sync(() => engine.giveBack(key, now))
+    return Effect.succeed(true)
+  }
+
+  private announce(
+    context: Context.Context<never>,
+    verdict: Fault.Verdict,
+    delayMillis: number
+  ): Effect.Effect<Duration.Duration> {
+    const { attempt, policy } = this
+    return Effect.annotateCurrentSpan({ "retry.policy": policy.name, "retry.attempts": attempt }).pipe(
+      Effect.andThen(Telemetry.emitIn(context, () => ({
+        _tag: "RetryScheduled",
+        policy: policy.name,
+        attempt,
+        delayMillis,
+        verdict: verdict._tag
+      }))),
+      Effect.as(Duration.millis(delayMillis))
+    )
+  }
+
+  private giveUp(context: Context.Context<never>, verdict: Fault.Verdict, reason: GivenUp): Effect.Effect<undefined> {
+    const { attempt, policy } = this
+    return Effect.annotateCurrentSpan({
+      "retry.policy": policy.name,
+      "retry.attempts": attempt,
+      "retry.gave_up": reason
+    }).pipe(
+      Effect.andThen(Telemetry.emitIn(context, () => ({
+        _tag: "RetryGaveUp",
+        policy: policy.name,
+        attempts: attempt,
+        verdict: verdict._tag,
+        reason
+      }))),
+      Effect.andThen(noMore)
+    )
+  }
+}
+
+const isWanted = (policy: Settings, error: unknown, verdict: Fault.Verdict): boolean =>
+  policy.retryIf?.(error, verdict) ??
+    (Fault.isRetryable(verdict) || (policy.retryRejected && verdict._tag === "Rejected"))
+
+/**
+ * Tells the budget, where there is one, of a first attempt, and goes on with it.
+ *
+ * @internal
+ */
+export const depositing = <A, E, R>(
+  context: Context.Context<never>,
+  key: string,
+  first: Effect.Effect<A, E, R>
+): Effect.Effect<A, E, R> => {
+  const service = Context.getUnsafe(context, RetryBudget)
+  const engine = engineOf(service)
+  if (engine === undefined) return Effect.andThen(service.deposit(key), first)
+  engine.deposit(key, millisIn(context))
+  return first
+}
+
+// Not Effect.retry: it retries a failure beside an interruption, forgets the cause of the last one, and its schedule
+// cannot know when the first try began.
+const again = <A, E, R>(self: Effect.Effect<A, E, R>, run: Run, cause: Cause.Cause<E>): Effect.Effect<A, E, R> => {
+  const failure = onlyFailure(cause)
+  if (failure === undefined) return Effect.failCause(cause)
+  return Effect.flatMap(run.wait(failure.error), (metadata) => {
+    if (metadata === undefined) return Effect.failCause(cause)
+    const next = Effect.catchCause(
+      Effect.provideService(self, Schedule.CurrentMetadata, metadata),
+      (cause) => again(self, run, cause)
+    )
+    return Effect.andThen(Effect.annotateCurrentSpan("retry.attempts", metadata.attempt + 1), next)
+  })
+}
+
+/**
+ * Runs an effect, and again as long as the policy allows. Where nothing fails, that costs a look at the context and one
+ * handler that is never called; what it needs of time and state is made at the first failure.
+ *
+ * @internal
+ */
+export const retried = <A, E, R>(self: Effect.Effect<A, E, R>, policy: Settings): Effect.Effect<A, E, R> => {
+  const { budget, idempotent, maxElapsed } = policy
+  const untimed = Effect.catchCause(self, (cause) => again(self, new Run(policy, undefined), cause))
+  const outermost = Schedule.CurrentMetadata.defaultValue()
+
+  return Effect.contextWith((context: Context.Context<R>) => {
+    let first = untimed
+    // A retry inside a retry begins with its own first try.
+    const tried = Context.get(context, Schedule.CurrentMetadata).attempt === 0
+      ? self
+      : Effect.provideService(self, Schedule.CurrentMetadata, outermost)
+    if (maxElapsed !== undefined || tried !== self) {
+      const started = maxElapsed === undefined ? undefined : millisIn(context)
+      first = Effect.catchCause(tried, (cause) => again(self, new Run(policy, started), cause))
+    }
+    if (idempotent !== undefined && Context.get(context, Fault.Idempotent) !== idempotent) {
+      first = Effect.provideService(first, Fault.Idempotent, idempotent)
+    }
+    return budget === undefined ? first : depositing(context, budget, first)
+  })
+}
