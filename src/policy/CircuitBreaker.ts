@@ -14,26 +14,18 @@
 // effect/persistence/CircuitBreaker is experimental and shaped by its shared store: one probe, two trip rules, no holds,
 // no slow calls, no verdicts, and two effects of the store around each call, some 25 us where this one takes less than
 // one. Here admission and record are one synchronous step each.
-import * as Cause from "effect/Cause"
-import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
-import * as Duration from "effect/Duration"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
 import { dual } from "effect/Function"
 import * as Layer from "effect/Layer"
-import * as PubSub from "effect/PubSub"
-import * as Schedule from "effect/Schedule"
-import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
-import type * as Take from "effect/Take"
-import * as Fault from "../Fault.ts"
-import * as config from "../internal/config.ts"
-import * as Telemetry from "../Telemetry.ts"
-import { withoutStack } from "./internal/circuitRejection.ts"
+import { CircuitOpen } from "./internal/circuitOpen.ts"
 import * as rules from "./internal/circuitRules.ts"
-import * as circuits from "./internal/circuitState.ts"
+import * as circuitService from "./internal/circuitService.ts"
+import * as circuitSettings from "./internal/circuitSettings.ts"
+import type * as circuits from "./internal/circuitState.ts"
 
 const module = "CircuitBreaker"
 
@@ -102,42 +94,7 @@ export interface Transition {
   readonly to: StateTag
 }
 
-/**
- * Failure of a call that a circuit refused: nothing was sent.
- *
- * **Details**
- *
- * `retryAfter` is the rest of the open time; for a `HalfOpen` circuit the time after which a probe slot is free at the
- * latest; absent for an `Isolated` one, which only a person can let go. The verdict asks callers to wait for the rest of
- * an open time only: a probe mostly ends long before its bound, and nobody should give up for it.
- *
- * @category errors
- * @since 0.1.0
- */
-export class CircuitOpen extends Schema.TaggedError<CircuitOpen>("effect-resilience/policy/CircuitBreaker/CircuitOpen")(
-  "CircuitOpen",
-  {
-    key: Schema.String,
-    state: Schema.Literals(["Open", "HalfOpen", "Isolated"]),
-    retryAfter: Schema.optionalKey(Schema.DurationFromMillis)
-  }
-) {
-  get [Fault.verdictOf](): Extract<Fault.Verdict, { readonly _tag: "Rejected" }> {
-    return this.state === "Open" ? Fault.rejected(this.retryAfter) : Fault.rejected()
-  }
-  override get message() {
-    const wait = this.retryAfter === undefined ? "later" : `in ${Duration.format(this.retryAfter)}`
-    switch (this.state) {
-      case "Open":
-        return `Circuit "${this.key}" is open after too many failures and sent nothing: try again ${wait}, or fall back`
-      case "HalfOpen":
-        return `Circuit "${this.key}" is probing whether its dependency works again and sent nothing: ` +
-          `try again ${wait} at the latest, or fall back`
-      case "Isolated":
-        return `Circuit "${this.key}" is held open by hand and sent nothing: release the hold, or fall back`
-    }
-  }
-}
+export { CircuitOpen }
 
 /**
  * One finished call, as a trip rule sees it. `elapsed` and `now` are in milliseconds, `now` from a monotonic clock.
@@ -332,17 +289,7 @@ export interface Opening extends circuits.Opening {}
  * @category models
  * @since 0.1.0
  */
-export interface CircuitOptions {
-  readonly trip?: TripRule | undefined
-  readonly openFor?: Duration.Input | Schedule.Schedule<unknown, Opening> | undefined
-  readonly maxOpenFor?: Duration.Input | undefined
-  readonly halfOpenPermits?: number | undefined
-  readonly successThreshold?: number | undefined
-  readonly successOutOf?: number | undefined
-  readonly probeTimeout?: Duration.Input | undefined
-  readonly metricsOnly?: boolean | undefined
-  readonly countsAsFailure?: ((verdict: Fault.Verdict, error: unknown) => boolean) | undefined
-}
+export interface CircuitOptions extends circuitSettings.CircuitOptions {}
 
 /**
  * Options of {@link make} and {@link layer}: how every circuit behaves, and what single keys do differently.
@@ -359,11 +306,7 @@ export interface CircuitOptions {
  * @category models
  * @since 0.1.0
  */
-export interface Options extends CircuitOptions {
-  readonly keys?: Readonly<Record<string, CircuitOptions>> | undefined
-  readonly maxKeys?: number | undefined
-  readonly idleTimeToLive?: Duration.Input | undefined
-}
+export interface Options extends circuitSettings.Options {}
 
 /**
  * A hold on a circuit. Releasing it twice does nothing.
@@ -432,8 +375,10 @@ export interface Hold {
  */
 export class CircuitBreaker extends Context.Service<CircuitBreaker, {
   readonly protect: (
-    key: string
+    key: string,
+    options?: CircuitOptions
   ) => <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | CircuitOpen, R>
+  readonly check: (key: string, options?: CircuitOptions) => Effect.Effect<void, CircuitOpen>
   readonly state: (key: string) => Effect.Effect<State>
   readonly states: Effect.Effect<ReadonlyArray<State>>
   readonly transitions: Stream.Stream<Transition>
@@ -441,105 +386,6 @@ export class CircuitBreaker extends Context.Service<CircuitBreaker, {
   readonly isolate: (key: string) => Effect.Effect<Hold>
   readonly configure: (options: Options) => Effect.Effect<void>
 }>()("effect-resilience/policy/CircuitBreaker") {}
-
-const atLeastAMilli = { minimum: "1 millis" } as const
-
-const circuitSettings = (options: CircuitOptions, path = ""): circuits.Settings => {
-  const { openFor = circuits.defaultOpenFor } = options
-  const openTime = Schedule.isSchedule(openFor)
-    ? openFor
-    : Duration.toMillis(config.duration(module, `${path}openFor`, openFor, atLeastAMilli))
-  const shortest = typeof openTime === "number" ? openTime : 1
-  const maxOpenFor = config.duration(
-    module,
-    `${path}maxOpenFor`,
-    options.maxOpenFor ?? Math.max(3_600_000, shortest),
-    { minimum: shortest }
-  )
-  const successThreshold = config.integer(module, `${path}successThreshold`, options.successThreshold ?? 2, 1)
-  return {
-    rule: options.trip ?? consecutive(5),
-    openFor: openTime,
-    maxOpenFor: Duration.toMillis(maxOpenFor),
-    halfOpenPermits: config.integer(module, `${path}halfOpenPermits`, options.halfOpenPermits ?? 1, 1),
-    successThreshold,
-    successOutOf: config.integer(
-      module,
-      `${path}successOutOf`,
-      options.successOutOf ?? successThreshold,
-      successThreshold
-    ),
-    probeTimeout: Duration.toMillis(
-      config.duration(module, `${path}probeTimeout`, options.probeTimeout ?? "5 minutes", atLeastAMilli)
-    ),
-    metricsOnly: options.metricsOnly ?? false,
-    countsAsFailure: options.countsAsFailure ?? Fault.countsAsFailure
-  }
-}
-
-interface ServiceSettings {
-  readonly settingsOf: (key: string) => circuits.Settings
-  readonly maxKeys: number
-  readonly idleTimeToLive: number
-}
-
-const serviceSettings = (options: Options): ServiceSettings => {
-  const base = circuitSettings(options)
-  const byKey = new Map(
-    Object.entries(options.keys ?? {}).map(([key, own]) => [
-      key,
-      circuitSettings({ ...options, ...own }, `keys[${JSON.stringify(key)}].`)
-    ])
-  )
-  return {
-    settingsOf: (key) => byKey.get(key) ?? base,
-    maxKeys: config.integer(module, "maxKeys", options.maxKeys ?? 10_000, 1),
-    idleTimeToLive: Duration.toMillis(
-      config.duration(module, "idleTimeToLive", options.idleTimeToLive ?? "1 hour", atLeastAMilli)
-    )
-  }
-}
-
-const longer = (a: Duration.Duration | undefined, b: Duration.Duration | undefined): Duration.Duration | undefined =>
-  a === undefined || (b !== undefined && Duration.isLessThan(a, b)) ? b : a
-
-/** How a call that did not succeed counts: any reason that counts makes a failure, whatever stands beside it. */
-const judge = (
-  cause: Cause.Cause<unknown>,
-  settings: circuits.Settings,
-  context: Context.Context<never>
-): circuits.Outcome => {
-  let counts = false
-  let retryAfter: Duration.Duration | undefined
-  for (const reason of cause.reasons) {
-    if (Cause.isDieReason(reason)) {
-      counts = true
-    } else if (Cause.isFailReason(reason)) {
-      const verdict = Fault.classifyIn(context, reason.error)
-      if (settings.countsAsFailure(verdict, reason.error)) {
-        counts = true
-        retryAfter = longer(retryAfter, Fault.retryAfter(verdict))
-      }
-    }
-  }
-  return counts ? { _tag: "Failure", retryAfter } : circuits.ignored
-}
-
-const millis = (value: number): Duration.Duration => Duration.millis(Math.ceil(value - circuits.rounding))
-
-const stateOf = (key: string, snapshot: circuits.Snapshot): State =>
-  snapshot._tag === "Open"
-    ? { _tag: "Open", key, retryAfter: millis(snapshot.retryAfter), openings: snapshot.openings }
-    : { key, ...snapshot }
-
-const circuitOpen = (key: string, { retryAfter, state }: circuits.Refusal): CircuitOpen =>
-  withoutStack(() =>
-    new CircuitOpen(retryAfter === undefined ? { key, state } : { key, state, retryAfter: millis(retryAfter) })
-  )
-
-// The wall clock may jump; open times, windows and slow calls are elapsed time.
-const nowIn = (context: Context.Context<never>): number =>
-  Number(Context.get(context, Clock.Clock).monotonicTimeNanosUnsafe()) / 1_000_000
 
 /**
  * Creates a `CircuitBreaker` that keeps its circuits in this process.
@@ -569,156 +415,8 @@ const nowIn = (context: Context.Context<never>): number =>
  * @category constructors
  * @since 0.1.0
  */
-export const make: (
-  options?: Options
-) => Effect.Effect<CircuitBreaker["Service"], never, Scope.Scope> = Effect.fnUntraced(function*(options = {}) {
-  let settings = serviceSettings(options)
-  const byKey = new Map<string, circuits.Circuit>()
-  let sweptAt = Number.NEGATIVE_INFINITY
-  // What may have made room or taken it since all circuits were last looked through: new keys, ended calls, changes by hand.
-  let changes = 0
-
-  const hub = yield* PubSub.sliding<Take.Take<Transition>>(256)
-  yield* Effect.addFinalizer(() => PubSub.end(hub, Exit.void))
-
-  // Filled in the very step that makes a transition and emptied in order: readers see transitions as they happened,
-  // whichever fiber gets to publish first and whichever is interrupted before it does.
-  let fresh: Array<Transition> = []
-  let unpublished: Array<Transition> = []
-
-  const publish = Effect.uninterruptible(Effect.suspend(() => {
-    const [first, ...rest] = unpublished
-    unpublished = []
-    return first === undefined ? Effect.void : Effect.asVoid(PubSub.publish(hub, [first, ...rest]))
-  }))
-
-  const announce = (context: Context.Context<never>): Effect.Effect<void> => {
-    const transitions = fresh
-    if (transitions.length === 0) return unpublished.length === 0 ? Effect.void : publish
-    fresh = []
-    unpublished.push(...transitions)
-    const heard = transitions.map((change) => Telemetry.emitIn(context, () => ({ _tag: "CircuitChanged", ...change })))
-    return Effect.andThen(publish, Effect.all(heard, { discard: true }))
-  }
-
-  const makeCircuit = (key: string, now: number) =>
-    new circuits.Circuit(key, settings.settingsOf(key), now, (transition) => fresh.push(transition))
-
-  const sweep = (now: number): void => {
-    sweptAt = now
-    for (const [key, circuit] of byKey) {
-      if (circuit.isHarmless() && now - circuit.lastUsed >= settings.idleTimeToLive) byKey.delete(key)
-    }
-  }
-
-  const makeRoom = (now: number): void => {
-    changes++
-    if (now - sweptAt >= settings.idleTimeToLive) sweep(now)
-    // What a look through all circuits costs is shared by a tenth as many changes. Where all of them are busy there is
-    // nothing to find, and looking again for each new key would cost the square of their number.
-    if (byKey.size < settings.maxKeys || changes < byKey.size / 10) return
-    changes = 0
-    const all = Array.from(byKey.values())
-    const harmless = all.filter((circuit) => circuit.isHarmless())
-    const unused = harmless.length > 0 ? harmless : all.filter((circuit) => circuit.isUnused())
-    unused.sort((a, b) => a.lastUsed - b.lastUsed)
-    const surplus = byKey.size - settings.maxKeys + Math.max(1, Math.floor(settings.maxKeys / 10))
-    for (const circuit of unused.slice(0, surplus)) byKey.delete(circuit.key)
-  }
-
-  const circuitOf = (key: string, now: number): circuits.Circuit => {
-    const known = byKey.get(key)
-    if (known !== undefined) return known
-    makeRoom(now)
-    const circuit = makeCircuit(key, now)
-    byKey.set(key, circuit)
-    return circuit
-  }
-
-  const refuse = (key: string, refused: circuits.Refusal, context: Context.Context<never>) => {
-    const error = circuitOpen(key, refused)
-    const heard = Telemetry.emitIn(context, () => ({
-      _tag: "CircuitRejected",
-      key,
-      retryAfterMillis: error.retryAfter === undefined ? undefined : Duration.toMillis(error.retryAfter)
-    }))
-    return Effect.andThen(heard, Effect.fail(error))
-  }
-
-  const settle = (
-    { circuit, context, ticket }: RunningCall,
-    exit: Exit.Exit<unknown, unknown>
-  ): Effect.Effect<void> => {
-    let outcome: circuits.Outcome = circuits.ignored
-    try {
-      outcome = Exit.isSuccess(exit) ? circuits.success : judge(exit.cause, circuit.settings, context)
-    } finally {
-      // Also when the user's classifier throws: the call dies of it, and the slot is free all the same.
-      circuit.settle(ticket, outcome, nowIn(context), context)
-      changes++
-    }
-    return announce(context)
-  }
-
-  const protect = (key: string) => <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E | CircuitOpen, R> =>
-    Effect.suspend(() => {
-      // The finalizer is in place before the circuit admits, and not after: no interruption fits in between.
-      let call: RunningCall | undefined
-      return Effect.onExit(
-        Effect.contextWith((context: Context.Context<R>): Effect.Effect<A, E | CircuitOpen, R> => {
-          const now = nowIn(context)
-          const circuit = circuitOf(key, now)
-          const admission = circuit.admit(now)
-          if (admission._tag === "Refusal") return refuse(key, admission, context)
-          call = { circuit, ticket: admission, context }
-          return fresh.length === 0 ? self : Effect.andThen(announce(context), self)
-        }),
-        (exit) => call === undefined ? Effect.void : settle(call, exit)
-      )
-    })
-
-  /** One change made by hand, together with its announcement. */
-  const byHand = <A>(step: (now: number) => A): Effect.Effect<A> =>
-    Effect.uninterruptible(Effect.contextWith((context: Context.Context<never>) => {
-      const result = step(nowIn(context))
-      changes++
-      return Effect.as(announce(context), result)
-    }))
-
-  return CircuitBreaker.of({
-    protect,
-    state: (key) =>
-      Effect.contextWith((context: Context.Context<never>) => {
-        const now = nowIn(context)
-        return Effect.succeed(stateOf(key, (byKey.get(key) ?? makeCircuit(key, now)).snapshot(now)))
-      }),
-    states: Effect.contextWith((context: Context.Context<never>) => {
-      const now = nowIn(context)
-      sweep(now)
-      return Effect.succeed(Array.from(byKey.values(), (circuit) => stateOf(circuit.key, circuit.snapshot(now))))
-    }),
-    transitions: Stream.fromPubSubTake(hub),
-    reset: (key) => byHand((now) => byKey.get(key)?.reset(now)),
-    isolate: (key) =>
-      byHand((now) => {
-        const circuit = circuitOf(key, now)
-        const holder = {}
-        circuit.hold(holder, now)
-        return { release: byHand((later) => circuit.release(holder, later)) }
-      }),
-    configure: (next) =>
-      byHand((now) => {
-        settings = serviceSettings(next)
-        for (const circuit of byKey.values()) circuit.configure(settings.settingsOf(circuit.key), now)
-      })
-  })
-})
-
-interface RunningCall {
-  readonly circuit: circuits.Circuit
-  readonly ticket: circuits.Ticket
-  readonly context: Context.Context<never>
-}
+export const make = (options?: Options): Effect.Effect<CircuitBreaker["Service"], never, Scope.Scope> =>
+  Effect.map(circuitService.make(module, options), CircuitBreaker.of)
 
 /**
  * Provides a `CircuitBreaker` that keeps its circuits in this process.
@@ -765,6 +463,7 @@ export const layer = (options?: Options): Layer.Layer<CircuitBreaker> => Layer.e
  */
 export const layerNoop: Layer.Layer<CircuitBreaker> = Layer.succeed(CircuitBreaker, {
   protect: () => (self) => self,
+  check: () => Effect.void,
   state: (key) => Effect.succeed({ _tag: "Closed", key, calls: 0, failures: 0 }),
   states: Effect.succeed([]),
   transitions: Stream.empty,
@@ -805,12 +504,111 @@ export const layerNoop: Layer.Layer<CircuitBreaker> = Layer.succeed(CircuitBreak
  * @since 0.1.0
  */
 export const protect: {
-  (key: string): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | CircuitOpen, R | CircuitBreaker>
-  <A, E, R>(self: Effect.Effect<A, E, R>, key: string): Effect.Effect<A, E | CircuitOpen, R | CircuitBreaker>
+  (
+    key: string,
+    options?: CircuitOptions
+  ): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | CircuitOpen, R | CircuitBreaker>
+  <A, E, R>(
+    self: Effect.Effect<A, E, R>,
+    key: string,
+    options?: CircuitOptions
+  ): Effect.Effect<A, E | CircuitOpen, R | CircuitBreaker>
 } = dual(
-  2,
-  <A, E, R>(self: Effect.Effect<A, E, R>, key: string): Effect.Effect<A, E | CircuitOpen, R | CircuitBreaker> =>
-    Effect.contextWith((context: Context.Context<CircuitBreaker>) =>
-      Context.get(context, CircuitBreaker).protect(key)(self)
+  (args) => Effect.isEffect(args[0]),
+  <A, E, R>(
+    self: Effect.Effect<A, E, R>,
+    key: string,
+    options?: CircuitOptions
+  ): Effect.Effect<A, E | CircuitOpen, R | CircuitBreaker> => {
+    circuitSettings.checkOptions(module, options)
+    return Effect.contextWith((context: Context.Context<CircuitBreaker>) =>
+      Context.get(context, CircuitBreaker).protect(key, options)(self)
     )
+  }
 )
+
+/**
+ * Fails with `CircuitOpen` exactly when {@link protect} would refuse a call at this moment. It is no call: it takes no
+ * probe, counts nothing and changes no state.
+ *
+ * **When to use**
+ *
+ * Use it to find out before something costly or slow (a queue, a large prompt) that the call at its end would be refused.
+ *
+ * **Details**
+ *
+ * `options` are those of the call. The listener hears `CircuitRejected`, as for a call.
+ *
+ * **Gotchas**
+ *
+ * The call itself can still be refused: others may come between.
+ *
+ * **Example** (Building no prompt for a provider that is down)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { CircuitBreaker } from "effect-resilience"
+ *
+ * const program = Effect.gen(function*() {
+ *   yield* Effect.exit(CircuitBreaker.protect(Effect.fail("connection lost"), "search"))
+ *   return yield* Effect.flip(CircuitBreaker.check("search"))
+ * }).pipe(Effect.provide(CircuitBreaker.layer({ trip: CircuitBreaker.consecutive(1) })))
+ *
+ * const error = await Effect.runPromise(program)
+ * error.state // => "Open"
+ * ```
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const check = (key: string, options?: CircuitOptions): Effect.Effect<void, CircuitOpen, CircuitBreaker> => {
+  circuitSettings.checkOptions(module, options)
+  return CircuitBreaker.use((breaker) => breaker.check(key, options))
+}
+
+/**
+ * Reads the circuit of a key, and changes nothing.
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const state = (key: string): Effect.Effect<State, never, CircuitBreaker> =>
+  CircuitBreaker.use((breaker) => breaker.state(key))
+
+/**
+ * Closes the circuit of a key and forgets its counts. Holds stay.
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const reset = (key: string): Effect.Effect<void, never, CircuitBreaker> =>
+  CircuitBreaker.use((breaker) => breaker.reset(key))
+
+/**
+ * Refuses every call to a key until the hold is released, and all others on it.
+ *
+ * **Gotchas**
+ *
+ * A hold that nobody releases stays: release it in a finalizer.
+ *
+ * **Example** (Holding a circuit open for as long as a scope)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { CircuitBreaker } from "effect-resilience"
+ *
+ * const held = Effect.acquireRelease(CircuitBreaker.isolate("billing"), (hold) => hold.release)
+ *
+ * const program = Effect.scoped(Effect.andThen(held, CircuitBreaker.state("billing"))).pipe(
+ *   Effect.provide(CircuitBreaker.layer())
+ * )
+ *
+ * const state = await Effect.runPromise(program)
+ * state // => { _tag: "Isolated", key: "billing", holders: 1 }
+ * ```
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const isolate = (key: string): Effect.Effect<Hold, never, CircuitBreaker> =>
+  CircuitBreaker.use((breaker) => breaker.isolate(key))

@@ -167,7 +167,7 @@ class Model {
       this.enter("Open")
       this.until = now
     } else if (this.state === "Closed") {
-      this.enter("Closed")
+      this.generation++
     }
   }
   reset(now: number) {

@@ -15,6 +15,7 @@ import {
 } from "effect"
 import { Backoff, CircuitBreaker, Fault, Telemetry } from "effect-resilience"
 import { TestClock } from "effect/testing"
+import { Circuits, engineOf } from "../../src/policy/internal/circuitEngine.ts"
 
 class Told extends Schema.TaggedError<Told>()("Told", { verdict: Fault.Verdict }) {
   get [Fault.verdictOf](): Fault.Verdict {
@@ -836,23 +837,59 @@ describe("CircuitBreaker", () => {
   describe("memory", () => {
     const keys = breaker.use((service) => Effect.map(service.states, (states) => states.map(({ key }) => key)))
 
-    it.effect("idle closed keys are forgotten, and those that have opened, held and busy ones are not", () =>
+    it.effect("idle keys are forgotten after their time to live, held and busy ones are not", () =>
       Effect.gen(function*() {
         const hold = yield* breaker.use((service) => service.isolate("held"))
         const busy = yield* start("busy")
         yield* call(ok, "idle")
-        yield* call(down, "open")
-        yield* call(down, "half-open")
-        yield* TestClock.adjust("10 seconds")
-        yield* call(ok, "half-open")
+        yield* TestClock.adjust(59_999)
+        assert.deepStrictEqual(yield* keys, ["held", "busy", "idle"])
+        yield* TestClock.adjust(1)
+        assert.deepStrictEqual(yield* keys, ["held", "busy"])
         yield* TestClock.adjust("1 hour")
-        assert.deepStrictEqual(yield* keys, ["held", "busy", "open", "half-open"])
+        assert.deepStrictEqual(yield* keys, ["held", "busy"])
         yield* busy.end(ok)
         yield* hold.release
         yield* TestClock.adjust("1 minute")
-        assert.deepStrictEqual(yield* keys, ["open", "half-open"])
+        assert.deepStrictEqual(yield* keys, [])
+      }).pipe(withBreaker({ idleTimeToLive: "1 minute" })))
+
+    it.effect("a circuit that has opened is forgotten a time to live after it would refuse nobody", () =>
+      Effect.gen(function*() {
+        yield* call(down, "open")
+        yield* call(down, "half-open")
+        yield* TestClock.adjust("10 seconds")
+        yield* call(fail(Fault.permanent), "half-open")
         assert.deepStrictEqual([yield* tagOf("open"), yield* tagOf("half-open")], ["Open", "HalfOpen"])
-      }).pipe(withBreaker({ ...quick, successThreshold: 2, idleTimeToLive: "1 minute" })))
+        yield* TestClock.adjust(59_999)
+        assert.deepStrictEqual(yield* keys, ["open", "half-open"])
+        yield* TestClock.adjust(1)
+        assert.deepStrictEqual(yield* keys, [])
+      }).pipe(withBreaker({ ...quick, idleTimeToLive: "1 minute" })))
+
+    it.effect("no circuit is forgotten before it has been idle for as long as it was open, which ends the row of its openings", () =>
+      Effect.gen(function*() {
+        yield* call(down)
+        yield* TestClock.adjust("5 minutes")
+        yield* call(ok)
+        assert.strictEqual(yield* tagOf(), "Closed")
+        yield* TestClock.adjust(299_999)
+        assert.deepStrictEqual(yield* keys, ["k"])
+        yield* TestClock.adjust(1)
+        assert.deepStrictEqual(yield* keys, [])
+      }).pipe(withBreaker({ ...quick, openFor: "5 minutes", idleTimeToLive: "1 minute" })))
+
+    it.effect("idle circuits are forgotten also where no new key ever comes", () =>
+      Effect.gen(function*() {
+        const names = Array.from({ length: 100 }, (_, i) => `key-${i}`)
+        yield* Effect.forEach(names, (key) => call(ok, key))
+        const circuits = engineOf(yield* breaker)
+        assert.instanceOf(circuits, Circuits)
+        assert.strictEqual(circuits.size, 100)
+        yield* TestClock.adjust("1 minute")
+        yield* call(ok, "key-7")
+        assert.strictEqual(circuits.size, 1)
+      }).pipe(withBreaker({ idleTimeToLive: "1 minute" })))
 
     it.effect("open circuits that nobody calls any more are bounded by maxKeys, the newest kept", () =>
       Effect.gen(function*() {

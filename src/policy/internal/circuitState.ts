@@ -4,6 +4,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Schedule from "effect/Schedule"
 import * as Fault from "../../Fault.ts"
+import { rounding } from "../../internal/monotonic.ts"
 import { partsOf, type Sample, type TripRule, type TripWindow } from "./circuitRules.ts"
 
 /** What a `Schedule` of open times is given for each opening. */
@@ -70,18 +71,25 @@ type Phase = Closed | Open | HalfOpen
  *
  * @internal
  */
-export interface Ticket {
-  readonly _tag: "Ticket"
+export class Ticket {
+  readonly _tag = "Ticket"
+  readonly circuit: Circuit
   readonly phase: Closed | HalfOpen
   readonly startedAt: number
+  constructor(circuit: Circuit, phase: Closed | HalfOpen, startedAt: number) {
+    this.circuit = circuit
+    this.phase = phase
+    this.startedAt = startedAt
+  }
 }
 
 /** @internal */
 export interface Refusal {
-  readonly _tag: "Refusal"
   readonly state: "Open" | "HalfOpen" | "Isolated"
   readonly retryAfter: number | undefined
 }
+
+const isolated: Refusal = { state: "Isolated", retryAfter: undefined }
 
 /** @internal */
 export type Outcome =
@@ -110,55 +118,65 @@ export type Snapshot =
   | { readonly _tag: "MetricsOnly"; readonly calls: number; readonly failures: number; readonly wouldOpen: boolean }
 
 /**
- * Milliseconds from a clock of nanoseconds are fractions, and the sum and the difference of two of them miss the true
- * value by a little. A microsecond is more than that, and less than anybody asks for.
- *
- * @internal
- */
-export const rounding = 0.001
-
-/**
  * One key's circuit. Every method is one synchronous step, so that no two calls can be admitted to one slot and no
- * interruption can come between a decision and its record. Times are monotonic milliseconds.
+ * interruption can come between a decision and its record. Times are monotonic milliseconds. What most circuits never
+ * need (holders, a schedule's state) is made when it is needed: there is one circuit for each key.
  *
  * @internal
  */
 export class Circuit {
   readonly key: string
   settings: Settings
+  /** The options that a caller gave last, by identity. */
+  asked: object | undefined
+  private readonly changed: (change: Change) => void
   private phase: Phase
-  private readonly holders = new Set<object>()
-  private readonly onChange: (change: Change) => void
-  private openTimes: (key: string, count: number, context: Context.Context<never>) => number
+  private holders: Set<object> | undefined = undefined
+  private openTimes: OpenTimesOfCircuit | undefined = undefined
   private openings = 0
   private lastOpenFor = 0
   private running = 0
   lastUsed: number
 
-  constructor(key: string, settings: Settings, now: number, onChange: (change: Change) => void) {
+  constructor(
+    key: string,
+    settings: Settings,
+    asked: object | undefined,
+    now: number,
+    changed: (change: Change) => void
+  ) {
     this.key = key
     this.settings = settings
-    this.openTimes = openTimes(settings)
+    this.asked = asked
+    this.changed = changed
     this.phase = closed(settings.rule.window([]), now)
-    this.onChange = onChange
     this.lastUsed = now
   }
 
-  admit(now: number): Ticket | Refusal {
+  /** Why a call under these settings would be refused at this moment. */
+  refusal(settings: Settings, now: number): Refusal | undefined {
     this.lastUsed = now
-    if (this.holders.size > 0) return { _tag: "Refusal", state: "Isolated", retryAfter: undefined }
-    let { phase } = this
+    if (this.holders !== undefined) return isolated
+    const { phase } = this
+    if (phase._tag === "Closed" || settings.metricsOnly) return undefined
     if (phase._tag === "Open") {
       const left = phase.until - now
-      if (left > rounding) return { _tag: "Refusal", state: "Open", retryAfter: left }
-      const halfOpen: HalfOpen = { _tag: "HalfOpen", probes: new Set(), successes: 0, failures: 0 }
-      this.become(halfOpen)
-      phase = halfOpen
+      return left > rounding ? { state: "Open", retryAfter: left } : undefined
     }
-    const ticket: Ticket = { _tag: "Ticket", phase, startedAt: now }
+    const wait = waitForSlot(phase, settings, now)
+    return wait > 0 ? { state: "HalfOpen", retryAfter: wait } : undefined
+  }
+
+  admit(now: number): Ticket | Refusal {
+    const refused = this.refusal(this.settings, now)
+    if (refused !== undefined) return refused
+    const phase = this.phase._tag === "Open" ? this.startProbing() : this.phase
+    const ticket = new Ticket(this, phase, now)
     if (phase._tag === "HalfOpen") {
-      const wait = this.waitForSlot(phase, now)
-      if (wait > 0) return { _tag: "Refusal", state: "HalfOpen", retryAfter: wait }
+      for (const probe of phase.probes) {
+        if (!isOverdue(probe, this.settings, now)) break
+        phase.probes.delete(probe)
+      }
       phase.probes.add(ticket)
     }
     this.running++
@@ -172,7 +190,7 @@ export class Circuit {
     if (phase !== ticket.phase) return
     if (phase._tag === "HalfOpen") {
       phase.probes.delete(ticket)
-      if (outcome._tag === "Ignored" || this.isOverdue(ticket, now)) return
+      if (outcome._tag === "Ignored" || isOverdue(ticket, this.settings, now)) return
       this.judgeProbe(phase, sample(ticket, outcome, now), outcome, now, context)
     } else if (outcome._tag !== "Ignored") {
       this.count(phase, sample(ticket, outcome, now), outcome, now, context)
@@ -182,35 +200,44 @@ export class Circuit {
   hold(holder: object, now: number): void {
     this.lastUsed = now
     this.change(() => {
-      if (this.holders.size === 0) this.phase = withoutCalls(this.phase, this.settings, now)
+      if (this.holders === undefined) {
+        this.holders = new Set()
+        this.phase = withoutRunning(this.phase, now)
+      }
       this.holders.add(holder)
     })
   }
 
   release(holder: object, now: number): void {
     this.lastUsed = now
-    this.change(() => this.holders.delete(holder))
+    this.change(() => {
+      this.holders?.delete(holder)
+      if (this.holders?.size === 0) this.holders = undefined
+    })
   }
 
   reset(now: number): void {
+    this.lastUsed = now
     this.openings = 0
     this.become(closed(this.settings.rule.window([]), now))
   }
 
   configure(settings: Settings, now: number): void {
+    const before = this.settings
+    if (settings === before) return
     this.change(() => {
-      if (settings.openFor !== this.settings.openFor) this.openTimes = openTimes(settings)
+      if (settings.openFor !== before.openFor) this.openTimes = undefined
       this.settings = settings
-      if (this.phase._tag === "Closed") {
+      if (this.phase._tag !== "Closed") {
+        if (settings.metricsOnly) this.phase = closed(settings.rule.window([]), now)
+      } else if (settings.rule !== before.rule) {
         this.phase.window = settings.rule.window(partsOf(this.phase.window))
-      } else if (settings.metricsOnly) {
-        this.phase = closed(settings.rule.window([]), now)
       }
     })
   }
 
   snapshot(now: number): Snapshot {
-    if (this.holders.size > 0) return { _tag: "Isolated", holders: this.holders.size }
+    if (this.holders !== undefined) return { _tag: "Isolated", holders: this.holders.size }
     const { openings, phase } = this
     switch (phase._tag) {
       case "Closed": {
@@ -220,10 +247,10 @@ export class Circuit {
           : { _tag: "Closed", calls, failures }
       }
       case "Open":
-        return { _tag: "Open", retryAfter: Math.max(0, phase.until - now), openings }
+        return { _tag: "Open", retryAfter: phase.until - now, openings }
       case "HalfOpen": {
         let probes = 0
-        for (const probe of phase.probes) if (!this.isOverdue(probe, now)) probes++
+        for (const probe of phase.probes) if (!isOverdue(probe, this.settings, now)) probes++
         return { _tag: "HalfOpen", probes, successes: phase.successes, failures: phase.failures, openings }
       }
     }
@@ -231,19 +258,30 @@ export class Circuit {
 
   /** Whether no call and no person depends on this circuit at the moment. */
   isUnused(): boolean {
-    return this.holders.size === 0 && this.running === 0
+    return this.holders === undefined && this.running === 0
+  }
+
+  isClosed(): boolean {
+    return this.phase._tag === "Closed"
+  }
+
+  /** Whether it refuses calls because its open time is not over. */
+  isWaiting(now: number): boolean {
+    return this.phase._tag === "Open" && this.phase.until > now
   }
 
   /**
-   * Whether it may be forgotten without letting through what it would refuse: a circuit that has opened has to be closed
-   * by probes, however long nobody has called.
+   * Whether nothing is lost by forgetting it: nobody has used it for that long, nor since it would refuse a call, and what
+   * it has opened so far would not make its next open time longer.
    */
-  isHarmless(): boolean {
-    return this.phase._tag === "Closed" && this.isUnused()
+  isForgettable(now: number, idleTimeToLive: number): boolean {
+    if (!this.isUnused()) return false
+    const idleSince = this.phase._tag === "Open" ? Math.max(this.lastUsed, this.phase.until) : this.lastUsed
+    return now - idleSince >= (this.openings === 0 ? idleTimeToLive : Math.max(idleTimeToLive, this.lastOpenFor))
   }
 
   private tag(): StateTag {
-    if (this.holders.size > 0) return "Isolated"
+    if (this.holders !== undefined) return "Isolated"
     return this.phase._tag === "Closed" && this.settings.metricsOnly ? "MetricsOnly" : this.phase._tag
   }
 
@@ -251,7 +289,7 @@ export class Circuit {
     const from = this.tag()
     step()
     const to = this.tag()
-    if (from !== to) this.onChange({ key: this.key, from, to })
+    if (from !== to) this.changed({ key: this.key, from, to })
   }
 
   private become(phase: Phase): void {
@@ -260,28 +298,23 @@ export class Circuit {
     })
   }
 
-  private isOverdue(probe: Ticket, now: number): boolean {
-    return now - probe.startedAt >= this.settings.probeTimeout
-  }
-
-  private waitForSlot(phase: HalfOpen, now: number): number {
-    if (phase.probes.size < this.settings.halfOpenPermits) return 0
-    for (const probe of phase.probes) {
-      if (!this.isOverdue(probe, now)) break
-      phase.probes.delete(probe)
-    }
-    if (phase.probes.size < this.settings.halfOpenPermits) return 0
-    const [oldest] = phase.probes
-    return oldest === undefined ? 0 : oldest.startedAt + this.settings.probeTimeout - now
+  private startProbing(): HalfOpen {
+    const phase: HalfOpen = { _tag: "HalfOpen", probes: new Set(), successes: 0, failures: 0 }
+    this.become(phase)
+    return phase
   }
 
   private judgeProbe(phase: HalfOpen, sample: Sample, outcome: Outcome, now: number, context: Context.Context<never>) {
     const { rule, successOutOf, successThreshold } = this.settings
-    if (rule.healthy(sample)) phase.successes++
+    const healthy = rule.healthy(sample)
+    if (healthy) phase.successes++
     else phase.failures++
-    if (phase.successes >= successThreshold) {
+    // Settings may have changed under way, and then both can be so: the last probe decides.
+    const closes = phase.successes >= successThreshold
+    const opens = phase.failures > successOutOf - successThreshold
+    if (closes && (healthy || !opens)) {
       this.become(closed(rule.window([]), now))
-    } else if (phase.failures > successOutOf - successThreshold) {
+    } else if (opens) {
       this.open(outcome, now, context)
     }
   }
@@ -290,22 +323,43 @@ export class Circuit {
     phase.calls++
     if (sample.failed) phase.failures++
     const trips = phase.window.record(sample)
-    if (this.settings.metricsOnly) phase.wouldOpen = trips
-    else if (trips) this.open(outcome, now, context)
+    phase.wouldOpen = trips
+    if (trips && !this.settings.metricsOnly) this.open(outcome, now, context)
   }
 
   private open(outcome: Outcome, now: number, context: Context.Context<never>): void {
     // A circuit that trips again soon after closing had not recovered: its open times go on growing. One that stayed
     // closed as long as it was last open starts from the first again.
-    if (this.phase._tag === "Closed" && now - this.phase.since >= this.lastOpenFor) this.openings = 0
+    if (this.phase._tag === "Closed" && now - this.phase.since >= this.lastOpenFor - rounding) this.openings = 0
     this.openings++
-    const own = this.openTimes(this.key, this.openings, context)
     const asked = outcome._tag === "Failure" && outcome.retryAfter !== undefined
       ? Duration.toMillis(outcome.retryAfter)
       : 0
+    const own = this.ownOpenTime(context)
     this.lastOpenFor = Math.min(Math.max(own, asked, shortestOpenFor), this.settings.maxOpenFor)
     this.become({ _tag: "Open", until: now + this.lastOpenFor })
   }
+
+  private ownOpenTime(context: Context.Context<never>): number {
+    const { openFor } = this.settings
+    if (typeof openFor === "number") return openFor
+    this.openTimes ??= openTimes(openFor)
+    return this.openTimes(this.key, this.openings, context)
+  }
+}
+
+const isOverdue = (probe: Ticket, settings: Settings, now: number): boolean =>
+  now - probe.startedAt >= settings.probeTimeout - rounding
+
+/** How long until a probe has ended or is overdue for certain: 0 where a slot is free. */
+const waitForSlot = ({ probes }: HalfOpen, settings: Settings, now: number): number => {
+  // There can be more probes than slots: some that are overdue, and some from before there were fewer slots.
+  let surplus = probes.size - settings.halfOpenPermits
+  if (surplus < 0) return 0
+  for (const probe of probes) {
+    if (surplus-- === 0) return isOverdue(probe, settings, now) ? 0 : probe.startedAt + settings.probeTimeout - now
+  }
+  return 0
 }
 
 const closed = (window: TripWindow, since: number): Closed => ({
@@ -318,10 +372,10 @@ const closed = (window: TripWindow, since: number): Closed => ({
 })
 
 /** The phase to come back to, which no call that is running now can still change. */
-const withoutCalls = (phase: Phase, settings: Settings, now: number): Phase => {
+const withoutRunning = (phase: Phase, now: number): Phase => {
   switch (phase._tag) {
     case "Closed":
-      return closed(settings.rule.window([]), phase.since)
+      return { ...phase }
     case "HalfOpen":
       return { _tag: "Open", until: now }
     case "Open":
@@ -341,16 +395,15 @@ export const defaultOpenFor = 60_000
 // A schedule may give no delay at all, and a circuit that does not stay open refuses nothing.
 const shortestOpenFor = 1
 
+type OpenTimesOfCircuit = (key: string, count: number, context: Context.Context<never>) => number
+
 /**
  * The length of each opening. A trip is decided and dated in one synchronous step, so the schedule is stepped on the
  * spot; that no schedule waits while it computes a delay is what makes this possible. A schedule that has ended, or
  * that cannot answer at once, repeats its last delay. It measures time by the openings themselves, so that its
  * elapsed-time combinators bound the time spent open.
  */
-const openTimes = (
-  { openFor }: Settings
-): (key: string, count: number, context: Context.Context<never>) => number => {
-  if (typeof openFor === "number") return () => openFor
+const openTimes = (openFor: OpenTimes): OpenTimesOfCircuit => {
   const start = Schedule.toStep(openFor)
   let step: Effect.Success<typeof start> | undefined
   let taken = 0
