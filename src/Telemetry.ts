@@ -26,7 +26,8 @@ import type { VerdictTag } from "./Fault.ts"
  *   started.
  * - `LastGoodServed`: an older answer was given, `ageMillis` old.
  * - `SafeModeChanged`: a key went into safe mode, or left it.
- * - `FallbackUsed`: an answer came from another step than the first; `failed` are the labels before it.
+ * - `FallbackUsed`: an answer came from another step than the first; `failed` and `skipped` are the labels before it:
+ *   those that were tried, and those that a guard of ours, such as an open circuit, did not let try.
  * - `StepCompleted`, `StepFailed`, `StepAmbiguous`, `RunChanged`: what a `Checkpoint` run does; `replayed` says that a
  *   result came from the journal.
  * - `EscalationOpened`, `EscalationDecided`: a person is asked, or has decided.
@@ -75,7 +76,12 @@ export type Event =
     readonly policy: string
     readonly reason: "NotIdempotent" | "BudgetEmpty" | "Deadline" | "TooFewSamples"
   }
-  | { readonly _tag: "FallbackUsed"; readonly source: string; readonly failed: ReadonlyArray<string> }
+  | {
+    readonly _tag: "FallbackUsed"
+    readonly source: string
+    readonly failed: ReadonlyArray<string>
+    readonly skipped: ReadonlyArray<string>
+  }
   | { readonly _tag: "LastGoodServed"; readonly key: string; readonly ageMillis: number }
   | { readonly _tag: "SafeModeChanged"; readonly key: string; readonly active: boolean; readonly failures: number }
   | { readonly _tag: "StepCompleted"; readonly runId: string; readonly step: string; readonly replayed: boolean }

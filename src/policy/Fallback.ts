@@ -1,97 +1,129 @@
 /**
  * Answers with something else when the best answer cannot be had, and says so in the type of the answer.
  *
+ * **Details**
+ *
+ * A step is any effect. What usually stands in, best first:
+ *
+ * | step | how |
+ * | --- | --- |
+ * | another model or provider | the same effect with another layer: `() => Effect.provide(ask(question), smallModel)` |
+ * | the last good answer | `LastGood.orElse`, or `LastGood.recall` as the effect of a step |
+ * | a simplified prompt | the same effect with less in it: `() => ask(shortened(question))` |
+ * | what can be had of the parts | {@link partial} |
+ * | a template by message kind | a record with an entry for every kind: `() => Effect.succeed(templates[kind](name))` |
+ * | a fixed emergency answer | `() => Effect.succeed("…")` with `takes: "all"`: whatever happened, there is an answer |
+ *
+ * A layer that a step provides is built when the step is needed, and released when it has answered. Build what is
+ * expensive once, around the program.
+ *
+ * **Example** (Going down the whole ladder)
+ *
+ * ```ts import.meta.vitest
+ * import { Context, Effect, Layer } from "effect"
+ * import { Fallback, Fault } from "effect-resilience"
+ *
+ * class Model extends Context.Service<Model, {
+ *   readonly complete: (prompt: string) => Effect.Effect<string, { readonly [Fault.verdictOf]: Fault.Verdict }>
+ * }>()("Model") {}
+ *
+ * const overloaded = { [Fault.verdictOf]: Fault.overloaded() }
+ * const tooLong = { [Fault.verdictOf]: Fault.contextOverflow }
+ * const large = Layer.succeed(Model, { complete: () => Effect.fail(overloaded) })
+ * const small = Layer.succeed(Model, {
+ *   complete: (prompt) => prompt.length > 20 ? Effect.fail(tooLong) : Effect.succeed(`about ${prompt}`)
+ * })
+ *
+ * const templates = {
+ *   question: (name: string) => `We will answer you soon, ${name}.`,
+ *   complaint: (name: string) => `We are sorry, ${name}.`
+ * }
+ * const ask = (prompt: string) => Effect.flatMap(Model, (model) => model.complete(prompt))
+ *
+ * const reply = (kind: keyof typeof templates, name: string, prompt: string) =>
+ *   Effect.provide(ask(prompt), large).pipe(
+ *     Fallback.orElse("other model", () => Effect.provide(ask(prompt), small)),
+ *     Fallback.orElse("short prompt", () => Effect.provide(ask(prompt.slice(0, 20)), small)),
+ *     Fallback.orElse("template", () => Effect.succeed(templates[kind](name)), { takes: "all" })
+ *   )
+ *
+ * const answer = await Effect.runPromise(reply("question", "Ann", "the history of bridges"))
+ * answer.source // => "short prompt"
+ * answer.value // => "about the history of brid"
+ * ```
+ *
  * @since 0.1.0
  */
 import type * as Arr from "effect/Array"
-import type * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
-import { dual } from "effect/Function"
-import * as Predicate from "effect/Predicate"
+import { dual, identity } from "effect/Function"
 import * as Schema from "effect/Schema"
 import * as SchemaTransformation from "effect/SchemaTransformation"
 import type * as Types from "effect/Types"
 import * as Fault from "../Fault.ts"
 import * as config from "../internal/config.ts"
-import * as Telemetry from "../Telemetry.ts"
-import { onlyFailure } from "./internal/failure.ts"
 import * as internal from "./internal/fallback.ts"
+import {
+  Answer,
+  type Answered,
+  answerFirst,
+  failFirst,
+  isAnswer,
+  run,
+  type SourceOf,
+  type ValueOf
+} from "./internal/fallbackAnswer.ts"
 
-const TypeId = "~effect-resilience/policy/Fallback/Answer"
+export {
+  /**
+   * A value together with where it came from.
+   *
+   * **Details**
+   *
+   * - `value`: what the step that answered gave.
+   * - `source`: the label of that step; all that can be are in the type.
+   * - `degraded`: whether any step before it failed or was skipped, so that `false` means the first choice.
+   * - `errors`: one summary for each step before, in order.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  Answer,
+  /**
+   * Whether a value is an {@link Answer}.
+   *
+   * @category guards
+   * @since 0.1.0
+   */
+  isAnswer,
+  /**
+   * The labels of `A` where it is an {@link Answer} already, and else the label given.
+   *
+   * @category type level
+   * @since 0.1.0
+   */
+  type SourceOf,
+  /**
+   * The value inside, where `A` is an {@link Answer} already.
+   *
+   * @category type level
+   * @since 0.1.0
+   */
+  type ValueOf
+}
 
 /**
  * What is left of the failure of a step: plain data that a log or a journal can take.
  *
  * **Details**
  *
- * `tag` is the error's `_tag`, or its name; `message` is cut after 1,000 characters.
+ * `tag` is the error's `_tag`, or its name; `message` is cut after 1,000 characters. `skipped` says that the step was not
+ * tried: a guard of ours refused it (the verdict is `Rejected`), such as an open circuit or a full bulkhead.
  *
  * @category models
  * @since 0.1.0
  */
 export interface FailedStep extends internal.FailedStep {}
-
-/**
- * A value together with where it came from.
- *
- * **Details**
- *
- * - `value`: what the step that answered gave.
- * - `source`: the label of that step; all that can be are in the type.
- * - `degraded`: whether any step before it failed, so that `false` means the first choice.
- * - `errors`: one summary for each step that failed before, in order.
- *
- * @category models
- * @since 0.1.0
- */
-export class Answer<out A, out Source extends string = string> {
-  readonly value: A
-  readonly source: Source
-  readonly degraded: boolean
-  readonly errors: ReadonlyArray<FailedStep>
-
-  constructor(fields: {
-    readonly value: A
-    readonly source: Source
-    readonly degraded: boolean
-    readonly errors: ReadonlyArray<FailedStep>
-  }) {
-    this.value = fields.value
-    this.source = fields.source
-    this.degraded = fields.degraded
-    this.errors = fields.errors
-  }
-
-  get [TypeId](): typeof TypeId {
-    return TypeId
-  }
-}
-
-/**
- * Whether a value is an {@link Answer}.
- *
- * @category guards
- * @since 0.1.0
- */
-export const isAnswer = (u: unknown): u is Answer<unknown> => Predicate.hasProperty(u, TypeId)
-
-/**
- * The value inside, where `A` is an {@link Answer} already.
- *
- * @category type level
- * @since 0.1.0
- */
-export type ValueOf<A> = A extends Answer<infer Value> ? Value : A
-
-/**
- * The labels of `A` where it is an {@link Answer} already, and else the label given.
- *
- * @category type level
- * @since 0.1.0
- */
-export type SourceOf<A, Label extends string> = A extends Answer<unknown, infer Source> ? Source : Label
-
-type Answered<A, B, Label extends string> = Answer<ValueOf<A> | B, SourceOf<A, "primary"> | Label>
 
 /**
  * Which errors of the steps before it a step takes.
@@ -120,11 +152,24 @@ export type Takes = internal.Takes
  * @category type level
  * @since 0.1.0
  */
-export type NotTaken<E, T extends Takes> = [T] extends [undefined] ? MaybePermanent<E>
+export type NotTaken<E, T> = [T] extends [undefined] ? MaybePermanent<E>
   : T extends "all" ? never
   : T extends ReadonlyArray<string> ? Types.ExcludeTag<E, SureTags<T>>
-  : T extends (error: unknown, verdict: Fault.Verdict) => error is infer Refined ? Exclude<E, Refined>
+  : T extends ((error: unknown, verdict: Fault.Verdict) => error is infer Refined) ? Exclude<E, Refined>
+  : T extends ((error: E, verdict: Fault.Verdict) => error is infer Refined extends E) ? Exclude<E, Refined>
   : E
+
+/**
+ * The {@link Takes} of an effect that fails with `E`: only tags that there are.
+ *
+ * @category type level
+ * @since 0.1.0
+ */
+export type TakesOf<E> =
+  | "all"
+  | Arr.NonEmptyReadonlyArray<Types.Tags<E>>
+  | ((error: NoInfer<E>, verdict: Fault.Verdict) => boolean)
+  | undefined
 
 type SureTags<T extends ReadonlyArray<string>> = T extends
   readonly [infer Tag extends string, ...infer Rest extends ReadonlyArray<string>] ? SingleTag<Tag> | SureTags<Rest>
@@ -138,30 +183,6 @@ type SingleTag<Tag extends string> = Types.IsUnion<Tag> extends true ? never
 type MaybePermanent<E> = E extends { readonly [Fault.verdictOf]: { readonly _tag: infer Tag } }
   ? "Permanent" extends Tag ? E : never
   : E
-
-const answerFirst = <A, Label extends string>(
-  label: Label,
-  value: A
-): Effect.Effect<Answer<ValueOf<A>, SourceOf<A, Label>>> => {
-  const answer = isAnswer(value)
-    ? Effect.succeed(value)
-    : Effect.as(
-      Effect.annotateCurrentSpan({ "fallback.source": label, "fallback.degraded": false }),
-      new Answer({ value, source: label, degraded: false, errors: [] })
-    )
-  // the two conditional types ask of the type what isAnswer has asked of the value
-  return answer as Effect.Effect<Answer<ValueOf<A>, SourceOf<A, Label>>>
-}
-
-/** Fails as before, with the step's own entry noted where no inner step has left one. */
-const failFirst = <E>(label: string, cause: Cause.Cause<E>): Effect.Effect<never, E> => {
-  const failure = onlyFailure(cause)
-  if (failure === undefined || internal.trailOf(failure) !== undefined) return Effect.failCause(cause)
-  return Effect.flatMap(
-    Fault.classify(failure.error),
-    (verdict) => Effect.failCause(internal.withTrail(cause, [internal.summarise(label, failure.error, verdict)]))
-  )
-}
 
 /**
  * Labels the first step, which is else called `"primary"`.
@@ -199,58 +220,6 @@ export const primary: {
   })
 })
 
-const useFallback = <B, E2, R2, Label extends string>(
-  label: Label,
-  that: () => Effect.Effect<B, E2, R2>,
-  failed: ReadonlyArray<FailedStep>
-): Effect.Effect<Answer<B, Label>, E2, R2> => {
-  const labels = () => failed.map((step) => step.label)
-  return Effect.matchCauseEffect(Effect.suspend(that), {
-    onSuccess: (value) =>
-      Effect.annotateCurrentSpan({ "fallback.source": label, "fallback.degraded": true, "fallback.failed": labels() })
-        .pipe(
-          Effect.andThen(Telemetry.emit(() => ({ _tag: "FallbackUsed", source: label, failed: labels() }))),
-          Effect.as(new Answer({ value, source: label, degraded: true, errors: failed }))
-        ),
-    onFailure: (cause) => {
-      const failure = onlyFailure(cause)
-      if (failure === undefined) return Effect.failCause(cause)
-      return Effect.flatMap(Fault.classify(failure.error), (verdict) => {
-        const trail = [...failed, internal.summarise(label, failure.error, verdict)]
-        return Effect.andThen(
-          Effect.annotateCurrentSpan({ "fallback.failed": trail.map((step) => step.label) }),
-          Effect.failCause(internal.withTrail(cause, trail))
-        )
-      })
-    }
-  })
-}
-
-const run = <A, E, R, B, E2, R2, Label extends string>(
-  self: Effect.Effect<A, E, R>,
-  label: Label,
-  that: () => Effect.Effect<B, E2, R2>,
-  takes: Takes
-): Effect.Effect<Answered<A, B, Label>, E | E2, R | R2> =>
-  Effect.matchCauseEffect(self, {
-    onSuccess: (value) => answerFirst("primary", value),
-    onFailure: (cause) => {
-      const failure = onlyFailure(cause)
-      if (failure === undefined) return Effect.failCause(cause)
-      return Effect.flatMap(
-        Fault.classify(failure.error),
-        (verdict): Effect.Effect<Answer<B, Label>, E | E2, R2> =>
-          internal.taken(takes, failure.error, verdict)
-            ? useFallback(
-              label,
-              that,
-              internal.trailOf(failure) ?? [internal.summarise("primary", failure.error, verdict)]
-            )
-            : Effect.failCause(cause)
-      )
-    }
-  })
-
 /**
  * Answers with `that` when the effect fails, under a label, and says in the answer which of them it was.
  *
@@ -268,7 +237,8 @@ const run = <A, E, R, B, E2, R2, Label extends string>(
  * must answer whatever happens says `takes: "all"`. Defects and interruption are never answered. Fails with the errors
  * not taken and with those of `that`.
  *
- * The span around gets `fallback.source`, `fallback.degraded` and `fallback.failed`; `Telemetry` gets `FallbackUsed`.
+ * The span around gets `fallback.source`, `fallback.degraded`, `fallback.failed` and `fallback.skipped`; `Telemetry` gets
+ * `FallbackUsed`.
  * Throws `Fault.InvalidConfig` for an empty label.
  *
  * **Example** (Falling back to a template)
@@ -294,6 +264,19 @@ const run = <A, E, R, B, E2, R2, Label extends string>(
  * @since 0.1.0
  */
 export const orElse: {
+  // The last overload that a call could mean is the one that the compiler complains of: for each form the one with the tags.
+  <A, E, R, const Label extends string, B, E2, R2, T extends "all" | undefined = undefined>(
+    self: Effect.Effect<A, E, R>,
+    label: Label,
+    that: () => Effect.Effect<B, E2, R2>,
+    options?: { readonly takes?: T }
+  ): Effect.Effect<Answered<A, B, Label>, NotTaken<E, T> | E2, R | R2>
+  <A, E, R, const Label extends string, B, E2, R2, const T extends TakesOf<E>>(
+    self: Effect.Effect<A, E, R>,
+    label: Label,
+    that: () => Effect.Effect<B, E2, R2>,
+    options: { readonly takes: T }
+  ): Effect.Effect<Answered<A, B, Label>, NotTaken<E, T> | E2, R | R2>
   <const Label extends string, B, E2, R2, T extends "all" | undefined = undefined>(
     label: Label,
     that: () => Effect.Effect<B, E2, R2>,
@@ -301,59 +284,13 @@ export const orElse: {
   ): <A, E, R>(
     self: Effect.Effect<A, E, R>
   ) => Effect.Effect<Answered<A, B, Label>, NotTaken<E, T> | E2, R | R2>
-  <const Label extends string, B, E2, R2, E, const Tags extends Arr.NonEmptyReadonlyArray<Types.Tags<E>>>(
+  <const Label extends string, B, E2, R2, E, const T extends TakesOf<E>>(
     label: Label,
     that: () => Effect.Effect<B, E2, R2>,
-    options: { readonly takes: Tags }
+    options: { readonly takes: T }
   ): <A, R>(
     self: Effect.Effect<A, E, R>
-  ) => Effect.Effect<
-    Answered<A, B, Label>,
-    NotTaken<E, Tags> | E2,
-    R | R2
-  >
-  <const Label extends string, B, E2, R2, E, Refined extends E>(
-    label: Label,
-    that: () => Effect.Effect<B, E2, R2>,
-    options: { readonly takes: (error: NoInfer<E>, verdict: Fault.Verdict) => error is Refined }
-  ): <A, R>(
-    self: Effect.Effect<A, E, R>
-  ) => Effect.Effect<Answered<A, B, Label>, Exclude<E, Refined> | E2, R | R2>
-  <const Label extends string, B, E2, R2, E>(
-    label: Label,
-    that: () => Effect.Effect<B, E2, R2>,
-    options: { readonly takes: (error: NoInfer<E>, verdict: Fault.Verdict) => boolean }
-  ): <A, R>(
-    self: Effect.Effect<A, E, R>
-  ) => Effect.Effect<Answered<A, B, Label>, E | E2, R | R2>
-  <A, E, R, const Label extends string, B, E2, R2, T extends "all" | undefined = undefined>(
-    self: Effect.Effect<A, E, R>,
-    label: Label,
-    that: () => Effect.Effect<B, E2, R2>,
-    options?: { readonly takes?: T }
-  ): Effect.Effect<Answered<A, B, Label>, NotTaken<E, T> | E2, R | R2>
-  <A, E, R, const Label extends string, B, E2, R2, const Tags extends Arr.NonEmptyReadonlyArray<Types.Tags<E>>>(
-    self: Effect.Effect<A, E, R>,
-    label: Label,
-    that: () => Effect.Effect<B, E2, R2>,
-    options: { readonly takes: Tags }
-  ): Effect.Effect<
-    Answered<A, B, Label>,
-    NotTaken<E, Tags> | E2,
-    R | R2
-  >
-  <A, E, R, const Label extends string, B, E2, R2, Refined extends E>(
-    self: Effect.Effect<A, E, R>,
-    label: Label,
-    that: () => Effect.Effect<B, E2, R2>,
-    options: { readonly takes: (error: NoInfer<E>, verdict: Fault.Verdict) => error is Refined }
-  ): Effect.Effect<Answered<A, B, Label>, Exclude<E, Refined> | E2, R | R2>
-  <A, E, R, const Label extends string, B, E2, R2>(
-    self: Effect.Effect<A, E, R>,
-    label: Label,
-    that: () => Effect.Effect<B, E2, R2>,
-    options: { readonly takes: (error: NoInfer<E>, verdict: Fault.Verdict) => boolean }
-  ): Effect.Effect<Answered<A, B, Label>, E | E2, R | R2>
+  ) => Effect.Effect<Answered<A, B, Label>, NotTaken<E, T> | E2, R | R2>
 } = dual(
   (args) => Effect.isEffect(args[0]),
   <A, E, R, B, E2, R2, Label extends string>(
@@ -363,7 +300,7 @@ export const orElse: {
     options?: { readonly takes?: Takes }
   ): Effect.Effect<Answered<A, B, Label>, E | E2, R | R2> => {
     config.nonEmpty("Fallback.orElse", "label", label)
-    return run(self, label, that, options?.takes)
+    return run(self, label, that, options?.takes, identity)
   }
 )
 
@@ -457,7 +394,7 @@ export const chain = <const S extends Steps>(
 ): Effect.Effect<ChainAnswer<S>, ChainError<S>, Effect.Services<S[number]["effect"]>> => {
   const [first, ...rest] = steps
   let answer: Effect.Effect<Answer<unknown>, unknown, unknown> = primary(first.effect, first.label)
-  for (const next of rest) answer = run(answer, next.label, () => next.effect, next.takes)
+  for (const next of rest) answer = run(answer, next.label, () => next.effect, next.takes, identity)
   // the three types fold over the tuple as the loop does over the array, which the compiler cannot see
   return answer as Effect.Effect<ChainAnswer<S>, ChainError<S>, Effect.Services<S[number]["effect"]>>
 }
@@ -524,17 +461,35 @@ export const partial = <const P extends Parts>(
 }
 
 /**
- * Schema of {@link FailedStep}.
+ * The encoded form of a {@link FailedStep}.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface FailedStepEncoded extends Omit<FailedStep, "skipped"> {
+  readonly skipped?: boolean
+}
+
+const stepFields = { label: Schema.String, tag: Schema.String, message: Schema.String, verdict: Fault.VerdictTag }
+
+/**
+ * Schema of {@link FailedStep}. A record without `skipped` is read by its verdict.
  *
  * @category schemas
  * @since 0.1.0
  */
-export const FailedStep = Schema.Struct({
-  label: Schema.String,
-  tag: Schema.String,
-  message: Schema.String,
-  verdict: Fault.VerdictTag
-})
+export const FailedStep: Schema.Codec<FailedStep, FailedStepEncoded> = Schema.Struct({
+  ...stepFields,
+  skipped: Schema.optionalKey(Schema.Boolean)
+}).pipe(
+  Schema.decodeTo(
+    Schema.Struct({ ...stepFields, skipped: Schema.Boolean }),
+    SchemaTransformation.transform({
+      decode: (step) => ({ ...step, skipped: step.skipped ?? internal.isSkipped(step.verdict) }),
+      encode: (step) => step
+    })
+  )
+)
 
 /**
  * The encoded form of an {@link Answer}.
@@ -546,7 +501,7 @@ export interface AnswerEncoded<out A, out Source extends string = string> {
   readonly value: A
   readonly source: Source
   readonly degraded: boolean
-  readonly errors: ReadonlyArray<FailedStep>
+  readonly errors: ReadonlyArray<FailedStepEncoded>
 }
 
 /**

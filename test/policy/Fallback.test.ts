@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Deferred, Effect, Exit, Fiber, Option, Ref, Schema } from "effect"
-import { Fallback, Fault, Retry, Telemetry } from "effect-resilience"
+import { CircuitBreaker, Fallback, Fault, Retry, Telemetry } from "effect-resilience"
 import { TestClock } from "effect/testing"
 import { recordingTracer } from "../recordingTracer.ts"
 
@@ -27,7 +27,13 @@ const fields = <A, S extends string>({ degraded, errors, source, value }: Fallba
   errors
 })
 
-const busyAt = (label: string) => ({ label, tag: "Busy", message: "no capacity", verdict: "Overloaded" as const })
+const busyAt = (label: string) => ({
+  label,
+  tag: "Busy",
+  message: "no capacity",
+  verdict: "Overloaded" as const,
+  skipped: false
+})
 
 const counted = <A, E>(effect: Effect.Effect<A, E>) =>
   Effect.map(Ref.make(0), (calls) => ({
@@ -64,7 +70,13 @@ describe("Fallback", () => {
           degraded: true,
           errors: [
             busyAt("primary"),
-            { label: "smaller model", tag: "Odd", message: new Odd({ n: 3 }).message, verdict: "Malformed" }
+            {
+              label: "smaller model",
+              tag: "Odd",
+              message: new Odd({ n: 3 }).message,
+              verdict: "Malformed",
+              skipped: false
+            }
           ]
         })
       }))
@@ -153,7 +165,8 @@ describe("Fallback", () => {
           label: "primary",
           tag: "Hostile",
           message: "",
-          verdict: "Permanent"
+          verdict: "Permanent",
+          skipped: false
         })
       }))
 
@@ -196,7 +209,7 @@ describe("Fallback", () => {
         )
         assert.strictEqual(yield* second.calls, 0)
         assert.deepStrictEqual(answer.errors, [
-          { label: "primary", tag: "Broken", message: "broken at model", verdict: "Permanent" }
+          { label: "primary", tag: "Broken", message: "broken at model", verdict: "Permanent", skipped: false }
         ])
       }))
 
@@ -227,7 +240,7 @@ describe("Fallback", () => {
         assert.strictEqual(yield* Effect.flip(call), "slow down")
         const answer = yield* Fault.withClassifier(call, () => Fault.throttled())
         assert.deepStrictEqual(answer.errors, [
-          { label: "primary", tag: "string", message: "slow down", verdict: "Throttled" }
+          { label: "primary", tag: "string", message: "slow down", verdict: "Throttled", skipped: false }
         ])
       }))
   })
@@ -284,6 +297,71 @@ describe("Fallback", () => {
       }))
   })
 
+  describe("skipped", () => {
+    const refused = { ...busyAt("primary"), tag: "CircuitOpen", verdict: "Rejected" as const, skipped: true }
+
+    it.effect("says of a step whose circuit is open that it was skipped, and not that it failed", () =>
+      Effect.gen(function*() {
+        const events: Array<Telemetry.Event> = []
+        const breaker = yield* CircuitBreaker.CircuitBreaker
+        yield* breaker.isolate("model")
+        const large = yield* counted(Effect.succeed("outline"))
+        const { attributes, exit } = yield* inSpan(
+          large.effect.pipe(
+            CircuitBreaker.protect("model"),
+            Fallback.orElse("smaller model", () => Effect.fail(new Busy())),
+            Fallback.orElse("template", () => Effect.succeed("hello")),
+            Effect.provideService(Telemetry.Listener, (event) => {
+              if (event._tag === "FallbackUsed") events.push(event)
+            })
+          )
+        )
+        const answer = yield* exit
+        assert.strictEqual(yield* large.calls, 0)
+        assert.isTrue(answer.degraded)
+        assert.deepStrictEqual(answer.errors.map(({ label, skipped }) => [label, skipped]), [
+          ["primary", true],
+          ["smaller model", false]
+        ])
+        assert.include(answer.errors[0]?.message, "sent nothing")
+        assert.deepStrictEqual(events, [
+          { _tag: "FallbackUsed", source: "template", failed: ["smaller model"], skipped: ["primary"] }
+        ])
+        assert.deepStrictEqual(attributes, {
+          "fallback.source": "template",
+          "fallback.degraded": true,
+          "fallback.failed": ["smaller model"],
+          "fallback.skipped": ["primary"]
+        })
+      }).pipe(Effect.provide(CircuitBreaker.layer())))
+
+    it.effect("says so of a part as well", () =>
+      Effect.gen(function*() {
+        const events: Array<Telemetry.Event> = []
+        const all = yield* Fallback.partial({
+          news: Effect.fail({ [Fault.verdictOf]: Fault.rejected() }),
+          stocks: Effect.fail(new Busy()),
+          weather: Effect.succeed("sunny")
+        }).pipe(Effect.provideService(Telemetry.Listener, (event) => void events.push(event)))
+        assert.deepStrictEqual(all.unavailable.map(({ label, skipped }) => [label, skipped]), [
+          ["news", true],
+          ["stocks", false]
+        ])
+        assert.deepStrictEqual(events, [
+          { _tag: "FallbackUsed", source: "partial", failed: ["stocks"], skipped: ["news"] }
+        ])
+      }))
+
+    it.effect("reads a record of before, which does not say what was skipped, by its verdict", () =>
+      Effect.gen(function*() {
+        const { skipped: _, ...older } = refused
+        const { skipped: __, ...failed } = busyAt("second")
+        const decode = Schema.decodeUnknownEffect(Fallback.AnswerSchema(Schema.String, ["primary", "template"]))
+        const answer = yield* decode({ value: "hello", source: "template", degraded: true, errors: [older, failed] })
+        assert.deepStrictEqual(answer.errors, [refused, busyAt("second")])
+      }))
+  })
+
   describe("primary and chain", () => {
     it.effect("labels the first step, succeeding or failing", () =>
       Effect.gen(function*() {
@@ -313,7 +391,7 @@ describe("Fallback", () => {
           source: "template",
           degraded: true,
           errors: [
-            { label: "large", tag: "Broken", message: "broken at large", verdict: "Permanent" },
+            { label: "large", tag: "Broken", message: "broken at large", verdict: "Permanent", skipped: false },
             busyAt("mirror")
           ]
         })
@@ -344,12 +422,17 @@ describe("Fallback", () => {
             available: { weather: "sunny", ["__proto__"]: "a key like any other" },
             unavailable: [
               busyAt("news"),
-              { label: "stocks", tag: "Broken", message: "broken at exchange", verdict: "Permanent" }
+              { label: "stocks", tag: "Broken", message: "broken at exchange", verdict: "Permanent", skipped: false }
             ]
           })
         )
         assert.deepStrictEqual(attributes, { "fallback.unavailable": ["news", "stocks"] })
-        assert.deepStrictEqual(events, [{ _tag: "FallbackUsed", source: "partial", failed: ["news", "stocks"] }])
+        assert.deepStrictEqual(events, [{
+          _tag: "FallbackUsed",
+          source: "partial",
+          failed: ["news", "stocks"],
+          skipped: []
+        }])
       }))
 
     it.effect("is silent when everything worked", () =>
@@ -405,7 +488,7 @@ describe("Fallback", () => {
           Effect.provideService(Telemetry.Listener, (event) => void events.push(event))
         )
         assert.deepStrictEqual(events, [
-          { _tag: "FallbackUsed", source: "third", failed: ["primary", "second"] }
+          { _tag: "FallbackUsed", source: "third", failed: ["primary", "second"], skipped: [] }
         ])
       }))
 
@@ -417,10 +500,11 @@ describe("Fallback", () => {
         assert.deepStrictEqual(degraded.attributes, {
           "fallback.source": "t",
           "fallback.degraded": true,
-          "fallback.failed": ["primary"]
+          "fallback.failed": ["primary"],
+          "fallback.skipped": []
         })
         const failed = yield* inSpan(Effect.fail(new Busy()).pipe(Fallback.orElse("t", () => Effect.fail(new Busy()))))
-        assert.deepStrictEqual(failed.attributes, { "fallback.failed": ["primary", "t"] })
+        assert.deepStrictEqual(failed.attributes, { "fallback.failed": ["primary", "t"], "fallback.skipped": [] })
         assert.isTrue(Exit.isFailure(failed.exit))
       }))
 

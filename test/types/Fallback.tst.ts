@@ -111,6 +111,32 @@ describe("Fallback.orElse", () => {
     >()
   })
 
+  it("takes the same with the data first", () => {
+    expect(Fallback.orElse(ask, "t", () => Effect.succeed(1), {
+      takes: (error): error is Busy | Unmarked => error._tag === "Busy" || error._tag === "Unmarked"
+    })).type.toBe<
+      Effect.Effect<Fallback.Answer<Outline | number, "primary" | "t">, Broken | Either, Scope.Scope>
+    >()
+    expect(Fallback.orElse(ask, "t", () => Effect.succeed(1), { takes: "all" })).type.toBe<
+      Effect.Effect<Fallback.Answer<Outline | number, "primary" | "t">, never, Scope.Scope>
+    >()
+    expect(Fallback.orElse(ask, "t", () => Effect.succeed(1), { takes: (error) => error._tag === "Broken" })).type
+      .toBe<
+        Effect.Effect<
+          Fallback.Answer<Outline | number, "primary" | "t">,
+          Busy | Broken | Either | Unmarked,
+          Scope.Scope
+        >
+      >()
+  })
+
+  it("removes what a refinement over more than the errors takes", () => {
+    const isForeign = (error: unknown): error is Busy | RangeError => error instanceof RangeError
+    expect(ask.pipe(Fallback.orElse("t", () => Effect.succeed(1), { takes: isForeign }))).type.toBe<
+      Effect.Effect<Fallback.Answer<Outline | number, "primary" | "t">, Broken | Either | Unmarked, Scope.Scope>
+    >()
+  })
+
   it("keeps an unknown error", () => {
     const call: Effect.Effect<number, unknown> = Effect.succeed(1)
     expect(call.pipe(Fallback.orElse("t", () => Effect.succeed(1)))).type.toBe<

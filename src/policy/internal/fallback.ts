@@ -13,7 +13,21 @@ export interface FailedStep {
   readonly tag: string
   readonly message: string
   readonly verdict: Fault.VerdictTag
+  readonly skipped: boolean
 }
+
+/**
+ * Whether a step with this verdict did not get to run: a guard of ours refused it, and nothing was sent.
+ *
+ * @internal
+ */
+export const isSkipped = (verdict: Fault.VerdictTag): boolean => verdict === "Rejected"
+
+/** @internal */
+export const labelsOf = (steps: ReadonlyArray<FailedStep>) => ({
+  failed: steps.filter((step) => !step.skipped).map((step) => step.label),
+  skipped: steps.filter((step) => step.skipped).map((step) => step.label)
+})
 
 /** @internal */
 export type Takes =
@@ -59,7 +73,8 @@ export const summarise = (label: string, error: unknown, verdict: Fault.Verdict)
   label,
   tag: attempt(() => tagOf(error)),
   message: attempt(() => shorten(messageOf(error))),
-  verdict: verdict._tag
+  verdict: verdict._tag,
+  skipped: isSkipped(verdict._tag)
 })
 
 /**
@@ -113,9 +128,8 @@ export const collect = Effect.fnUntraced(function*<R>(
   if (first !== undefined && missing.length === outcomes.length) return yield* Effect.failCause(first.cause)
   const unavailable = missing.map(({ step }) => step)
   if (first !== undefined) {
-    const failed = unavailable.map(({ label }) => label)
-    yield* Effect.annotateCurrentSpan({ "fallback.unavailable": failed })
-    yield* Telemetry.emit(() => ({ _tag: "FallbackUsed", source: "partial", failed }))
+    yield* Effect.annotateCurrentSpan({ "fallback.unavailable": unavailable.map(({ label }) => label) })
+    yield* Telemetry.emit(() => ({ _tag: "FallbackUsed", source: "partial", ...labelsOf(unavailable) }))
   }
   const available: object = Object.fromEntries(
     outcomes.flatMap((outcome) => outcome._tag === "Available" ? [outcome.entry] : [])
