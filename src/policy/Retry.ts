@@ -125,9 +125,10 @@ export const policy: {
  *
  * **Details**
  *
- * Its output is the delay. `maxElapsed` counts from the first failure, because a schedule does not see the start of the
- * first try; and `idempotent` holds for the classification only, because a schedule does not run the effect.
- * {@link apply} has neither limit.
+ * Its output is the delay. A schedule sees neither the start of the first try, nor a try that succeeds, nor that its delay
+ * is interrupted, and does not run the effect. So `maxElapsed` counts from the first failure, a `budget` hears only of
+ * the first attempts that fail and gets nothing back for an interrupted delay, and `idempotent` holds for the
+ * classification only. {@link apply} has none of these limits.
  *
  * **Example** (Logging every retry)
  *
@@ -172,9 +173,16 @@ export const schedule = <R>(policy: Policy<R>): Schedule.Schedule<Duration.Durat
  * Adds no error. The last failure is passed on with its cause as it was. Inside the effect, `Schedule.CurrentMetadata`
  * tells which retry it is (0 for the first try).
  *
- * What one of our own guards refused (`Rejected`: an open circuit) is not retried, so that a fallback can answer at once.
- * Where there is nothing else to fall back to, wait for the circuit with
- * `retryIf: (_, verdict) => verdict._tag === "Rejected" ? true : undefined`, and bound it with `maxElapsed`.
+ * What one of our own guards refused (`Rejected`: an open circuit, a full bulkhead) is not retried, so that a fallback can
+ * answer at once. Where there is nothing else to fall back to, wait for it with `retryRejected: true`, and bound the wait
+ * with `maxElapsed` or a deadline.
+ *
+ * A delay that does not end before the `Deadline` around is not waited for: the error comes back while there is still
+ * time to answer something else.
+ *
+ * With a `budget`, each run puts a first attempt into it and each retry takes one out; where it is empty the error comes
+ * back at once. A retry that never begins, because its delay is interrupted, is given back. What was `Rejected` was never
+ * sent, and trying it again costs nothing.
  *
  * The span around gets `retry.policy`, `retry.attempts` and, when the policy gave up, `retry.gave_up`, once a try has
  * failed; `Telemetry` gets `RetryScheduled` and `RetryGaveUp`, whose `attempt` and `attempts` count the tries made.

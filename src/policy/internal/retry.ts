@@ -98,19 +98,25 @@ export class Run {
 
   /**
    * Waits for the next try, and gives what `Schedule.CurrentMetadata` says during it: as `Effect.retry` has it, with the
-   * delay as output. What was paid for a try that never begins is given back.
+   * delay as output.
    */
   wait(error: unknown): Effect.Effect<Schedule.Metadata | undefined> {
-    const waited = Effect.flatMap(
+    return Effect.flatMap(
       this.next(error),
       (delay) => delay === undefined ? noMore : Effect.as(Effect.sleep(delay), this.described(error, delay))
     )
-    if (this.policy.budget === undefined) return waited
-    return Effect.onExit(waited, (exit) => {
-      const { paid } = this
-      this.paid = undefined
-      return paid === undefined || Exit.isSuccess(exit) ? Effect.void : paid
-    })
+  }
+
+  /** The next try begins: what was paid for it is spent. */
+  begin(): void {
+    this.paid = undefined
+  }
+
+  /** Gives back what was paid for a try that has not begun. */
+  end(): Effect.Effect<void> {
+    const { paid } = this
+    this.paid = undefined
+    return paid ?? Effect.void
   }
 
   private described(input: unknown, delay: Duration.Duration): Schedule.Metadata {
@@ -239,20 +245,39 @@ export const depositing = <A, E, R>(
   return first
 }
 
-// Not Effect.retry: it retries a failure beside an interruption, forgets the cause of the last one, and its schedule
-// cannot know when the first try began.
-const again = <A, E, R>(self: Effect.Effect<A, E, R>, run: Run, cause: Cause.Cause<E>): Effect.Effect<A, E, R> => {
+const afterFailure = <A, E, R>(
+  self: Effect.Effect<A, E, R>,
+  run: Run,
+  cause: Cause.Cause<E>
+): Effect.Effect<A, E, R> => {
   const failure = onlyFailure(cause)
   if (failure === undefined) return Effect.failCause(cause)
   return Effect.flatMap(run.wait(failure.error), (metadata) => {
     if (metadata === undefined) return Effect.failCause(cause)
-    const next = Effect.catchCause(
-      Effect.provideService(self, Schedule.CurrentMetadata, metadata),
-      (cause) => again(self, run, cause)
+    const next = Effect.suspend(() => {
+      run.begin()
+      return Effect.provideService(self, Schedule.CurrentMetadata, metadata)
+    })
+    return Effect.andThen(
+      Effect.annotateCurrentSpan("retry.attempts", metadata.attempt + 1),
+      Effect.catchCause(next, (cause) => afterFailure(self, run, cause))
     )
-    return Effect.andThen(Effect.annotateCurrentSpan("retry.attempts", metadata.attempt + 1), next)
   })
 }
+
+// Not Effect.retry: it retries a failure beside an interruption, forgets the cause of the last one, and its schedule
+// cannot know when the first try began.
+const retrying = <A, E, R>(
+  first: Effect.Effect<A, E, R>,
+  self: Effect.Effect<A, E, R>,
+  policy: Settings,
+  started: number | undefined
+): Effect.Effect<A, E, R> =>
+  Effect.catchCause(first, (cause) => {
+    const run = new Run(policy, started)
+    const rest = afterFailure(self, run, cause)
+    return policy.budget === undefined ? rest : Effect.onExit(rest, () => run.end())
+  })
 
 /**
  * Runs an effect, and again as long as the policy allows. Where nothing fails, that costs a look at the context and one
@@ -262,18 +287,20 @@ const again = <A, E, R>(self: Effect.Effect<A, E, R>, run: Run, cause: Cause.Cau
  */
 export const retried = <A, E, R>(self: Effect.Effect<A, E, R>, policy: Settings): Effect.Effect<A, E, R> => {
   const { budget, idempotent, maxElapsed } = policy
-  const untimed = Effect.catchCause(self, (cause) => again(self, new Run(policy, undefined), cause))
+  const untimed = retrying(self, self, policy, undefined)
   const outermost = Schedule.CurrentMetadata.defaultValue()
 
   return Effect.contextWith((context: Context.Context<R>) => {
     let first = untimed
-    // A retry inside a retry begins with its own first try.
-    const tried = Context.get(context, Schedule.CurrentMetadata).attempt === 0
-      ? self
-      : Effect.provideService(self, Schedule.CurrentMetadata, outermost)
-    if (maxElapsed !== undefined || tried !== self) {
-      const started = maxElapsed === undefined ? undefined : millisIn(context)
-      first = Effect.catchCause(tried, (cause) => again(self, new Run(policy, started), cause))
+    // A retry inside a retry begins with a first try of its own.
+    const isFirst = Context.get(context, Schedule.CurrentMetadata).attempt === 0
+    if (maxElapsed !== undefined || !isFirst) {
+      first = retrying(
+        isFirst ? self : Effect.provideService(self, Schedule.CurrentMetadata, outermost),
+        self,
+        policy,
+        maxElapsed === undefined ? undefined : millisIn(context)
+      )
     }
     if (idempotent !== undefined && Context.get(context, Fault.Idempotent) !== idempotent) {
       first = Effect.provideService(first, Fault.Idempotent, idempotent)
