@@ -6,7 +6,7 @@ import { parseArgs } from "node:util"
 import { type Bench, toJsonLines, toTable } from "./support/report.ts"
 
 const benches: Readonly<Record<string, () => Promise<{ readonly bench: Bench }>>> = {
-  guards: () => import("./guards.ts"),
+  overhead: () => import("./overhead.ts"),
   checkpoint: () => import("./checkpoint.ts")
 }
 

@@ -20,11 +20,11 @@ export const inTurn = <A>(items: ReadonlyArray<A>, round: number): ReadonlyArray
 }
 
 /**
- * Measures synchronous tasks side by side, in rounds of all tasks, and gives for each task the milliseconds that its
- * median execution took in each round.
+ * Measures tasks side by side, in rounds of all tasks, and gives for each task the milliseconds that its median
+ * execution took in each round.
  */
 export const interleaved = Effect.fnUntraced(function*<Id>(
-  tasks: ReadonlyMap<Id, () => unknown>,
+  tasks: ReadonlyMap<Id, () => Promise<unknown>>,
   options: { readonly rounds: number; readonly millis: number; readonly warmupMillis: number }
 ) {
   const measured = new Map<Id, Array<number>>()
@@ -39,18 +39,17 @@ export const interleaved = Effect.fnUntraced(function*<Id>(
       throws: true
     })
     const ids = inTurn([...tasks], round).map(([id, run], index) => {
-      bench.add(String(index), run)
+      bench.add(String(index), run, { async: true })
       return id
     })
-    bench.runSync().forEach((task, index) => {
+    const results = yield* Effect.promise(() => bench.run())
+    results.forEach((task, index) => {
       const id = ids[index]
       if (id === undefined || task.result.state !== "completed") return
       const values = measured.get(id) ?? []
       values.push(task.result.latency.p50)
       measured.set(id, values)
     })
-    // Lets an interruption in between two rounds.
-    yield* Effect.sleep(0)
   }
   return measured
 })
