@@ -159,7 +159,7 @@ const guards = Effect.gen(function*() {
       name: "fallback",
       contenders: {
         "effect-resilience": effects(none, (self) => Fallback.orElse(self, "template", () => Effect.succeed(0))),
-        effect: effects(none, (self) => Effect.catch(self, () => Effect.succeed(0))),
+        effect: effects(none, (self) => self.pipe(Effect.catch(() => Effect.succeed(0)))),
         cockatiel: executed(cockatiel.fallback(cockatiel.handleAll, 0))
       }
     }
@@ -229,13 +229,13 @@ const times = Effect.fnUntraced(function*(quick: boolean) {
     quick ? { rounds, millis: 0, warmupMillis: 0 } : { rounds, millis: 20, warmupMillis: 150 }
   )
   const found = contenders.map((contender) => ({
-    ...contender,
+    contender,
     nanos: (measured.get(contender) ?? []).map((millis) => millis * 1_000_000 / calls)
   }))
   const nanosOf = (impl: Implementation, name: string) =>
-    found.find((other) => other.impl === impl && other.case === name)?.nanos ?? []
+    found.find(({ contender }) => contender.impl === impl && contender.case === name)?.nanos ?? []
 
-  return found.flatMap(({ bare, case: name, impl, nanos }) => {
+  return found.flatMap(({ contender: { bare, case: name, impl }, nanos }) => {
     const of = (unit: string, value: number): ReadonlyArray<Measurement> =>
       Number.isNaN(value) ? [] : [{ bench: "overhead", case: name, impl, unit, value, n: rounds }]
     // The bare call is not compared with itself, nor a peer with a peer.
