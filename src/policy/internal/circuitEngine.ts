@@ -105,8 +105,12 @@ export const guard = <A, E, R>(
 const longer = (a: Duration.Duration | undefined, b: Duration.Duration | undefined): Duration.Duration | undefined =>
   a === undefined || (b !== undefined && Duration.isLessThan(a, b)) ? b : a
 
-/** How a call that did not succeed counts: any reason that counts makes a failure, whatever stands beside it. */
-const judge = (cause: Cause.Cause<unknown>, settings: Settings, context: Context.Context<never>): Outcome => {
+/**
+ * How a call that did not succeed counts: any reason that counts makes a failure, whatever stands beside it.
+ *
+ * @internal
+ */
+export const judge = (cause: Cause.Cause<unknown>, settings: Settings, context: Context.Context<never>): Outcome => {
   let counts = false
   let retryAfter: Duration.Duration | undefined
   for (const reason of cause.reasons) {
@@ -129,6 +133,12 @@ const judge = (cause: Cause.Cause<unknown>, settings: Settings, context: Context
  * @internal
  */
 export const waitMillis = (value: number): number => Math.max(0, Math.ceil(value - rounding))
+
+/** @internal */
+export const circuitOpen = (key: string, state: Refusal["state"], wait: number | undefined): CircuitOpen =>
+  withoutStack(() =>
+    new CircuitOpen(wait === undefined ? { key, state } : { key, state, retryAfter: Duration.millis(wait) })
+  )
 
 /**
  * The circuits of one service, by key.
@@ -309,9 +319,7 @@ export class Circuits implements CircuitEngine {
   private reject(key: string, { retryAfter, state }: Refusal, context: Context.Context<never>): CircuitOpen {
     const wait = retryAfter === undefined ? undefined : waitMillis(retryAfter)
     this.hear(Telemetry.emitIn(context, () => ({ _tag: "CircuitRejected", key, retryAfterMillis: wait })))
-    return withoutStack(() =>
-      new CircuitOpen(wait === undefined ? { key, state } : { key, state, retryAfter: Duration.millis(wait) })
-    )
+    return circuitOpen(key, state, wait)
   }
 
   private hear(rest: Effect.Effect<void>): void {

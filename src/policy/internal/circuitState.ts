@@ -402,8 +402,10 @@ type OpenTimesOfCircuit = (key: string, count: number, context: Context.Context<
  * spot; that no schedule waits while it computes a delay is what makes this possible. A schedule that has ended, or
  * that cannot answer at once, repeats its last delay. It measures time by the openings themselves, so that its
  * elapsed-time combinators bound the time spent open.
+ *
+ * @internal
  */
-const openTimes = (openFor: OpenTimes): OpenTimesOfCircuit => {
+export const openTimes = (openFor: OpenTimes): OpenTimesOfCircuit => {
   const start = Schedule.toStep(openFor)
   let step: Effect.Success<typeof start> | undefined
   let taken = 0
