@@ -8,137 +8,362 @@ import * as Fiber from "effect/Fiber"
 import * as Scheduler from "effect/Scheduler"
 import { millisOf, rounding } from "../../internal/monotonic.ts"
 
-/** One running timeout. */
+/** Timers drop what is less than that. */
+const timerStep = 1
+
+/** One running timeout, linked to the ones before and after it while it waits in its queue. */
 interface Entry {
-  readonly queue: Queue
-  readonly deadline: number
-  readonly expire: () => void
+  startedAt: number
+  deadline: number
+  round: number
   previous: Entry | undefined
   next: Entry | undefined
+  /** The time is over; or the clock failed with the cause given, and nobody can say any more when it is. */
+  readonly expire: (lost: Cause.Cause<never> | undefined) => void
 }
 
 /**
- * The running timeouts of one duration on one clock. All are equally long, so they end in the order in which they began:
- * starting and stopping one is a step in a linked list, and one sleep serves all of them.
+ * The running timeouts of one duration, on one clock and one scheduler. All are equally long, so they end in the order
+ * in which they began: starting and stopping one is a step in a linked list, and one sleep serves all of them.
  */
 class Queue {
   private readonly clock: Clock.Clock
   private readonly millis: number
+  private readonly dispatcher: Scheduler.SchedulerDispatcher
+  private readonly fork: (sleep: Effect.Effect<void>) => Fiber.Fiber<void>
   private head: Entry | undefined
   private tail: Entry | undefined
   private sleeper: Fiber.Fiber<void> | undefined
+  /** The deadline that the sleeper sleeps for. */
+  private aim = 0
+  private round = 0
   private expiring = false
   private stopping = false
 
-  constructor(clock: Clock.Clock, millis: number) {
+  constructor(clock: Clock.Clock, scheduler: Scheduler.Scheduler, millis: number) {
     this.clock = clock
     this.millis = millis
+    this.dispatcher = scheduler.makeDispatcher()
+    // Nothing else of the caller's context: one sleep serves many callers, and lives longer than most of them.
+    this.fork = Effect.runForkWith(Context.make(Scheduler.Scheduler, scheduler))
   }
 
-  start(expire: () => void, scheduler: Scheduler.Scheduler): Entry {
-    const entry: Entry = {
-      queue: this,
-      deadline: millisOf(this.clock) + this.millis,
-      expire,
-      previous: this.tail,
-      next: undefined
-    }
-    if (this.tail === undefined) this.head = entry
-    else this.tail.next = entry
-    this.tail = entry
-    if (this.sleeper === undefined && !this.expiring) this.sleep(this.millis, scheduler)
-    return entry
+  now(): number {
+    return millisOf(this.clock)
   }
 
-  stop(entry: Entry, scheduler: Scheduler.Scheduler): void {
-    this.unlink(entry)
-    if (this.head !== undefined || this.sleeper === undefined || this.stopping) return
+  start(entry: Entry): void {
+    const deadline = entry.startedAt + this.millis
+    entry.deadline = deadline
+    entry.round = this.round
+    // Nearly always it is the last. Only what began during the synchronous part of its work comes after it.
+    let previous = this.tail
+    while (previous !== undefined && previous.deadline > deadline) previous = previous.previous
+    const next = previous === undefined ? this.head : previous.next
+    entry.previous = previous
+    entry.next = next
+    if (previous === undefined) this.head = entry
+    else previous.next = entry
+    if (next === undefined) this.tail = entry
+    else next.previous = entry
+    if (this.expiring || (this.sleeper !== undefined && this.aim - deadline < timerStep)) return
+    this.sleep(deadline, deadline - this.now())
+  }
+
+  /** Lets a running timeout begin anew; one that has ended stays so. */
+  restart(entry: Entry): void {
+    entry.startedAt = this.now()
+    if (this.unlink(entry)) this.start(entry)
+  }
+
+  stop(entry: Entry): void {
+    if (!this.unlink(entry) || this.head !== undefined || this.sleeper === undefined || this.stopping) return
     // A sleep that nobody needs keeps the process alive. It ends as soon as the scheduler gets round to it and not at
     // once, because the next call of a busy program would only start it anew.
     this.stopping = true
-    scheduler.makeDispatcher().scheduleTask(() => {
-      this.stopping = false
-      if (this.head !== undefined) return
-      this.sleeper?.interruptUnsafe()
-      this.sleeper = undefined
-    }, 0)
+    this.dispatcher.scheduleTask(this.rest, 0)
   }
 
-  private unlink(entry: Entry): void {
-    if (entry.previous !== undefined) entry.previous.next = entry.next
-    else if (this.head === entry) this.head = entry.next
-    else return
-    if (entry.next !== undefined) entry.next.previous = entry.previous
-    else this.tail = entry.previous
+  private readonly rest = (): void => {
+    this.stopping = false
+    if (this.head === undefined) this.endSleep()
+  }
+
+  private unlink(entry: Entry): boolean {
+    const { next, previous } = entry
+    if (previous !== undefined) previous.next = next
+    else if (this.head === entry) this.head = next
+    else return false
+    if (next !== undefined) next.previous = previous
+    else this.tail = previous
     entry.previous = undefined
     entry.next = undefined
+    return true
   }
 
-  private sleep(millis: number, scheduler: Scheduler.Scheduler): void {
-    // Nothing else of the caller's context: one sleep serves many callers, and lives longer than most of them.
-    const fork = Effect.runForkWith(Context.make(Scheduler.Scheduler, scheduler))
-    // Timers drop the fraction of a millisecond, which would be too early.
-    const sleeper = fork(this.clock.sleep(Duration.millis(Math.ceil(millis - rounding))))
+  private sleep(aim: number, millis: number, again = false): void {
+    this.endSleep()
+    this.aim = aim
+    // Sums of fractions miss whole milliseconds by less than anybody can see, and the clock would wait for one more.
+    const duration = Duration.millis(Math.max(0, Math.round(millis * 1000) / 1000))
+    const sleeper = this.fork(Effect.suspend(() => this.clock.sleep(duration)))
     this.sleeper = sleeper
     sleeper.addObserver((exit) => {
       if (this.sleeper !== sleeper) return
       this.sleeper = undefined
-      if (Exit.isSuccess(exit)) this.expire(scheduler)
+      if (Exit.isSuccess(exit)) this.awake(again)
+      else this.expire(Infinity, exit.cause)
     })
   }
 
-  private expire(scheduler: Scheduler.Scheduler): void {
-    this.expiring = true
-    const now = millisOf(this.clock)
-    for (let entry = this.head; entry !== undefined && entry.deadline - now <= rounding; entry = this.head) {
-      this.unlink(entry)
-      entry.expire()
+  private endSleep(): void {
+    const sleeper = this.sleeper
+    this.sleeper = undefined
+    sleeper?.interruptUnsafe()
+  }
+
+  private awake(again: boolean): void {
+    let now: number
+    try {
+      now = this.now()
+    } catch (thrown) {
+      return this.expire(Infinity, Cause.die(thrown))
     }
-    this.expiring = false
-    if (this.head !== undefined) this.sleep(Math.max(1, this.head.deadline - now), scheduler)
+    if (now < this.aim - rounding) {
+      // A timer that drops a fraction comes early by as much.
+      if (!again) return this.sleep(this.aim, Math.max(timerStep, this.aim - now), true)
+      // The clock's sleep does not keep to its time. The sleep decides, as for everybody else who sleeps.
+      now = this.aim
+    }
+    this.expire(now, undefined)
+  }
+
+  /** Ends what is due; all of it, when the clock failed, so that no call stays without its timeout. */
+  private expire(now: number, lost: Cause.Cause<never> | undefined): void {
+    // What is ended runs on at once, and starts and stops others. Those that it starts are not due.
+    this.round++
+    this.expiring = true
+    try {
+      let entry = this.head
+      while (entry !== undefined && entry.round !== this.round && entry.deadline - now <= rounding) {
+        this.unlink(entry)
+        entry.expire(lost)
+        entry = this.head
+      }
+    } finally {
+      // also when somebody's observer threw: the others are to end all the same
+      this.expiring = false
+      const { head } = this
+      if (head !== undefined) this.sleep(head.deadline, lost === undefined ? head.deadline - now : this.millis)
+    }
   }
 }
 
 /**
- * Timeouts of one duration, for any number of calls.
+ * Timeouts of one duration of more than zero milliseconds, for any number of calls.
  *
  * Effect.timeout races two fibers for every call and starts a timer of its own, which is most of what a guarded call
- * costs. Here a call that ends at once starts no timer, and the others share one.
+ * costs; it drops a result that arrives while the call is being stopped, and what its finalizers die of. Here a call
+ * that ends at once starts no timer, and the others share one.
  *
  * @internal
  */
 export class Timeouts {
   readonly millis: number
-  private readonly queues = new WeakMap<Clock.Clock, Queue>()
+  private readonly queues = new WeakMap<Clock.Clock, WeakMap<Scheduler.Scheduler, Queue>>()
   private lastClock: Clock.Clock | undefined
+  private lastScheduler: Scheduler.Scheduler | undefined
   private lastQueue: Queue | undefined
 
   constructor(millis: number) {
     this.millis = millis
   }
 
-  queueOf(clock: Clock.Clock): Queue {
-    if (this.lastQueue !== undefined && this.lastClock === clock) return this.lastQueue
-    let queue = this.queues.get(clock)
+  queueIn(context: Context.Context<never>): Queue {
+    return this.queue(Context.get(context, Clock.Clock), Context.get(context, Scheduler.Scheduler))
+  }
+
+  private queue(clock: Clock.Clock, scheduler: Scheduler.Scheduler): Queue {
+    if (this.lastQueue !== undefined && this.lastClock === clock && this.lastScheduler === scheduler) {
+      return this.lastQueue
+    }
+    let byScheduler = this.queues.get(clock)
+    if (byScheduler === undefined) {
+      byScheduler = new WeakMap()
+      this.queues.set(clock, byScheduler)
+    }
+    let queue = byScheduler.get(scheduler)
     if (queue === undefined) {
-      queue = new Queue(clock, this.millis)
-      this.queues.set(clock, queue)
+      queue = new Queue(clock, scheduler, this.millis)
+      byScheduler.set(scheduler, queue)
     }
     this.lastClock = clock
+    this.lastScheduler = scheduler
     this.lastQueue = queue
     return queue
   }
+
+  queueOf(clock: Clock.Clock) {
+    return {
+      start: (then: () => void, scheduler: Scheduler.Scheduler) => {
+        const queue = this.queue(clock, scheduler)
+        const entry: Entry = {
+          startedAt: queue.now(),
+          deadline: 0,
+          round: 0,
+          previous: undefined,
+          next: undefined,
+          expire: (lost) => {
+            if (lost === undefined) then()
+          }
+        }
+        queue.start(entry)
+        return entry
+      },
+      stop: (entry: Entry, scheduler: Scheduler.Scheduler) => this.queue(clock, scheduler).stop(entry)
+    }
+  }
+}
+
+const shared = new Map<number, Timeouts>()
+const maxShared = 256
+
+/**
+ * The {@link Timeouts} of a duration, the same for everybody who asks, so that programs that build their guard anew for
+ * every call share the timer, too. Only a cache: of many durations the old ones are forgotten, and end with their calls.
+ *
+ * @internal
+ */
+export const timeoutsOf = (millis: number): Timeouts => {
+  const known = shared.get(millis)
+  if (known !== undefined) return known
+  if (shared.size >= maxShared) shared.clear()
+  const made = new Timeouts(millis)
+  shared.set(millis, made)
+  return made
+}
+
+/** A call under a timeout. */
+class Call<A, E, E2> implements Entry {
+  startedAt = 0
+  deadline = 0
+  round = 0
+  previous: Entry | undefined = undefined
+  next: Entry | undefined = undefined
+  private readonly queue: Queue
+  private readonly child: Fiber.Fiber<A, E>
+  private readonly resume: (exit: Effect.Effect<A, E | E2>) => void
+  private readonly error: () => E2
+  private readonly announce: ((error: E2) => Effect.Effect<void>) | undefined
+  private isLate = false
+  private isCancelled = false
+  private lost: Cause.Cause<never> | undefined = undefined
+
+  constructor(
+    queue: Queue,
+    child: Fiber.Fiber<A, E>,
+    resume: (exit: Effect.Effect<A, E | E2>) => void,
+    error: () => E2,
+    announce: ((error: E2) => Effect.Effect<void>) | undefined
+  ) {
+    this.queue = queue
+    this.child = child
+    this.resume = resume
+    this.error = error
+    this.announce = announce
+  }
+
+  /** Starts the timeout. What it gives back is to be run when the caller is interrupted. */
+  begin(startedAt: number | undefined): Effect.Effect<void> {
+    try {
+      this.startedAt = startedAt ?? this.queue.now()
+      this.queue.start(this)
+    } catch (thrown) {
+      this.queue.stop(this)
+      this.expire(Cause.die(thrown))
+    }
+    this.child.addObserver((exit) => this.end(exit))
+    return Effect.suspend(() => this.cancel())
+  }
+
+  /** The call has shown that it is alive. */
+  beat(): void {
+    this.queue.restart(this)
+  }
+
+  expire(lost: Cause.Cause<never> | undefined): void {
+    this.isLate = true
+    this.lost = lost
+    this.child.interruptUnsafe()
+  }
+
+  private end(exit: Exit.Exit<A, E>): void {
+    this.queue.stop(this)
+    if (this.isCancelled) return
+    this.resume(
+      !this.isLate || Exit.isSuccess(exit) || !Cause.hasInterrupts(exit.cause) ? exit : Effect.suspend(() => {
+        const others = exit.cause.reasons.filter(isNoInterrupt)
+        return this.lost === undefined ? this.fail(others) : failWith([...this.lost.reasons, ...others])
+      })
+    )
+  }
+
+  /** What else went wrong while the call was stopped is kept beside the error. */
+  private fail(others: ReadonlyArray<Cause.Reason<E>>): Effect.Effect<never, E | E2> {
+    const error = this.error()
+    const failure = failWith<E | E2>([Cause.makeFailReason(error), ...others])
+    return this.announce === undefined ? failure : Effect.andThen(this.announce(error), failure)
+  }
+
+  /** Stops for a caller who does not want it any more. The defects of its finalizers are his to know. */
+  private cancel(): Effect.Effect<void> {
+    this.isCancelled = true
+    this.queue.stop(this)
+    return Effect.flatMap(Effect.andThen(Fiber.interrupt(this.child), Fiber.await(this.child)), (exit) => {
+      const defects = Exit.isSuccess(exit) ? [] : exit.cause.reasons.filter(Cause.isDieReason)
+      return defects.length === 0 ? Effect.void : failWith(defects)
+    })
+  }
+}
+
+const isNoInterrupt = (reason: Cause.Reason<unknown>): boolean => !Cause.isInterruptReason(reason)
+
+const failWith = <E>(reasons: ReadonlyArray<Cause.Reason<E>>): Effect.Effect<never, E> =>
+  Effect.failCause(Cause.fromReasons(reasons))
+
+/**
+ * What {@link timedIn} may be told besides: when the call began, in milliseconds of the monotonic clock, where somebody
+ * has looked already (default: when its work first waits, so that what ends at once reads no clock); what to do when the
+ * error is what the caller gets; and who wants to make the time begin anew.
+ *
+ * @internal
+ */
+export interface Details<E2> {
+  readonly startedAt?: number | undefined
+  readonly announce?: ((error: E2) => Effect.Effect<void>) | undefined
+  readonly onStart?: ((beat: () => void) => void) | undefined
 }
 
 /**
- * What a call that ran out of time ends with. What it achieved all the same is its result, late; what else went wrong
- * while it was stopped is kept.
+ * {@link timed} in a context at hand.
+ *
+ * @internal
  */
-const late = <A, E, E2>(exit: Exit.Exit<A, E>, error: () => E2): Exit.Exit<A, E | E2> => {
-  if (Exit.isSuccess(exit) || !Cause.hasInterrupts(exit.cause)) return exit
-  const others = exit.cause.reasons.filter((reason) => !Cause.isInterruptReason(reason))
-  return Exit.failCause(Cause.fromReasons<E | E2>([Cause.makeFailReason(error()), ...others]))
-}
+export const timedIn = <A, E, R, E2>(
+  context: Context.Context<R>,
+  self: Effect.Effect<A, E, R>,
+  timeouts: Timeouts,
+  error: () => E2,
+  details?: Details<E2>
+): Effect.Effect<A, E | E2> =>
+  Effect.callback<A, E | E2>((resume) => {
+    const child = Effect.runForkWith(context)(self)
+    const ended = child.pollUnsafe()
+    if (ended !== undefined) return resume(ended)
+    const call = new Call(timeouts.queueIn(context), child, resume, error, details?.announce)
+    details?.onStart?.(() => call.beat())
+    return call.begin(details?.startedAt)
+  })
 
 /**
  * Runs an effect in a fiber of its own and, when its time is over, interrupts it, waits until it has stopped, and fails
@@ -151,22 +376,4 @@ export const timed = <A, E, R, E2>(
   timeouts: Timeouts,
   error: () => E2
 ): Effect.Effect<A, E | E2, R> =>
-  Effect.contextWith((context: Context.Context<R>) =>
-    Effect.callback<A, E | E2>((resume) => {
-      const child = Effect.runForkWith(context)(self)
-      const ended = child.pollUnsafe()
-      if (ended !== undefined) return resume(ended)
-      const scheduler = Context.get(context, Scheduler.Scheduler)
-      const queue = timeouts.queueOf(Context.get(context, Clock.Clock))
-      let isLate = false
-      const entry = queue.start(() => {
-        isLate = true
-        child.interruptUnsafe()
-      }, scheduler)
-      child.addObserver((exit) => {
-        queue.stop(entry, scheduler)
-        resume(isLate ? late(exit, error) : exit)
-      })
-      return Fiber.interrupt(child)
-    })
-  )
+  Effect.contextWith((context: Context.Context<R>) => timedIn(context, self, timeouts, error))
