@@ -19,9 +19,12 @@ import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import { dual } from "effect/Function"
 import * as Layer from "effect/Layer"
+import type * as Redis from "effect/persistence/Redis"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { CircuitOpen } from "./internal/circuitOpen.ts"
+import * as circuitRedis from "./internal/circuitRedis.ts"
+import type * as circuitRedisSettings from "./internal/circuitRedisSettings.ts"
 import * as rules from "./internal/circuitRules.ts"
 import * as circuitService from "./internal/circuitService.ts"
 import * as circuitSettings from "./internal/circuitSettings.ts"
@@ -126,6 +129,14 @@ export interface TripWindow extends rules.TripWindow {}
 export interface TripRule extends rules.TripRule {}
 
 /**
+ * A trip rule that circuits in Redis can follow, too: {@link consecutive} and {@link rate} make them.
+ *
+ * @category trip rules
+ * @since 0.1.0
+ */
+export interface SharedTripRule extends rules.SharedTripRule {}
+
+/**
  * Opens after `failures` failures in a row, in the order in which calls end.
  *
  * **Example** (Opening after two failures in a row)
@@ -148,7 +159,7 @@ export interface TripRule extends rules.TripRule {}
  * @category trip rules
  * @since 0.1.0
  */
-export const consecutive: (failures: number) => TripRule = rules.consecutive
+export const consecutive: (failures: number) => SharedTripRule = rules.consecutive
 
 /**
  * Opens when the share of failures among the last calls reaches a threshold.
@@ -156,7 +167,7 @@ export const consecutive: (failures: number) => TripRule = rules.consecutive
  * **Details**
  *
  * `threshold` is from 0 to 1 (default 0.5) and compared with `>=`; without a failure the circuit never opens. `size` is
- * how many calls are remembered (default 100, at most 1,000,000: each circuit keeps a byte for each), `minimumCalls`
+ * how many calls are remembered (default 100, at most 1,000,000: a circuit with failures keeps a byte for each), `minimumCalls`
  * how many there have to be (default 10, or `size` where that is less). Calls that are running, refused, interrupted or do not count are not among them.
  *
  * **Example** (Opening when half of the last 20 calls failed)
@@ -176,7 +187,7 @@ export const rate: (options?: {
   readonly threshold?: number | undefined
   readonly size?: number | undefined
   readonly minimumCalls?: number | undefined
-}) => TripRule = rules.rate
+}) => SharedTripRule = rules.rate
 
 /**
  * Opens when the share of failures among the calls of the last while reaches a threshold.
@@ -267,7 +278,7 @@ export const any = (...anyOf: readonly [TripRule, ...Array<TripRule>]): TripRule
 export interface Opening extends circuits.Opening {}
 
 /**
- * How one circuit behaves.
+ * How one circuit behaves: given to the layer for all circuits and for single keys, or to {@link protect} by a caller.
  *
  * **Details**
  *
@@ -298,10 +309,11 @@ export interface CircuitOptions extends circuitSettings.CircuitOptions {}
  *
  * - `keys`: options that replace those above for the keys named.
  * - `maxKeys`: how many circuits are remembered; default 10,000. The closed ones unused for longest make room, a tenth
- *   at a time; where there are none, those that have opened. A circuit with a running call or a hold is never forgotten,
- *   so there are more while so many are busy.
- * - `idleTimeToLive`: when an unused closed circuit is forgotten; default one hour. One that has opened is not, since
- *   only probes may close it: it stays, also when nobody calls any more, until `maxKeys` needs its room.
+ *   at a time; where there are none, those whose open time is over, and then those that are open. A circuit with a
+ *   running call or a hold is never forgotten, so there are more while so many are busy.
+ * - `idleTimeToLive`: when an unused circuit is forgotten; default one hour. One that has opened is forgotten so long
+ *   after the end of its open time, and not before it has been unused for as long as it was open: while it refuses calls
+ *   it stays. A key used again after that starts closed, with all its calls and not with probes.
  *
  * @category models
  * @since 0.1.0
@@ -323,12 +335,16 @@ export interface Hold {
  *
  * **Details**
  *
- * - `protect(key)` runs an effect through a circuit; fails with `CircuitOpen` where the circuit refuses.
+ * - `protect(key)` runs an effect through a circuit; fails with `CircuitOpen` where the circuit refuses. A caller may
+ *   give the options of its circuit: see {@link protect}.
+ * - `check(key)` fails where `protect` would refuse at this moment; see {@link check}.
  * - `state(key)` reads a circuit, `states` all that are remembered. Neither changes anything.
  * - `transitions` emits the transitions from now on and ends with the service; a slow reader loses the oldest.
  * - `reset(key)` closes a circuit and forgets its counts. Holds stay.
- * - `isolate(key)` refuses every call until all holds are released; then the circuit goes on in the state it had.
- * - `configure(options)` replaces the options of the whole service. States and counts stay.
+ * - `isolate(key)` refuses every call until all holds are released; then the circuit goes on in the state it had, with
+ *   its counts. One that was half-open starts its probes again.
+ * - `configure(options)` replaces the options of the whole service. States and counts stay, and so do the options that
+ *   callers gave.
  *
  * Calls that were running when a circuit opened, was reset or isolated run on, and how they end changes nothing.
  *
@@ -480,6 +496,16 @@ export const layerNoop: Layer.Layer<CircuitBreaker> = Layer.succeed(CircuitBreak
  * A failure counts by its verdict, read with the `Fault.Classifier` around the call; a defect counts, an interruption
  * does not. When the classifier throws, the call dies of it and counts for nothing.
  *
+ * `options` say how the circuit of this key behaves, where the layer does not configure the key by name (`keys`); what
+ * they leave out is as the layer has it. Throws `InvalidConfig` where they are out of range; the call dies of it where
+ * they only are so together with the layer's. A circuit has one set of options at a time, that of the last caller who
+ * gave any: other options take effect as with `configure`, without losing counts.
+ *
+ * **Gotchas**
+ *
+ * Make the options once, outside of the function that calls: they are told apart by identity, and a new object for each
+ * call is read anew each time.
+ *
  * **Example** (Falling back while a circuit is open)
  *
  * ```ts import.meta.vitest
@@ -498,6 +524,19 @@ export const layerNoop: Layer.Layer<CircuitBreaker> = Layer.succeed(CircuitBreak
  * }).pipe(Effect.provide(CircuitBreaker.layer({ trip: CircuitBreaker.consecutive(1) })))
  *
  * await Effect.runPromise(program) // => ["connection lost", "search is Open"]
+ * ```
+ *
+ * **Example** (Giving a circuit its options where it is used)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { CircuitBreaker } from "effect-resilience"
+ *
+ * const patient: CircuitBreaker.CircuitOptions = { trip: CircuitBreaker.rate({ threshold: 0.9 }), openFor: "10 seconds" }
+ *
+ * const answer = Effect.succeed("found").pipe(CircuitBreaker.protect("search", patient))
+ *
+ * await Effect.runPromise(Effect.provide(answer, CircuitBreaker.layer())) // => "found"
  * ```
  *
  * @category combinators
@@ -612,3 +651,99 @@ export const reset = (key: string): Effect.Effect<void, never, CircuitBreaker> =
  */
 export const isolate = (key: string): Effect.Effect<Hold, never, CircuitBreaker> =>
   CircuitBreaker.use((breaker) => breaker.isolate(key))
+
+/**
+ * How one circuit in Redis behaves.
+ *
+ * **Details**
+ *
+ * - `trip`: when it opens, {@link consecutive} or {@link rate} with at most 10,000 calls; default `consecutive(5)`.
+ * - `openFor`, `maxOpenFor`: as in {@link CircuitOptions}, measured by the clock of the Redis server. A schedule is asked
+ *   anew for each opening.
+ * - `probeTimeout`: how long a probe may hold the slot while its process lives; default 5 minutes.
+ * - `countsAsFailure`: as in {@link CircuitOptions}.
+ *
+ * One probe runs at a time, in one of the processes, and its success closes the circuit. Give all processes the same
+ * options: nothing checks that.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface RedisCircuitOptions extends circuitRedisSettings.SharedCircuitOptions {}
+
+/**
+ * Options of {@link layerRedis}.
+ *
+ * **Details**
+ *
+ * - `keys`: options that replace those of {@link RedisCircuitOptions} for the keys named.
+ * - `prefix`: what every key in Redis begins with; default `effect-resilience:circuit:`.
+ * - `probeLease`: how long after the death of a process its probe still blocks others; default 10 seconds. While the
+ *   process lives it renews the lease.
+ * - `holdLease`: how long after the death of a process its holds stay; default 30 seconds.
+ * - `idleTimeToLive`: when a circuit that nobody uses is forgotten, counted from the end of its open time; default one
+ *   hour. Every key in Redis has an expiry.
+ * - `storeTimeout`: how long a call waits for Redis, for its admission and again for its record; default 250
+ *   milliseconds.
+ * - `onStoreError`: what happens to calls while Redis does not answer. `"local"` (default): circuits in this process take
+ *   over, closed at first, with the same options. `"allow"`: calls run without a circuit. None refuses: a guard must not
+ *   become the outage.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface RedisOptions extends circuitRedisSettings.SharedOptions {}
+
+/**
+ * Provides a `CircuitBreaker` whose circuits several processes share through Redis.
+ *
+ * **When to use**
+ *
+ * Use it where many processes call one dependency, so that what one finds out spares the others. A call costs three round
+ * trips to Redis: keep {@link layer} where that is much beside the call.
+ *
+ * **Details**
+ *
+ * The driver is yours: any layer of `effect/persistence/Redis`, such as `NodeRedis.layer` of `@effect/platform-node`. What
+ * that layer does when Redis cannot be reached while it is built is its own affair; this one asks Redis nothing then.
+ *
+ * What holds across all processes: one state per key; one probe at a time; an outcome from before a trip, a reset or the
+ * next probe changes nothing; a Retry-After lengthens the open time up to `maxOpenFor`; a hold refuses everywhere once
+ * `isolate` has returned; `state`, `states` and `check` read what is shared. `states` looks through all keys of the
+ * Redis database.
+ *
+ * What differs from circuits in the process:
+ *
+ * - `transitions` and the listener tell what this process caused.
+ * - `calls` and `failures` of a `Closed` state are 0, as are `successes` and `failures` of a `HalfOpen` one.
+ * - Outcomes of calls that ran when the circuit was isolated count.
+ * - A hold ends with the service that took it. While Redis is away it refuses in this process, and in the others as soon
+ *   as Redis is back.
+ * - `protect` and `check` follow a caller's options as far as {@link RedisCircuitOptions} go, and warn once about others.
+ *   `configure` changes those, too, and dies with `InvalidConfig` for others; the options about Redis itself stay.
+ * - Open times are measured by the wall clock of the Redis server, `probeTimeout` by this process.
+ *
+ * Redis being away is never an error of a call. It is logged once per outage, and once when it is over. After three
+ * operations in a row without an answer, only one a second waits for one. A reset that does not reach Redis is logged.
+ * A call whose record is lost still ends as it ended.
+ *
+ * Building the layer dies with `InvalidConfig` when an option is out of range, or names a rule that Redis cannot follow.
+ *
+ * **Example** (Sharing circuits between the workers of a service)
+ *
+ * ```ts import.meta.vitest
+ * import { NodeRedis } from "@effect/platform-node"
+ * import { Layer } from "effect"
+ * import { CircuitBreaker } from "effect-resilience"
+ *
+ * export const Live = CircuitBreaker.layerRedis({
+ *   trip: CircuitBreaker.rate({ threshold: 0.5, size: 100 }),
+ *   prefix: "my-service:circuit:"
+ * }).pipe(Layer.provide(NodeRedis.layer({ url: "redis://127.0.0.1:6379" })))
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerRedis = (options?: RedisOptions): Layer.Layer<CircuitBreaker, never, Redis.Redis> =>
+  Layer.effect(CircuitBreaker, Effect.map(circuitRedis.make(module, options), CircuitBreaker.of))

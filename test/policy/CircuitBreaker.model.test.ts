@@ -1,7 +1,8 @@
 import { assert, it } from "@effect/vitest"
-import { Deferred, Duration, Effect, type Exit, Fiber, Schema } from "effect"
-import { CircuitBreaker, Fault } from "effect-resilience"
+import { Deferred, Duration, Effect, Exit, Fiber, Schema } from "effect"
+import { CircuitBreaker, Fault, Telemetry } from "effect-resilience"
 import { TestClock } from "effect/testing"
+import { runs } from "../support/runs.ts"
 
 class Told extends Schema.TaggedError<Told>()("Told", { verdict: Fault.Verdict }) {
   get [Fault.verdictOf](): Fault.Verdict {
@@ -12,6 +13,7 @@ class Told extends Schema.TaggedError<Told>()("Told", { verdict: Fault.Verdict }
 const ends = {
   success: Effect.void,
   failure: Effect.fail(new Told({ verdict: Fault.transient })),
+  later: Effect.fail(new Told({ verdict: Fault.overloaded(1700) })),
   defect: Effect.die("bug"),
   ignored: Effect.fail(new Told({ verdict: Fault.permanent })),
   interrupted: Effect.interrupt
@@ -21,30 +23,90 @@ type End = keyof typeof ends
 
 const upTo = (maximum: number) => Schema.Int.check(Schema.isBetween({ minimum: 0, maximum }))
 
+/** `named` is configured by name, and the others are not. */
+const keys = ["a", "b", "named"] as const
+
+const Setup = Schema.Struct({
+  rule: Schema.Literals(["consecutive", "rate", "rateOver", "slowRate"]),
+  size: Schema.Literals([4, 6]),
+  openFor: Schema.Literals([1000, 1500]),
+  permits: Schema.Literals([1, 2, 3]),
+  successes: Schema.Literals([1, 2]),
+  spare: Schema.Literals([0, 1]),
+  probeTimeout: Schema.Literals([2000, 3000]),
+  metricsOnly: Schema.Literals([false, false, false, true])
+})
+type Setup = typeof Setup.Type
+
+/** A setup, and what callers make of it. */
+interface Means extends Omit<Setup, "openFor"> {
+  readonly openFor: number
+}
+
 const Command = Schema.Struct({
   dice: upTo(99),
+  key: Schema.Literals(["a", "a", "a", "b", "named"]),
   which: upTo(5),
-  end: Schema.Literals(["success", "failure", "defect", "ignored", "interrupted"]),
-  millis: Schema.Literals([1, 100, 400, 500, 999, 1000, 3000])
+  asks: Schema.Literals([0, 0, 0, 0, 0, 1, 2]),
+  end: Schema.Literals(["success", "failure", "failure", "later", "defect", "ignored", "interrupted"]),
+  millis: Schema.Literals([1, 100, 400, 500, 999, 1000, 3000]),
+  setup: Setup
 })
 
 /** Mostly calls and their ends: what starts everything anew has to be rare for the rest to be seen. */
 const action = (dice: number) => {
-  if (dice < 45) return "start"
-  if (dice < 82) return "end"
-  if (dice < 96) return "wait"
-  if (dice < 97) return "hold"
-  return dice < 99 ? "release" : "reset"
+  if (dice < 42) return "start"
+  if (dice < 78) return "end"
+  if (dice < 91) return "wait"
+  if (dice < 94) return "check"
+  if (dice < 95) return "hold"
+  if (dice < 97) return "release"
+  return dice < 99 ? "configure" : "reset"
 }
 
 const Commands = Schema.Array(Command).check(Schema.isMinLength(20), Schema.isMaxLength(200))
 
-const Setup = Schema.Struct({
-  rule: Schema.Literals(["consecutive", "rate", "rateOver", "slowRate"]),
-  permits: Schema.Literals([1, 2]),
-  successes: Schema.Literals([1, 2]),
-  spare: Schema.Literals([0, 1])
+const slowerThan = 500
+const span = 8000
+const minimumCalls = 3
+const streak = 2
+
+const rules = {
+  consecutive: () => CircuitBreaker.consecutive(streak),
+  rate: (size: number) => CircuitBreaker.rate({ size, minimumCalls, threshold: 0.5 }),
+  rateOver: () => CircuitBreaker.rateOver({ window: span, minimumCalls, threshold: 0.5 }),
+  slowRate: (size: number) => CircuitBreaker.slowRate({ slowerThan, size, minimumCalls, threshold: 0.5 })
+}
+
+const longest = 1600
+
+const optionsOf = (setup: Means): CircuitBreaker.CircuitOptions => ({
+  trip: rules[setup.rule](setup.size),
+  openFor: setup.openFor,
+  maxOpenFor: longest,
+  probeTimeout: setup.probeTimeout,
+  halfOpenPermits: setup.permits,
+  successThreshold: setup.successes,
+  successOutOf: setup.successes + setup.spare,
+  metricsOnly: setup.metricsOnly
 })
+
+const serviceOptions = (setup: Setup): CircuitBreaker.Options => ({
+  ...optionsOf(setup),
+  keys: { named: { halfOpenPermits: 2, successThreshold: 1, successOutOf: 2 } }
+})
+
+const named: Partial<Means> = { permits: 2, successes: 1, spare: 1 }
+
+/** What callers ask for: nothing, some things, or another rule. */
+const asks: ReadonlyArray<{
+  readonly options: CircuitBreaker.CircuitOptions | undefined
+  readonly means: Partial<Means> | undefined
+}> = [
+  { options: undefined, means: undefined },
+  { options: { openFor: 1200, halfOpenPermits: 2 }, means: { openFor: 1200, permits: 2 } },
+  { options: { trip: rules.rate(4), metricsOnly: false }, means: { rule: "rate", size: 4, metricsOnly: false } }
+]
 
 interface Past {
   readonly failed: boolean
@@ -52,28 +114,10 @@ interface Past {
   readonly at: number
 }
 
-const openFor = 1000
-const probeTimeout = 3000
-const slowerThan = 500
-const span = 8000
-const size = 4
-const minimumCalls = 3
-
-const options = (setup: typeof Setup.Type): CircuitBreaker.Options => {
-  const rules = {
-    consecutive: CircuitBreaker.consecutive(2),
-    rate: CircuitBreaker.rate({ size, minimumCalls, threshold: 0.5 }),
-    rateOver: CircuitBreaker.rateOver({ window: span, minimumCalls, threshold: 0.5 }),
-    slowRate: CircuitBreaker.slowRate({ slowerThan, size, minimumCalls, threshold: 0.5 })
-  }
-  return {
-    trip: rules[setup.rule],
-    openFor,
-    probeTimeout,
-    halfOpenPermits: setup.permits,
-    successThreshold: setup.successes,
-    successOutOf: setup.successes + setup.spare
-  }
+interface Call {
+  readonly startedAt: number
+  readonly generation: number
+  lostItsSlot: boolean
 }
 
 const half = (hits: ReadonlyArray<boolean>) => {
@@ -82,10 +126,10 @@ const half = (hits: ReadonlyArray<boolean>) => {
 }
 
 /** What each rule says of the whole past of a closed circuit. */
-const trips = (rule: (typeof Setup.Type)["rule"], past: ReadonlyArray<Past>, now: number): boolean => {
+const trips = ({ rule, size }: Means, past: ReadonlyArray<Past>, now: number): boolean => {
   switch (rule) {
     case "consecutive":
-      return past.length >= 2 && past.slice(-2).every(({ failed }) => failed)
+      return past.length >= streak && past.slice(-streak).every(({ failed }) => failed)
     case "rate":
       return half(past.slice(-size).map(({ failed }) => failed))
     case "slowRate":
@@ -97,154 +141,225 @@ const trips = (rule: (typeof Setup.Type)["rule"], past: ReadonlyArray<Past>, now
   }
 }
 
-/** The circuit as one would tell it: generations counted, everything remembered, everything recomputed. */
+/** One circuit as one would tell it: generations counted, everything remembered, everything recomputed. */
 class Model {
+  readonly key: string
+  base: Means
+  caller: Partial<Means> = {}
+  exists = false
+  changes: Array<string> = []
   state: "Closed" | "Open" | "HalfOpen" = "Closed"
   generation = 0
   past: Array<Past> = []
-  probes: Array<{ readonly succeeded: boolean }> = []
-  running: Array<{ readonly startedAt: number; readonly generation: number }> = []
+  calls = 0
+  failures = 0
+  successes = 0
+  wouldOpen = false
+  running: Array<Call> = []
   until = 0
   openings = 0
+  openFor = 0
   closedAt = 0
   holds = 0
-  readonly setup: typeof Setup.Type
-  constructor(setup: typeof Setup.Type) {
-    this.setup = setup
+  constructor(key: string, base: Means) {
+    this.key = key
+    this.base = base
   }
-  enter(state: "Closed" | "Open" | "HalfOpen") {
-    this.state = state
-    this.generation++
-    this.past = []
-    this.probes = []
+  get settings(): Means {
+    return { ...this.base, ...(this.key === "named" ? named : this.caller) }
+  }
+  get tag() {
+    if (this.holds > 0) return "Isolated"
+    return this.state === "Closed" && this.settings.metricsOnly ? "MetricsOnly" : this.state
+  }
+  change(step: () => void) {
+    const from = this.tag
+    step()
+    if (this.exists && from !== this.tag) this.changes.push(`${from} -> ${this.tag}`)
+  }
+  enter(state: "Closed" | "Open" | "HalfOpen", now: number) {
+    this.change(() => {
+      this.state = state
+      this.generation++
+      this.past = []
+      this.calls = this.failures = this.successes = 0
+      this.wouldOpen = false
+      if (state === "Closed") this.closedAt = now
+    })
+  }
+  configure(base: Means, caller: Partial<Means>, now: number) {
+    this.change(() => {
+      const before = this.settings
+      this.base = base
+      this.caller = caller
+      const after = this.settings
+      if (this.state !== "Closed" && after.metricsOnly) {
+        const { exists } = this
+        this.exists = false
+        this.enter("Closed", now)
+        this.exists = exists
+      } else if (before.rule !== after.rule) {
+        this.past = []
+      } else if (after.rule === "rate" || after.rule === "slowRate") {
+        this.past = this.past.slice(-before.size)
+      }
+    })
   }
   probing(now: number) {
-    return this.running.filter(({ generation, startedAt }) =>
-      generation === this.generation && now - startedAt < probeTimeout
+    return this.running.filter(({ generation, lostItsSlot, startedAt }) =>
+      generation === this.generation && !lostItsSlot && now - startedAt < this.settings.probeTimeout
     )
   }
-  open(now: number) {
-    if (this.state === "Closed" && now - this.closedAt >= (this.openings === 0 ? 0 : openFor)) this.openings = 0
+  open(now: number, retryAfter: number) {
+    if (this.state === "Closed" && now - this.closedAt >= this.openFor) this.openings = 0
     this.openings++
-    this.enter("Open")
-    this.until = now + openFor
+    this.openFor = Math.min(Math.max(this.settings.openFor, retryAfter), longest)
+    this.enter("Open", now)
+    this.until = now + this.openFor
   }
-  /** The call that was admitted, or how long the refused one was told to wait. */
-  start(now: number) {
-    if (this.holds > 0) return { refused: "Isolated", wait: undefined }
-    if (this.state === "Open" && now < this.until) return { refused: "Open", wait: this.until - now }
-    if (this.state === "Open") this.enter("HalfOpen")
-    if (this.state === "HalfOpen" && this.probing(now).length >= this.setup.permits) {
-      const oldest = Math.min(...this.probing(now).map(({ startedAt }) => startedAt))
-      return { refused: "HalfOpen", wait: oldest + probeTimeout - now }
+  refusal({ metricsOnly, permits, probeTimeout }: Means, now: number) {
+    if (this.holds > 0) return { state: "Isolated", wait: undefined }
+    if (metricsOnly || this.state === "Closed") return undefined
+    if (this.state === "Open") return now < this.until ? { state: "Open", wait: this.until - now } : undefined
+    const probes = this.running.filter(({ generation, lostItsSlot, startedAt }) =>
+      generation === this.generation && !lostItsSlot && now - startedAt < probeTimeout
+    )
+    const blocking = probes.map(({ startedAt }) => startedAt).toSorted((a, b) => a - b).at(-permits)
+    return blocking === undefined ? undefined : { state: "HalfOpen", wait: blocking + probeTimeout - now }
+  }
+  /** The call that was admitted, or why it was not. */
+  start(caller: Partial<Means> | undefined, now: number) {
+    if (caller !== undefined) this.configure(this.base, caller, now)
+    this.exists = true
+    const refused = this.refusal(this.settings, now)
+    if (refused !== undefined) return refused
+    if (this.state === "Open") this.enter("HalfOpen", now)
+    if (this.state === "HalfOpen") {
+      const probing = new Set(this.probing(now))
+      for (const call of this.running) if (!probing.has(call)) call.lostItsSlot = true
     }
-    const call = { startedAt: now, generation: this.generation }
+    const call: Call = { startedAt: now, generation: this.generation, lostItsSlot: false }
     this.running.push(call)
     return call
   }
-  end(call: { readonly startedAt: number; readonly generation: number }, end: End, now: number) {
+  end(call: Call, end: End, now: number) {
+    const inTime = now - call.startedAt < this.settings.probeTimeout && !call.lostItsSlot
     this.running = this.running.filter((other) => other !== call)
     if (call.generation !== this.generation || end === "ignored" || end === "interrupted") return
     const failed = end !== "success"
     const slow = now - call.startedAt > slowerThan
+    const retryAfter = end === "later" ? 1700 : 0
+    const { metricsOnly, rule, spare, successes } = this.settings
     if (this.state === "Closed") {
+      this.calls++
+      if (failed) this.failures++
       this.past.push({ failed, slow, at: now })
-      if (trips(this.setup.rule, this.past, now)) this.open(now)
-    } else if (now - call.startedAt < probeTimeout) {
-      this.probes.push({ succeeded: !failed && !(slow && this.setup.rule === "slowRate") })
-      const succeeded = this.probes.filter((probe) => probe.succeeded).length
-      if (succeeded >= this.setup.successes) {
-        this.enter("Closed")
-        this.closedAt = now
-      } else if (this.probes.length - succeeded > this.setup.spare) {
-        this.open(now)
-      }
+      this.wouldOpen = trips(this.settings, this.past, now)
+      if (this.wouldOpen && !metricsOnly) this.open(now, retryAfter)
+    } else if (inTime) {
+      const healthy = !failed && !(slow && rule === "slowRate")
+      if (healthy) this.successes++
+      else this.failures++
+      const outOfReach = this.failures > spare
+      if (this.successes >= successes && (healthy || !outOfReach)) this.enter("Closed", now)
+      else if (outOfReach) this.open(now, retryAfter)
     }
   }
   hold(now: number) {
-    if (this.holds++ > 0) return
-    if (this.state === "HalfOpen") {
-      this.enter("Open")
-      this.until = now
-    } else if (this.state === "Closed") {
+    this.exists = true
+    this.change(() => {
+      if (this.holds++ > 0) return
+      if (this.state === "Open") return
       this.generation++
-    }
+      if (this.state === "Closed") return
+      this.state = "Open"
+      this.until = now
+    })
+  }
+  release() {
+    this.change(() => {
+      this.holds--
+    })
   }
   reset(now: number) {
-    this.enter("Closed")
+    if (!this.exists) return
     this.openings = 0
-    this.closedAt = now
+    this.enter("Closed", now)
   }
-  view(now: number) {
-    if (this.holds > 0) return { state: "Isolated", a: this.holds, b: 0 }
-    switch (this.state) {
-      case "Closed":
-        return { state: "Closed", a: this.past.length, b: this.past.filter(({ failed }) => failed).length }
+  view(now: number): CircuitBreaker.State {
+    const { calls, failures, key, openings, successes, tag, wouldOpen } = this
+    switch (tag) {
+      case "Isolated":
+        return { _tag: tag, key, holders: this.holds }
       case "Open":
-        return { state: "Open", a: Math.max(0, this.until - now), b: this.openings }
+        return { _tag: tag, key, retryAfter: Duration.millis(Math.max(0, this.until - now)), openings }
       case "HalfOpen":
-        return { state: "HalfOpen", a: this.probing(now).length, b: this.probes.length }
+        return { _tag: tag, key, probes: this.probing(now).length, successes, failures, openings }
+      case "Closed":
+        return { _tag: tag, key, calls, failures }
+      case "MetricsOnly":
+        return { _tag: tag, key, calls, failures, wouldOpen }
     }
   }
 }
 
-const view = (state: CircuitBreaker.State) => {
-  switch (state._tag) {
-    case "Isolated":
-      return { state: "Isolated", a: state.holders, b: 0 }
-    case "Open":
-      return { state: "Open", a: Duration.toMillis(state.retryAfter), b: state.openings }
-    case "HalfOpen":
-      return { state: "HalfOpen", a: state.probes, b: state.successes + state.failures }
-    case "Closed":
-    case "MetricsOnly":
-      return { state: "Closed", a: state.calls, b: state.failures }
-  }
+interface Running {
+  readonly model: Model
+  readonly call: Call
+  readonly gate: Deferred.Deferred<Effect.Effect<void, Told>>
+  readonly fiber: Fiber.Fiber<Exit.Exit<void, Told | CircuitBreaker.CircuitOpen>>
 }
 
+const told = ({ retryAfter, state }: CircuitBreaker.CircuitOpen) => ({
+  state,
+  wait: retryAfter === undefined ? undefined : Duration.toMillis(retryAfter)
+})
+
 it.effect.prop(
-  "behaves like its model under random calls, outcomes, interruptions, holds and clock moves",
+  "behaves like its model under random calls, outcomes, interruptions, holds, options, settings and clock moves",
   { setup: Setup, commands: Commands },
   ({ commands, setup }) =>
-    Effect.scoped(Effect.gen(function*() {
-      const breaker = yield* CircuitBreaker.make(options(setup))
-      const model = new Model(setup)
+    Effect.gen(function*() {
+      const changes: Array<string> = []
+      const heard = (event: Telemetry.Event) => {
+        if (event._tag === "CircuitChanged") changes.push(`${event.key}: ${event.from} -> ${event.to}`)
+      }
+      const breaker = yield* CircuitBreaker.make(serviceOptions(setup))
+      const models = new Map<string, Model>(keys.map((key) => [key, new Model(key, setup)]))
       let now = 0
-      const calls: Array<{
-        readonly modelled: { readonly startedAt: number; readonly generation: number }
-        readonly gate: Deferred.Deferred<Effect.Effect<void, Told>>
-        readonly fiber: Fiber.Fiber<Exit.Exit<void, Told | CircuitBreaker.CircuitOpen>>
-      }> = []
-      const holds: Array<CircuitBreaker.Hold> = []
+      const calls: Array<Running> = []
+      const holds: Array<{ readonly model: Model; readonly hold: CircuitBreaker.Hold }> = []
 
-      for (const command of commands) {
+      const step = Effect.fnUntraced(function*(command: typeof Command.Type) {
+        const { key } = command
+        const model = models.get(key) ?? assert.fail(`no model of ${key}`)
+        const { means, options } = asks[command.asks] ?? assert.fail("no such options")
         switch (action(command.dice)) {
           case "start": {
             const gate = yield* Deferred.make<Effect.Effect<void, Told>>()
             const fiber = yield* Effect.flatten(Deferred.await(gate)).pipe(
-              breaker.protect("k"),
+              breaker.protect(key, options),
               Effect.exit,
               Effect.forkChild({ startImmediately: true })
             )
-            const modelled = model.start(now)
-            if ("refused" in modelled) {
+            const call = model.start(means, now)
+            if ("wait" in call) {
               const error = yield* Effect.flip(Effect.flatten(Fiber.join(fiber)))
               assert.instanceOf(error, CircuitBreaker.CircuitOpen)
-              const wait = error.retryAfter === undefined ? undefined : Duration.toMillis(error.retryAfter)
-              assert.deepStrictEqual({ refused: error.state, wait }, modelled)
+              assert.deepStrictEqual(told(error), call)
             } else {
               assert.isUndefined(fiber.pollUnsafe())
-              calls.push({ modelled, gate, fiber })
+              calls.push({ model, call, gate, fiber })
             }
             break
           }
           case "end": {
-            const [call] = calls.splice(command.which % Math.max(1, calls.length), 1)
-            if (call === undefined) break
-            if (command.end === "interrupted") yield* Fiber.interrupt(call.fiber)
-            else yield* Deferred.succeed(call.gate, ends[command.end])
-            yield* Fiber.await(call.fiber)
-            model.end(call.modelled, command.end, now)
+            const [ended] = calls.splice(command.which % Math.max(1, calls.length), 1)
+            if (ended === undefined) break
+            if (command.end === "interrupted") yield* Fiber.interrupt(ended.fiber)
+            else yield* Deferred.succeed(ended.gate, ends[command.end])
+            yield* Fiber.await(ended.fiber)
+            ended.model.end(ended.call, command.end, now)
             break
           }
           case "wait": {
@@ -252,27 +367,51 @@ it.effect.prop(
             now += command.millis
             break
           }
+          case "check": {
+            const refused = yield* breaker.check(key, options).pipe(Effect.flip, Effect.map(told), Effect.option)
+            const settings = means === undefined || key === "named" ? model.settings : { ...model.base, ...means }
+            assert.deepStrictEqual(refused._tag === "Some" ? refused.value : undefined, model.refusal(settings, now))
+            break
+          }
           case "hold": {
-            holds.push(yield* breaker.isolate("k"))
+            holds.push({ model, hold: yield* breaker.isolate(key) })
             model.hold(now)
             break
           }
           case "release": {
-            const [hold] = holds.splice(command.which % Math.max(1, holds.length), 1)
-            if (hold === undefined) break
-            yield* hold.release
-            yield* hold.release
-            model.holds--
+            const [released] = holds.splice(command.which % Math.max(1, holds.length), 1)
+            if (released === undefined) break
+            yield* released.hold.release
+            yield* released.hold.release
+            released.model.release()
+            break
+          }
+          case "configure": {
+            yield* breaker.configure(serviceOptions(command.setup))
+            for (const each of models.values()) each.configure(command.setup, each.caller, now)
             break
           }
           case "reset": {
-            yield* breaker.reset("k")
+            yield* breaker.reset(key)
             model.reset(now)
             break
           }
         }
-        assert.deepStrictEqual(view(yield* breaker.state("k")), model.view(now), JSON.stringify(command))
-      }
-    })).pipe(Effect.provide(TestClock.layer())),
-  { arbitrary: { runs: 400 }, timeout: 30_000 }
+        for (const each of models.values()) {
+          assert.deepStrictEqual(yield* breaker.state(each.key), each.view(now), JSON.stringify(command))
+          assert.deepStrictEqual(
+            changes.filter((change) => change.startsWith(`${each.key}:`)),
+            each.changes.map((change) => `${each.key}: ${change}`),
+            JSON.stringify(command)
+          )
+        }
+      }, Effect.provideService(Telemetry.Listener, heard))
+
+      for (const command of commands) yield* step(command)
+      yield* Fiber.interruptAll(calls.map(({ fiber }) => fiber))
+      yield* Effect.forEach(holds, ({ hold }) => hold.release)
+      yield* TestClock.adjust("2 hours")
+      assert.deepStrictEqual(yield* breaker.states, [], "something is still held by a call that has ended")
+    }).pipe(Effect.scoped, Effect.provide(TestClock.layer())),
+  { arbitrary: { runs: runs(400, 20_000), seed: runs(3, 0) || undefined }, timeout: runs(30_000, 1_800_000) }
 )

@@ -1,5 +1,6 @@
 import * as Duration from "effect/Duration"
 import * as config from "../../internal/config.ts"
+import { rounding } from "../../internal/monotonic.ts"
 
 const module = "CircuitBreaker"
 
@@ -78,22 +79,28 @@ class LastCalls implements Counts {
   hits = 0
   total = 0
   private next = 0
-  private readonly ring: Uint8Array
+  private readonly size: number
+  // Made with the first hit: until then it would hold nothing but zeros, in every circuit of everything that works.
+  private ring: Uint8Array | undefined = undefined
   constructor(size: number) {
-    this.ring = new Uint8Array(size)
+    this.size = size
   }
   add(hit: boolean): void {
-    const { next, ring } = this
-    if (this.total === ring.length) this.hits -= ring[next] ?? 0
-    else this.total++
-    ring[next] = hit ? 1 : 0
-    if (hit) this.hits++
-    this.next = next + 1 === ring.length ? 0 : next + 1
+    const { next, size } = this
+    if (hit) this.ring ??= new Uint8Array(size)
+    if (this.total < size) this.total++
+    if (this.ring !== undefined) {
+      this.hits += (hit ? 1 : 0) - (this.ring[next] ?? 0)
+      this.ring[next] = hit ? 1 : 0
+    }
+    this.next = next + 1 === size ? 0 : next + 1
   }
   adopt(previous: Counts): boolean {
     if (!(previous instanceof LastCalls)) return false
-    const { next, ring, total } = previous
-    for (let age = total; age > 0; age--) this.add(ring[(next - age + ring.length) % ring.length] === 1)
+    const { next, ring, size, total } = previous
+    for (let age = Math.min(total, this.size); age > 0; age--) {
+      this.add(ring !== undefined && ring[(next - age + size) % size] === 1)
+    }
     return true
   }
 }
@@ -107,8 +114,8 @@ class RecentCalls implements Counts {
   total = 0
   private newest = Number.NEGATIVE_INFINITY
   private readonly width: number
-  private readonly bucketHits = new Uint32Array(bucketCount)
   private readonly bucketTotals = new Uint32Array(bucketCount)
+  private bucketHits: Uint32Array | undefined = undefined
   constructor(span: number) {
     this.width = span / bucketCount
   }
@@ -120,7 +127,7 @@ class RecentCalls implements Counts {
     for (let age = bucketCount - 1; age >= 0; age--) {
       const bucket = previous.newest - age
       const total = previous.bucketTotals[slotOf(bucket)] ?? 0
-      if (total > 0) this.put(previous.bucketHits[slotOf(bucket)] ?? 0, total, (bucket + 0.5) * previous.width)
+      if (total > 0) this.put(previous.bucketHits?.[slotOf(bucket)] ?? 0, total, (bucket + 0.5) * previous.width)
     }
     return true
   }
@@ -130,16 +137,20 @@ class RecentCalls implements Counts {
     for (let i = 0; i < expired; i++) this.forget(slotOf(bucket - i))
     if (expired > 0) this.newest = bucket
     const slot = slotOf(this.newest)
-    this.bucketHits[slot] = (this.bucketHits[slot] ?? 0) + hits
+    if (hits > 0) {
+      this.bucketHits ??= new Uint32Array(bucketCount)
+      this.bucketHits[slot] = (this.bucketHits[slot] ?? 0) + hits
+    }
     this.bucketTotals[slot] = (this.bucketTotals[slot] ?? 0) + total
     this.hits += hits
     this.total += total
   }
   private forget(slot: number): void {
-    this.hits -= this.bucketHits[slot] ?? 0
     this.total -= this.bucketTotals[slot] ?? 0
-    this.bucketHits[slot] = 0
     this.bucketTotals[slot] = 0
+    if (this.bucketHits === undefined) return
+    this.hits -= this.bucketHits[slot] ?? 0
+    this.bucketHits[slot] = 0
   }
 }
 
@@ -237,7 +248,7 @@ export const slowRate = (
   }
 ): TripRule => {
   const bound = Duration.toMillis(config.duration(module, "slowRate.slowerThan", options.slowerThan))
-  const isSlow = (sample: Sample): boolean => sample.elapsed > bound
+  const isSlow = (sample: Sample): boolean => sample.elapsed - bound > rounding
   const healthy = (sample: Sample): boolean => !sample.failed && !isSlow(sample)
   if (options.window === undefined) {
     const size = windowSize("slowRate", options)

@@ -189,8 +189,8 @@ export class Circuit {
     const { phase } = this
     if (phase !== ticket.phase) return
     if (phase._tag === "HalfOpen") {
-      phase.probes.delete(ticket)
-      if (outcome._tag === "Ignored" || isOverdue(ticket, this.settings, now)) return
+      // A probe that has lost its slot has lost its say, also where `probeTimeout` has been made longer since.
+      if (!phase.probes.delete(ticket) || outcome._tag === "Ignored" || isOverdue(ticket, this.settings, now)) return
       this.judgeProbe(phase, sample(ticket, outcome, now), outcome, now, context)
     } else if (outcome._tag !== "Ignored") {
       this.count(phase, sample(ticket, outcome, now), outcome, now, context)
