@@ -237,17 +237,16 @@ const afterWaiting = <A, E, R>(
 const limitWith = (engine: bulkheads.Engine): Bulkhead["Service"]["limit"] => (key, options) => {
   if (options !== undefined) bulkheads.checked(options)
   return <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E | BulkheadFull, R> =>
-    Effect.suspend(() => {
-      // The finalizer is in place before a slot is taken or waited for, and not after: no interruption fits in between.
+    Effect.withFiber(({ context }) => {
       let slot: bulkheads.Slot | undefined
       let waiter: bulkheads.Waiter | undefined
-      let at = 0
-      return Effect.onExit(
-        Effect.contextWith((context: Context.Context<R>): Effect.Effect<A, E | BulkheadFull, R> => {
-          at = millisIn(context)
-          slot = engine.tryAcquire(key, options, at)
+      // The finalizer is in place before a slot is taken or waited for, and not after: no interruption fits in between.
+      return Effect.onExitPrimitive(
+        Effect.suspend((): Effect.Effect<A, E | BulkheadFull, R> => {
+          const now = millisIn(context)
+          slot = engine.tryAcquire(key, options, now)
           if (slot !== undefined) return self
-          const place = engine.wait(key, options, at, context)
+          const place = engine.wait(key, options, now, context)
           if (place._tag === "Refusal") return refuse(key, place, 0, context)
           waiter = place
           return Effect.callback<A, E | BulkheadFull, R>((resume) =>
@@ -258,9 +257,9 @@ const limitWith = (engine: bulkheads.Engine): Bulkhead["Service"]["limit"] => (k
           )
         }),
         () => {
-          if (slot !== undefined) engine.release(slot, at)
-          else if (waiter !== undefined) engine.finish(waiter, at)
-          return Effect.void
+          if (slot !== undefined) engine.release(slot, millisIn(context))
+          else if (waiter !== undefined) engine.finish(waiter, millisIn(context))
+          return undefined
         }
       )
     })
