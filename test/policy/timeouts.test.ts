@@ -1,0 +1,442 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Cause, Clock, Context, Deferred, Duration, Effect, Exit, Fiber, Scheduler } from "effect"
+import { TestClock } from "effect/testing"
+import { execFile } from "node:child_process"
+import * as path from "node:path"
+import { promisify } from "node:util"
+import { timed, timedIn, Timeouts, timeoutsOf } from "../../src/policy/internal/timeouts.ts"
+
+const late = () => "late" as const
+
+const start = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.forkChild(effect, { startImmediately: true })
+
+const now = Clock.currentTimeMillis
+
+/** The test's clock with some of it replaced. */
+const withClock = (change: (clock: TestClock.TestClock) => Partial<Clock.Clock>) =>
+<A, E, R>(
+  self: Effect.Effect<A, E, R>
+): Effect.Effect<A, E, R> =>
+  TestClock.testClockWith((clock) => Effect.provideService(self, Clock.Clock, { ...clock, ...change(clock) }))
+
+/** Counts the sleeps that are going on, and all that there were. */
+const countingSleeps = () => {
+  const count = { open: 0, all: 0 }
+  const counted = withClock((clock) => ({
+    sleep: (duration) =>
+      Effect.acquireUseRelease(
+        Effect.sync(() => {
+          count.open++
+          count.all++
+        }),
+        () => clock.sleep(duration),
+        () =>
+          Effect.sync(() => {
+            count.open--
+          })
+      )
+  }))
+  return { count, counted }
+}
+
+/** Lets what was put off to the next turn of the scheduler happen. */
+const settle = Effect.yieldNow.pipe(Effect.repeat({ times: 4 }))
+
+describe("timed", () => {
+  it.effect("passes on how an effect ends that ends at once, without looking at the clock", () =>
+    Effect.gen(function*() {
+      const timeouts = new Timeouts(1000)
+      assert.strictEqual(yield* timed(Effect.succeed(1), timeouts, late), 1)
+      assert.deepStrictEqual(yield* Effect.exit(timed(Effect.fail("no"), timeouts, late)), Exit.fail("no"))
+      assert.deepStrictEqual(yield* Effect.exit(timed(Effect.die("bug"), timeouts, late)), Exit.die("bug"))
+    }).pipe(withClock(() => ({
+      monotonicTimeNanosUnsafe: () => {
+        throw new Error("nobody was to look")
+      }
+    }))))
+
+  it.effect(
+    "10,000 concurrent calls with one timeout: exactly the overdue expire, in order, with one sleep at a time",
+    () => {
+      const { count, counted } = countingSleeps()
+      const story = Effect.fnUntraced(function*(plain: Clock.Clock) {
+        const timeouts = new Timeouts(1000)
+        const ended: Array<readonly [call: number, at: number]> = []
+        const fibers: Array<Fiber.Fiber<void>> = []
+        for (let i = 0; i < 10_000; i++) {
+          // Ten start each millisecond; every third is done after 999 ms, which is in time.
+          const work = i % 3 === 0 ? plain.sleep(Duration.millis(999)) : Effect.never
+          fibers.push(
+            yield* timed(work, timeouts, late).pipe(
+              Effect.catch(() => Effect.map(now, (at) => void ended.push([i, at]))),
+              start
+            )
+          )
+          if (i % 10 === 9) yield* TestClock.adjust(1)
+          assert.strictEqual(count.open, 1)
+        }
+        yield* TestClock.adjust("1 minute")
+        yield* Effect.forEach(fibers, Fiber.await)
+        const expected = fibers.flatMap((_, i) => i % 3 === 0 ? [] : [[i, Math.floor(i / 10) + 1000] as const])
+        assert.deepStrictEqual(ended, expected)
+        yield* settle
+        assert.strictEqual(count.open, 0)
+      })
+      return TestClock.testClockWith((plain) => counted(story(plain)))
+    },
+    60_000
+  )
+
+  it.effect("needs one sleep for as many calls as there are before it is over", () => {
+    const { count, counted } = countingSleeps()
+    return Effect.gen(function*() {
+      const timeouts = new Timeouts(1000)
+      for (let i = 0; i < 100; i++) {
+        yield* timed(Effect.callback<void>((resume) => queueMicrotask(() => resume(Effect.void))), timeouts, late)
+      }
+      assert.strictEqual(count.all, 1)
+    }).pipe(counted)
+  })
+
+  it.effect("a call begun by what timed out, in the very step in which it did, has its whole time", () =>
+    Effect.gen(function*() {
+      const timeouts = new Timeouts(1000)
+      const ends: Array<number> = []
+      let tries = 0
+      const once = timed(
+        Effect.suspend(() => {
+          tries++
+          return Effect.never
+        }),
+        timeouts,
+        late
+      )
+      const fiber = yield* once.pipe(
+        Effect.tapError(() => Effect.map(now, (at) => ends.push(at))),
+        Effect.retry({ times: 3 }),
+        Effect.exit,
+        start
+      )
+      const other = yield* start(Effect.exit(Effect.andThen(Effect.sleep(1), once)))
+      yield* TestClock.adjust("10 seconds")
+      assert.deepStrictEqual(yield* Fiber.join(fiber), Exit.fail("late"))
+      assert.deepStrictEqual(yield* Fiber.join(other), Exit.fail("late"))
+      assert.deepStrictEqual(ends, [1000, 2000, 3000, 4000])
+      assert.strictEqual(tries, 5)
+    }))
+
+  it.effect("the wall clock jumping changes nothing", () => {
+    let jump = 0
+    return Effect.gen(function*() {
+      const timeouts = new Timeouts(1000)
+      const before = yield* start(Effect.exit(timed(Effect.never, timeouts, late)))
+      jump = 1e12
+      yield* TestClock.adjust(500)
+      const between = yield* start(Effect.exit(timed(Effect.never, timeouts, late)))
+      jump = -1e12
+      yield* TestClock.adjust(499)
+      assert.isUndefined(before.pollUnsafe())
+      yield* TestClock.adjust(1)
+      assert.deepStrictEqual(before.pollUnsafe(), Exit.succeed(Exit.fail("late")))
+      yield* TestClock.adjust(499)
+      assert.isUndefined(between.pollUnsafe())
+      yield* TestClock.adjust(1)
+      assert.deepStrictEqual(between.pollUnsafe(), Exit.succeed(Exit.fail("late")))
+    }).pipe(withClock((clock) => ({
+      currentTimeMillisUnsafe: () => clock.currentTimeMillisUnsafe() + jump,
+      currentTimeMillis: Effect.sync(() => clock.currentTimeMillisUnsafe() + jump),
+      currentTimeNanosUnsafe: () => clock.currentTimeNanosUnsafe() + BigInt(jump) * 1_000_000n
+    })))
+  })
+
+  it.effect("fractions of a millisecond are exact where the clock's are", () =>
+    Effect.gen(function*() {
+      const timeouts = new Timeouts(1.5)
+      yield* TestClock.adjust(0.25)
+      const fiber = yield* start(Effect.exit(timed(Effect.never, timeouts, late)))
+      yield* TestClock.adjust(1.25)
+      assert.isUndefined(fiber.pollUnsafe())
+      yield* TestClock.adjust(0.25)
+      assert.deepStrictEqual(fiber.pollUnsafe(), Exit.succeed(Exit.fail("late")))
+    }))
+
+  it.effect("a timer that comes early by a fraction ends nothing early", () =>
+    Effect.gen(function*() {
+      const timeouts = new Timeouts(10.75)
+      const fiber = yield* start(Effect.exit(timed(Effect.never, timeouts, late)))
+      yield* TestClock.adjust(10)
+      assert.isUndefined(fiber.pollUnsafe())
+      yield* TestClock.adjust(1)
+      assert.deepStrictEqual(fiber.pollUnsafe(), Exit.succeed(Exit.fail("late")))
+    }).pipe(withClock((clock) => ({
+      sleep: (duration) => clock.sleep(Duration.millis(Math.floor(Duration.toMillis(duration))))
+    }))))
+
+  describe("no sleep stays when no call is running", () => {
+    for (
+      const [name, end] of [
+        [
+          "after a success",
+          (fiber: Fiber.Fiber<unknown>, gate: Deferred.Deferred<void>) =>
+            Effect.andThen(Deferred.succeed(gate, undefined), Fiber.await(fiber))
+        ],
+        ["after an interruption", (fiber: Fiber.Fiber<unknown>) => Fiber.interrupt(fiber)],
+        [
+          "after the timeout",
+          (fiber: Fiber.Fiber<unknown>) => Effect.andThen(TestClock.adjust("1 hour"), Fiber.await(fiber))
+        ]
+      ] as const
+    ) {
+      it.effect(name, () => {
+        const { count, counted } = countingSleeps()
+        return Effect.gen(function*() {
+          const gate = yield* Deferred.make<void>()
+          const fiber = yield* start(Effect.exit(timed(Deferred.await(gate), new Timeouts(3_600_000), late)))
+          assert.strictEqual(count.open, 1)
+          yield* end(fiber, gate)
+          yield* settle
+          assert.strictEqual(count.open, 0)
+        }).pipe(counted)
+      })
+    }
+
+    it.live("and the process may exit, with an hour left", () =>
+      Effect.gen(function*() {
+        const script = `
+          import { Effect } from "effect"
+          import { Deadline } from "effect-resilience"
+          const call = Effect.sleep(5).pipe(
+            Deadline.attempt("1 hour"), Deadline.within("2 hours"), Effect.as("answered")
+          )
+          console.log(await Effect.runPromise(call))
+          const fiber = Effect.runFork(Deadline.attempt(Effect.never, "1 hour"))
+          await Effect.runPromise(Effect.exit(Deadline.attempt(Effect.never, 5)))
+          fiber.interruptUnsafe()
+          process.on("beforeExit", () => console.log(process.getActiveResourcesInfo().filter((name) => name === "Timeout").length))
+        `
+        // Node ends when no timer holds it. It would not for an hour, which is longer than this test may take.
+        const { stdout } = yield* Effect.promise(() =>
+          promisify(execFile)(
+            process.execPath,
+            ["--conditions=effect-resilience-source", "--input-type=module", "--eval", script],
+            { cwd: path.resolve(import.meta.dirname, "..") }
+          )
+        )
+        assert.strictEqual(stdout, "answered\n0\n")
+      }), 60_000)
+  })
+
+  describe("a clock that is broken", () => {
+    const boom = new Error("no time")
+
+    it.effect("whose time throws when a call first waits: the call is stopped and dies of it", () =>
+      Effect.gen(function*() {
+        let stopped = false
+        const work = Effect.onInterrupt(Effect.never, () => Effect.sync(() => void (stopped = true)))
+        const exit = yield* Effect.exit(timed(work, new Timeouts(1000), late))
+        assert.deepStrictEqual(exit, Exit.die(boom))
+        assert.isTrue(stopped)
+      }).pipe(withClock(() => ({
+        monotonicTimeNanosUnsafe: () => {
+          throw boom
+        }
+      }))))
+
+    it.effect("whose time throws when the time is over: every call ends of it, and later ones are timed", () => {
+      let broken = false
+      return Effect.gen(function*() {
+        const timeouts = new Timeouts(1000)
+        const first = yield* start(Effect.exit(timed(Effect.never, timeouts, late)))
+        const second = yield* start(Effect.exit(timed(Effect.never, timeouts, late)))
+        broken = true
+        yield* TestClock.adjust(1000)
+        assert.deepStrictEqual(yield* Fiber.join(first), Exit.die(boom))
+        assert.deepStrictEqual(yield* Fiber.join(second), Exit.die(boom))
+        broken = false
+        const third = yield* start(Effect.exit(timed(Effect.never, timeouts, late)))
+        yield* TestClock.adjust(1000)
+        assert.deepStrictEqual(yield* Fiber.join(third), Exit.fail("late"))
+      }).pipe(withClock((clock) => ({
+        monotonicTimeNanosUnsafe: () => {
+          if (broken) throw boom
+          return clock.monotonicTimeNanosUnsafe()
+        }
+      })))
+    })
+
+    it.effect("whose sleep throws, dies or is interrupted: every call that waits for it ends of it", () =>
+      Effect.gen(function*() {
+        const ways: ReadonlyArray<readonly [() => Effect.Effect<void>, Exit.Exit<never>]> = [
+          [() => {
+            throw boom
+          }, Exit.die(boom)],
+          [() => Effect.die(boom), Exit.die(boom)],
+          [() => Effect.andThen(Effect.yieldNow, Effect.die(boom)), Exit.die(boom)],
+          [() => Effect.andThen(Effect.yieldNow, Effect.interrupt), Exit.interrupt()]
+        ]
+        for (const [sleep, expected] of ways) {
+          const timeouts = new Timeouts(1000)
+          const both = yield* Effect.all(
+            [Effect.exit(timed(Effect.never, timeouts, late)), Effect.exit(timed(Effect.never, timeouts, late))],
+            { concurrency: "unbounded" }
+          ).pipe(withClock(() => ({ sleep })))
+          for (const exit of both) {
+            assert.isTrue(Exit.isFailure(exit) && Exit.isFailure(expected))
+            if (Exit.isFailure(exit) && Exit.isFailure(expected)) {
+              assert.deepStrictEqual(exit.cause.reasons.map((r) => r._tag), expected.cause.reasons.map((r) => r._tag))
+            }
+          }
+        }
+      }))
+
+    it.effect("whose sleep takes no time: its sleep decides, and nothing turns round for ever", () =>
+      Effect.gen(function*() {
+        const timeouts = new Timeouts(1000)
+        const sleeps: ReadonlyArray<Effect.Effect<void>> = [Effect.void, Effect.yieldNow]
+        for (const sleep of sleeps) {
+          const exits = yield* Effect.forEach(
+            [1, 2, 3],
+            () => Effect.exit(timed(Effect.never, timeouts, late)),
+            { concurrency: "unbounded" }
+          ).pipe(withClock(() => ({ sleep: () => sleep })))
+          assert.deepStrictEqual(exits, [Exit.fail("late"), Exit.fail("late"), Exit.fail("late")])
+        }
+      }))
+  })
+
+  describe("schedulers that differ between callers", () => {
+    /** Does nothing until it is told. */
+    const byHand = (parent: Scheduler.Scheduler) => {
+      let tasks: Array<() => void> = []
+      const scheduler: Scheduler.Scheduler = {
+        executionMode: "async",
+        shouldYield: (fiber) => parent.shouldYield(fiber),
+        makeDispatcher: () => ({ scheduleTask: (task) => void tasks.push(task), flush: () => undefined })
+      }
+      return {
+        scheduler,
+        run: Effect.sync(() => {
+          const due = tasks
+          tasks = []
+          for (const task of due) task()
+        })
+      }
+    }
+
+    it.effect("one that stands still holds up nobody else's timeout, and its own come when it goes on", () =>
+      Effect.gen(function*() {
+        const timeouts = new Timeouts(1000)
+        const slow = byHand(yield* Scheduler.Scheduler)
+        const call = Effect.exit(timed(Effect.never, timeouts, late))
+        const still = yield* start(Effect.provideService(call, Scheduler.Scheduler, slow.scheduler))
+        const normal = yield* start(call)
+        yield* TestClock.adjust(1000)
+        assert.deepStrictEqual(normal.pollUnsafe(), Exit.succeed(Exit.fail("late")))
+        assert.isUndefined(still.pollUnsafe())
+        yield* slow.run
+        assert.deepStrictEqual(still.pollUnsafe(), Exit.succeed(Exit.fail("late")))
+      }).pipe(withClock((clock) => ({ sleep: (duration) => Effect.andThen(clock.sleep(duration), Effect.yieldNow) }))))
+
+    it.effect("a call under Effect.runSync, which cannot wait, fails there and is timed all the same", () =>
+      Effect.gen(function*() {
+        const context = yield* Effect.context<never>()
+        let stopped = false
+        const work = Effect.onInterrupt(Effect.never, () => Effect.sync(() => void (stopped = true)))
+        assert.throws(() => Effect.runSyncWith(context)(timed(work, new Timeouts(1000), late)))
+        yield* TestClock.adjust(1000)
+        yield* settle
+        assert.isTrue(stopped)
+      }))
+  })
+
+  it.effect("ends once, whoever stops it how often: the timeout, its end and its caller", () =>
+    Effect.gen(function*() {
+      const timeouts = new Timeouts(1000)
+      const others = yield* Effect.forEach([1, 2], () => start(Effect.exit(timed(Effect.never, timeouts, late))))
+      let results = 0
+      // Is stopped by its timeout, takes a while, is interrupted by its caller meanwhile, and then ends.
+      const work = Effect.onInterrupt(Effect.never, () => Effect.sleep(500))
+      const fiber = yield* timed(work, timeouts, late).pipe(
+        Effect.onExit(() => Effect.sync(() => results++)),
+        start
+      )
+      yield* TestClock.adjust(1000)
+      const interrupting = yield* start(Fiber.interrupt(fiber))
+      yield* TestClock.adjust(500)
+      yield* Fiber.join(interrupting)
+      assert.strictEqual(results, 1)
+      for (const other of others) assert.deepStrictEqual(yield* Fiber.join(other), Exit.fail("late"))
+      const next = yield* start(Effect.exit(timed(Effect.never, timeouts, late)))
+      yield* TestClock.adjust(1000)
+      assert.deepStrictEqual(yield* Fiber.join(next), Exit.fail("late"))
+    }))
+
+  it.effect("a call whose beginning is known counts from there, also after one that was begun inside of it", () =>
+    Effect.gen(function*() {
+      const timeouts = new Timeouts(1000)
+      const context = yield* Effect.context<never>()
+      yield* TestClock.adjust(300)
+      const recent = yield* start(Effect.exit(timed(Effect.never, timeouts, late)))
+      const earlier = yield* start(Effect.exit(timedIn(context, Effect.never, timeouts, late, { startedAt: 100 })))
+      yield* TestClock.adjust(799)
+      assert.isUndefined(earlier.pollUnsafe())
+      yield* TestClock.adjust(1)
+      assert.deepStrictEqual(earlier.pollUnsafe(), Exit.succeed(Exit.fail("late")))
+      assert.isUndefined(recent.pollUnsafe())
+      yield* TestClock.adjust(200)
+      assert.deepStrictEqual(recent.pollUnsafe(), Exit.succeed(Exit.fail("late")))
+    }))
+
+  it.effect("an error that throws is a defect of the caller, and an observer that throws costs nobody his timeout", () =>
+    Effect.gen(function*() {
+      const timeouts = new Timeouts(1000)
+      const boom = new Error("error")
+      const exits = yield* Effect.all([
+        Effect.exit(timed(Effect.never, timeouts, () => {
+          throw boom
+        })),
+        Effect.exit(timed(Effect.never, timeouts, late))
+      ], { concurrency: "unbounded" }).pipe(start)
+      yield* TestClock.adjust(1000)
+      assert.deepStrictEqual<ReadonlyArray<Exit.Exit<never, string>>>(yield* Fiber.join(exits), [
+        Exit.die(boom),
+        Exit.fail("late")
+      ])
+    }))
+
+  it.effect("tells what its finalizers died of, also to the caller who interrupts it", () =>
+    Effect.gen(function*() {
+      const work = Effect.onInterrupt(Effect.never, () => Effect.die("finalizer"))
+      const fiber = yield* start(timed(work, new Timeouts(1000), late))
+      yield* Fiber.interrupt(fiber)
+      const exit = yield* Fiber.await(fiber)
+      assert.isTrue(Exit.isFailure(exit))
+      if (Exit.isFailure(exit)) {
+        assert.isTrue(Cause.hasInterrupts(exit.cause))
+        assert.deepStrictEqual(exit.cause.reasons.filter(Cause.isDieReason).map((r) => r.defect), ["finalizer"])
+      }
+    }))
+})
+
+describe("timeoutsOf", () => {
+  it.effect("gives everybody who asks for a duration the same, and does not grow with the durations", () =>
+    Effect.gen(function*() {
+      const first = timeoutsOf(1234)
+      assert.strictEqual(timeoutsOf(1234), first)
+      const running = yield* start(Effect.exit(timed(Effect.never, first, late)))
+      for (let i = 1; i < 1000; i++) timeoutsOf(i / 7)
+      assert.notStrictEqual(timeoutsOf(1234), first)
+      yield* TestClock.adjust(1234)
+      assert.deepStrictEqual(yield* Fiber.join(running), Exit.fail("late"))
+    }))
+})
+
+it.effect("contexts of different clocks have different queues", () =>
+  Effect.gen(function*() {
+    const timeouts = new Timeouts(1000)
+    const context = yield* Effect.context<never>()
+    const other = Context.add(context, Clock.Clock, { ...(yield* TestClock.testClockWith(Effect.succeed)) })
+    assert.strictEqual(timeouts.queueIn(context), timeouts.queueIn(context))
+    assert.notStrictEqual(timeouts.queueIn(context), timeouts.queueIn(other))
+    assert.strictEqual(timeouts.queueIn(other), timeouts.queueIn(other))
+  }))
