@@ -1,0 +1,118 @@
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import type * as Exit from "effect/Exit"
+import { millisIn } from "../../internal/monotonic.ts"
+import * as Bulkhead from "../Bulkhead.ts"
+import * as CircuitBreaker from "../CircuitBreaker.ts"
+import type * as Deadline from "../Deadline.ts"
+import type * as Hedge from "../Hedge.ts"
+import type { RetryBudget } from "../RetryBudget.ts"
+import * as bulkheads from "./bulkheadEngine.ts"
+import * as circuits from "./circuitEngine.ts"
+
+/** @internal */
+export interface Guards {
+  readonly key: string
+  readonly bulkhead: Bulkhead.LimitOptions | undefined
+  readonly circuit: CircuitBreaker.CircuitOptions | undefined
+  /** What stands between the circuit and the work: the hedge and the attempt timeout. */
+  readonly inner: <A, E, R>(
+    self: Effect.Effect<A, E, R>
+  ) => Effect.Effect<A, E | Deadline.AttemptTimeout, R | HedgeServices>
+  /** The deadline around everything. */
+  readonly outer: <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | Deadline.DeadlineExceeded, R>
+}
+
+/** @internal */
+export type HedgeServices = RetryBudget | Hedge.Latencies
+
+type Errors = CircuitBreaker.CircuitOpen | Bulkhead.BulkheadFull | Deadline.AttemptTimeout
+
+type Services = CircuitBreaker.CircuitBreaker | Bulkhead.Bulkhead | HedgeServices
+
+/**
+ * One try through its guards, put together from their public parts. It says what {@link guarded} means, and serves where
+ * a guard is not the one of this process (a fake, or one that is shared by several processes).
+ *
+ * @internal
+ */
+export const separate = <A, E, R>(
+  self: Effect.Effect<A, E, R>,
+  { bulkhead, circuit, inner, key }: Guards
+): Effect.Effect<A, E | Errors, R | Services> => {
+  const work = inner(self)
+  const once = circuit === undefined ? work : CircuitBreaker.protect(work, key, circuit)
+  if (bulkhead === undefined) return once
+  const limited = Bulkhead.limit(once, key, bulkhead)
+  // Whoever would be refused after the wait for a slot does not wait for it.
+  return circuit === undefined ? limited : Effect.andThen(CircuitBreaker.check(key, circuit), limited)
+}
+
+/** What one try holds while it runs. */
+interface Held {
+  readonly context: Context.Context<never>
+  readonly slots: bulkheads.BulkheadEngine | undefined
+  readonly slot: bulkheads.Slot | undefined
+  readonly breaker: circuits.CircuitEngine | undefined
+  admission: circuits.Admission | undefined
+}
+
+const leave = (
+  { admission, breaker, context, slot, slots }: Held,
+  exit: Exit.Exit<unknown, unknown>
+): Effect.Effect<void> | undefined => {
+  const now = millisIn(context)
+  let announcement: Effect.Effect<void> | undefined
+  try {
+    if (breaker !== undefined && admission !== undefined) breaker.settle(admission, exit, now, context)
+    if (breaker?.pending === true) announcement = breaker.announce
+  } finally {
+    if (slot !== undefined && announcement === undefined) slots?.release(slot, now)
+  }
+  if (announcement === undefined || slot === undefined) return announcement
+  // The next in the queue starts when everybody has been told what this call did to the circuit, as in the parts.
+  return Effect.ensuring(announcement, Effect.sync(() => slots?.release(slot, now)))
+}
+
+/**
+ * One try through its guards as {@link separate} puts them together, in one step where nothing has to be waited for: one
+ * finalizer and two readings of the clock instead of one and two for every guard.
+ *
+ * @internal
+ */
+export const guarded = <A, E, R>(
+  self: Effect.Effect<A, E, R>,
+  guards: Guards
+): Effect.Effect<A, E | Errors, R | Services> => {
+  const { bulkhead, circuit, inner, key } = guards
+  const work = inner(self)
+  if (bulkhead === undefined && circuit === undefined) return work
+
+  return Effect.suspend(() => {
+    // The finalizer is in place before anything is taken, and not after: no interruption fits in between.
+    let held: Held | undefined
+    return Effect.onExitPrimitive(
+      Effect.contextWith((context: Context.Context<R | Services>): Effect.Effect<A, E | Errors, R | Services> => {
+        const slots = bulkhead === undefined ? undefined : bulkheads.engineOf(Context.get(context, Bulkhead.Bulkhead))
+        const breaker = circuit === undefined
+          ? undefined
+          : circuits.engineOf(Context.get(context, CircuitBreaker.CircuitBreaker))
+        const isForeign = (bulkhead !== undefined && slots === undefined) ||
+          (circuit !== undefined && breaker === undefined)
+        if (isForeign) return separate(self, guards)
+
+        const now = millisIn(context)
+        const slot = slots?.tryAcquire(key, bulkhead, now)
+        if (slots !== undefined && slot === undefined) return separate(self, guards)
+        held = { context, slots, slot, breaker, admission: undefined }
+        if (breaker === undefined) return work
+        const admission = breaker.admit(key, circuit, now, context)
+        let next: Effect.Effect<A, E | Errors, R | HedgeServices> = work
+        if (admission instanceof CircuitBreaker.CircuitOpen) next = Effect.fail(admission)
+        else held.admission = admission
+        return breaker.pending ? Effect.andThen(breaker.announce, next) : next
+      }),
+      (exit) => held === undefined ? undefined : leave(held, exit)
+    )
+  })
+}

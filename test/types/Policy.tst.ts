@@ -1,0 +1,126 @@
+import { Effect, type Layer, type Scope } from "effect"
+import {
+  type Bulkhead,
+  type CircuitBreaker,
+  type Deadline,
+  Fallback,
+  Fault,
+  Hedge,
+  Policy,
+  Retry,
+  type RetryBudget
+} from "effect-resilience"
+import { describe, expect, it } from "tstyche"
+
+declare const call: Effect.Effect<number, "down", Scope.Scope>
+
+describe("Policy", () => {
+  it("without guards adds nothing", () => {
+    expect(Policy.make({ name: "p" })).type.toBe<Policy.Policy>()
+    expect(call.pipe(Policy.apply(Policy.make({ name: "p" })))).type.toBe<typeof call>()
+    expect(Policy.apply(call, Policy.make({ name: "p" }))).type.toBe<typeof call>()
+  })
+
+  it("adds the error of a guard exactly when it has that guard", () => {
+    expect(call.pipe(Policy.apply(Policy.make({ name: "p", circuit: {} })))).type.toBe<
+      Effect.Effect<number, "down" | CircuitBreaker.CircuitOpen, Scope.Scope | CircuitBreaker.CircuitBreaker>
+    >()
+    expect(call.pipe(Policy.apply(Policy.make({ name: "p", bulkhead: { maxConcurrent: 3 } })))).type.toBe<
+      Effect.Effect<number, "down" | Bulkhead.BulkheadFull, Scope.Scope | Bulkhead.Bulkhead>
+    >()
+    expect(call.pipe(Policy.apply(Policy.make({ name: "p", timeout: "1 second" })))).type.toBe<
+      Effect.Effect<number, "down" | Deadline.AttemptTimeout, Scope.Scope>
+    >()
+    expect(call.pipe(Policy.apply(Policy.make({ name: "p", deadline: "1 second" })))).type.toBe<
+      Effect.Effect<number, "down" | Deadline.DeadlineExceeded, Scope.Scope>
+    >()
+  })
+
+  it("has all of them with the whole stack", () => {
+    const all = Policy.make({
+      name: "p",
+      deadline: "1 minute",
+      retry: { maxAttempts: 3 },
+      bulkhead: {},
+      circuit: { failures: 5, openFor: "60 seconds", successes: 2 },
+      timeout: "1 second"
+    })
+    expect(all).type.toBe<
+      Policy.Policy<
+        Deadline.DeadlineExceeded | Bulkhead.BulkheadFull | CircuitBreaker.CircuitOpen | Deadline.AttemptTimeout,
+        Bulkhead.Bulkhead | CircuitBreaker.CircuitBreaker
+      >
+    >()
+    expect(Policy.keyed(all, "tenant")).type.toBe<typeof all>()
+  })
+
+  it("retry and hedge add no error, and the services that their options ask for", () => {
+    expect(Policy.make({ name: "p", retry: {} })).type.toBe<Policy.Policy>()
+    expect(Policy.make({ name: "p", retry: { budget: "b" } })).type.toBe<Policy.Policy<never, RetryBudget.RetryBudget>>()
+    expect(Policy.make({ name: "p", retry: Retry.policy({ maxAttempts: 3 }) })).type.toBe<Policy.Policy>()
+    expect(Policy.make({ name: "p", retry: Retry.policy({ budget: "b" }) })).type.toBe<
+      Policy.Policy<never, RetryBudget.RetryBudget>
+    >()
+    expect(Policy.make({ name: "p", hedge: { delay: "1 second" } })).type.toBe<Policy.Policy>()
+    expect(Policy.make({ name: "p", hedge: { delay: Hedge.percentile() } })).type.toBe<
+      Policy.Policy<never, Hedge.Latencies>
+    >()
+    expect(Policy.make({ name: "p", hedge: { delay: Hedge.percentile(), budget: "b" } })).type.toBe<
+      Policy.Policy<never, Hedge.Latencies | RetryBudget.RetryBudget>
+    >()
+    expect(Policy.make({ name: "p", hedge: Hedge.policy({ delay: "1 second", budget: "b" }) })).type.toBe<
+      Policy.Policy<never, RetryBudget.RetryBudget>
+    >()
+  })
+
+  it("options that may be there count as there", () => {
+    const options = (circuit: Policy.CircuitOptions | undefined) => Policy.make({ name: "p", circuit })
+    expect(options).type.toBe<
+      (
+        circuit: Policy.CircuitOptions | undefined
+      ) => Policy.Policy<CircuitBreaker.CircuitOpen, CircuitBreaker.CircuitBreaker>
+    >()
+    expect(Policy.make({ name: "p", circuit: undefined })).type.toBe<Policy.Policy>()
+  })
+
+  it("a fallback turns the result into an Answer, and takes its errors away but for the deadline's", () => {
+    const policy = Policy.make({
+      name: "p",
+      deadline: "1 minute",
+      circuit: {},
+      timeout: "1 second",
+      fallback: [
+        Fallback.step("smaller", Effect.fail("also down" as const)),
+        Fallback.step("template", Effect.succeed("standard"), { takes: "all" })
+      ]
+    })
+    expect(call.pipe(Policy.apply(policy))).type.toBe<
+      Effect.Effect<
+        Fallback.Answer<number | string, "primary" | "smaller" | "template">,
+        Deadline.DeadlineExceeded,
+        Scope.Scope | CircuitBreaker.CircuitBreaker
+      >
+    >()
+    const one = Policy.make({ name: "p", fallback: Fallback.step("template", Effect.succeed("standard")) })
+    const known = Effect.andThen(Effect.fail({ [Fault.verdictOf]: Fault.transient }), Effect.succeed(1))
+    expect(known.pipe(Policy.apply(one))).type.toBe<
+      Effect.Effect<Fallback.Answer<number | string, "primary" | "template">>
+    >()
+  })
+
+  it("refuses options that there are not, also within the parts", () => {
+    expect(Policy.make).type.not.toBeCallableWith({ name: "p", retires: {} })
+    expect(Policy.make).type.not.toBeCallableWith({ name: "p", retry: { maxAttmpts: 3 } })
+    expect(Policy.make).type.not.toBeCallableWith({ name: "p", circuit: { failure: 3 } })
+    expect(Policy.make).type.not.toBeCallableWith({ name: "p", bulkhead: { maxConcurent: 3 } })
+    expect(Policy.make).type.not.toBeCallableWith({ name: "p", hedge: {} })
+    expect(Policy.make).type.not.toBeCallableWith({})
+    expect(Policy.make).type.toBeCallableWith({ name: "p", retry: Retry.policy() })
+  })
+
+  it("layer has every service that a policy can ask for", () => {
+    type All = CircuitBreaker.CircuitBreaker | Bulkhead.Bulkhead | RetryBudget.RetryBudget | Hedge.Latencies
+    expect(Policy.layer).type.toBe<Layer.Layer<All>>()
+    expect(Policy.layerNoop).type.toBe<Layer.Layer<All>>()
+  })
+})
