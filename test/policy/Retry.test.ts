@@ -1,8 +1,10 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Clock, Duration, Effect, Exit, Fiber, Schedule, Schema } from "effect"
-import { Backoff, Fault, Retry, Telemetry } from "effect-resilience"
+import { Cause, Clock, Duration, Effect, Exit, Fiber, Random, Schedule, Schema } from "effect"
+import { Backoff, Fault, Retry, RetryBudget, Telemetry } from "effect-resilience"
 import { TestClock } from "effect/testing"
+import * as deadline from "../../src/policy/internal/deadline.ts"
 import { recordingTracer } from "../recordingTracer.ts"
+import { everyCancelSource, interruptEverywhere } from "../support/interruptEverywhere.ts"
 
 class Busy extends Schema.TaggedError<Busy>("test/Busy")("Busy", { n: Schema.Finite }) {
   readonly [Fault.verdictOf] = Fault.transient
@@ -105,6 +107,46 @@ describe("Retry", () => {
       assert.deepStrictEqual(seen, [0, 0, 1, 1, 2, 2])
     }))
 
+  it.effect("begins anew where it stands inside another retry", () =>
+    Effect.gen(function*() {
+      const seen: Array<number> = []
+      const call = Effect.gen(function*() {
+        seen.push((yield* Schedule.CurrentMetadata).attempt)
+        return yield* new Busy({ n: 1 })
+      })
+      const twice = Retry.policy({ backoff: everySecond, maxAttempts: 2 })
+      const outer = Effect.gen(function*() {
+        seen.push((yield* Schedule.CurrentMetadata).attempt)
+        return yield* Retry.apply(call, twice)
+      })
+      const fiber = yield* start(Retry.apply(outer, twice))
+      yield* TestClock.adjust("1 hour")
+      yield* Fiber.await(fiber)
+      assert.deepStrictEqual(seen, [0, 0, 1, 1, 0, 1])
+    }))
+
+  it.effect("tells the effect what Effect.retry tells it", () =>
+    Effect.gen(function*() {
+      const seenBy = (retry: (call: Effect.Effect<never, Busy>) => Effect.Effect<never, Busy>) =>
+        Effect.gen(function*() {
+          yield* TestClock.setTime(0)
+          const seen: Array<Schedule.Metadata> = []
+          const call = Effect.gen(function*() {
+            seen.push(yield* Schedule.CurrentMetadata)
+            yield* Effect.sleep("300 millis")
+            return yield* new Busy({ n: seen.length })
+          })
+          const fiber = yield* start(retry(call))
+          yield* TestClock.adjust("1 hour")
+          yield* Fiber.await(fiber)
+          return seen
+        })
+      const policy = Retry.policy({ backoff: Backoff.exponential(), maxAttempts: 4 })
+      const seen = yield* seenBy(Retry.apply(policy))
+      assert.strictEqual(seen.length, 4)
+      assert.deepStrictEqual(seen, yield* seenBy(Effect.retry(Retry.schedule(policy))))
+    }))
+
   describe("what is retried", () => {
     it.effect("fails at once with an error that must not be retried", () =>
       Effect.gen(function*() {
@@ -198,6 +240,45 @@ describe("Retry", () => {
         assert.deepStrictEqual(calls, [0, 7000])
       }))
 
+    it.effect("does not retry what our own guards refused, so that a fallback answers at once", () =>
+      Effect.gen(function*() {
+        const { events, listen } = listening()
+        const error = { [Fault.verdictOf]: Fault.rejected("7 seconds") }
+        const { calls, effect } = scripted([error])
+        assert.deepStrictEqual(yield* Effect.exit(listen(Retry.apply(effect, Retry.policy()))), Exit.fail(error))
+        assert.deepStrictEqual(calls, [0])
+        assert.deepStrictEqual(events, [
+          { _tag: "RetryGaveUp", policy: "retry", attempts: 1, verdict: "Rejected", reason: "NotRetryable" }
+        ])
+      }))
+
+    it.effect("retryRejected waits at least the time that the refusal names, and tries again", () =>
+      Effect.gen(function*() {
+        const refused = (retryAfter?: Duration.Input) => ({ [Fault.verdictOf]: Fault.rejected(retryAfter) })
+        const { calls, effect } = scripted([refused("7 seconds"), refused(), refused("100 millis")])
+        const fiber = yield* start(Retry.apply(effect, Retry.policy({ backoff: everySecond, retryRejected: true })))
+        yield* TestClock.adjust("1 hour")
+        assert.strictEqual(yield* Fiber.join(fiber), 4)
+        assert.deepStrictEqual(calls, [0, 7000, 8000, 9000])
+      }))
+
+    it.effect("retryRejected gives up where the refusal names a longer time than the cap, and leaves retryIf the last word", () =>
+      Effect.gen(function*() {
+        const { events, listen } = listening()
+        const fail = (options: Retry.Options & { readonly budget?: undefined }) =>
+          Effect.fail({ [Fault.verdictOf]: Fault.rejected("2 minutes") }).pipe(
+            Retry.apply(Retry.policy({ retryRejected: true, ...options })),
+            listen,
+            Effect.exit
+          )
+        yield* fail({})
+        yield* fail({ retryIf: () => false })
+        assert.deepStrictEqual(events.map((event) => event._tag === "RetryGaveUp" ? event.reason : event._tag), [
+          "RetryAfterTooLong",
+          "NotRetryable"
+        ])
+      }))
+
     it.effect("retries what may have happened only where that is harmless", () =>
       Effect.gen(function*() {
         const seen: Array<boolean> = []
@@ -256,6 +337,33 @@ describe("Retry", () => {
         }
       }))
 
+    it.effect("is read from seconds, milliseconds and HTTP dates; a past date means now, and garbage is ignored", () =>
+      Effect.gen(function*() {
+        // a round second, as an HTTP date has no smaller unit
+        yield* TestClock.setTime(1_790_000_000_000)
+        const date = (millis: number) => new Date(1_790_000_000_000 + millis).toUTCString()
+        const delayOf = (headers: Record<string, string>) =>
+          Effect.gen(function*() {
+            yield* TestClock.setTime(1_790_000_000_000)
+            const { calls, effect } = scripted([{ status: 429, headers }])
+            const fiber = yield* start(
+              Retry.apply(effect, Retry.policy({ backoff: Backoff.constant({ delay: "3 seconds", cap: "1 hour" }) }))
+            )
+            yield* TestClock.adjust("1 hour")
+            yield* Fiber.join(fiber)
+            return (calls[1] ?? NaN) - (calls[0] ?? NaN)
+          })
+        assert.strictEqual(yield* delayOf({ "retry-after": "20" }), 20_000)
+        assert.strictEqual(yield* delayOf({ "retry-after": "4.5" }), 4_500)
+        assert.strictEqual(yield* delayOf({ "retry-after-ms": "4321" }), 4_321)
+        assert.strictEqual(yield* delayOf({ "retry-after-ms": "4321", "retry-after": "20" }), 4_321)
+        assert.strictEqual(yield* delayOf({ "retry-after": date(90_000) }), 90_000)
+        assert.strictEqual(yield* delayOf({ "retry-after": date(-90_000) }), 3_000)
+        for (const garbage of ["soon", "-5", "NaN", "", "Infinity", "1e999", "12 parsecs"]) {
+          assert.strictEqual(yield* delayOf({ "retry-after": garbage }), 3_000, garbage)
+        }
+      }))
+
     it.effect("longer than the cap ends the retrying without a wait", () =>
       Effect.gen(function*() {
         const { events, listen } = listening()
@@ -308,11 +416,119 @@ describe("Retry", () => {
         assert.deepStrictEqual(yield* callsWithin("4 seconds"), [0])
       }))
 
-    it.effect("of nothing is one try", () =>
+    it.effect("of nothing is one try, whatever the backoff", () =>
       Effect.gen(function*() {
-        const { effect } = scripted(busy(9))
-        const policy = Retry.policy({ backoff: everySecond, maxElapsed: 0 })
-        assert.deepStrictEqual(yield* Effect.exit(Retry.apply(effect, policy)), Exit.fail(new Busy({ n: 1 })))
+        for (
+          const backoff of [everySecond, Backoff.fullJitter(), Backoff.equalJitter(), Backoff.decorrelatedJitter()]
+        ) {
+          const { effect } = scripted(busy(9))
+          const policy = Retry.policy({ backoff, maxElapsed: 0 })
+          assert.deepStrictEqual(yield* Effect.exit(Retry.apply(effect, policy)), Exit.fail(new Busy({ n: 1 })))
+        }
+      }))
+
+    describe("and a last delay that does not fit", () => {
+      const drawing = (value: number) =>
+        Effect.provideService(Random.Random, {
+          nextDoubleUnsafe: () => value,
+          nextIntUnsafe: () => Math.floor(value * Number.MAX_SAFE_INTEGER)
+        })
+      const callsWith = (backoff: Schedule.Schedule<unknown, unknown>, errors: ReadonlyArray<Busy | Limited>) =>
+        Effect.gen(function*() {
+          const begin = yield* Clock.currentTimeMillis
+          const { events, listen } = listening()
+          const { calls, effect } = scripted(errors)
+          const policy = Retry.policy({ backoff, maxElapsed: "10 seconds", maxAttempts: 100 })
+          const fiber = yield* start(Retry.apply(effect, policy).pipe(listen, drawing(0.5), Effect.exit))
+          yield* TestClock.adjust("1 hour")
+          yield* Fiber.join(fiber)
+          const reasons = events.flatMap((event) => event._tag === "RetryGaveUp" ? [event.reason] : [])
+          return [calls.map((at) => at - begin), ...reasons]
+        })
+
+      it.effect("is drawn again from what fits where it has jitter, and the try after it is the last", () =>
+        Effect.gen(function*() {
+          // 4 and 8 seconds, of which the second is cut to half of the 6 that are left
+          const full = Backoff.fullJitter({ base: "8 seconds" })
+          assert.deepStrictEqual(yield* callsWith(full, busy(9)), [[0, 4_000, 7_000], "Elapsed"])
+          // twice 5.25, of which the second is drawn again from 3.5 to the 4.75 that are left
+          const equal = Backoff.equalJitter({ base: "7 seconds", cap: "7 seconds" })
+          assert.deepStrictEqual(yield* callsWith(equal, busy(9)), [[0, 5_250, 9_375], "Elapsed"])
+          // 6 seconds: the half that is always waited is all that is left, and nothing is to be drawn
+          const slow = Backoff.equalJitter({ base: "8 seconds", cap: "8 seconds" })
+          assert.deepStrictEqual(yield* callsWith(slow, busy(9)), [[0, 6_000], "Elapsed"])
+          // 4, then 7 out of 2 to 12, of which 2 to 6 fits
+          const decorrelated = Backoff.decorrelatedJitter({ base: "2 seconds" })
+          assert.deepStrictEqual(yield* callsWith(decorrelated, busy(9)), [[0, 4_000, 8_000], "Elapsed"])
+        }))
+
+      it.effect("is skipped where it has no jitter, or comes from another schedule", () =>
+        Effect.gen(function*() {
+          const eight = Backoff.constant({ delay: "8 seconds" })
+          assert.deepStrictEqual(yield* callsWith(eight, busy(9)), [[0, 8_000], "Elapsed"])
+          const doubling = Backoff.exponential({ base: "2 seconds" })
+          assert.deepStrictEqual(yield* callsWith(doubling, busy(9)), [[0, 2_000, 6_000], "Elapsed"])
+          const spaced = Schedule.spaced("4 seconds")
+          assert.deepStrictEqual(yield* callsWith(spaced, busy(9)), [[0, 4_000, 8_000], "Elapsed"])
+        }))
+
+      it.effect("is never shortened below what the refusing side asked for", () =>
+        Effect.gen(function*() {
+          const full = Backoff.fullJitter({ base: "8 seconds" })
+          const limited = (millis: number) => new Limited({ millis })
+          // 9 and 4 of jitter do not fit, 9 and half of the second that is left do
+          assert.deepStrictEqual(yield* callsWith(full, [limited(9_000), ...busy(9)]), [[0, 9_500], "Elapsed"])
+          assert.deepStrictEqual(yield* callsWith(full, [limited(10_000), ...busy(9)]), [[0], "Elapsed"])
+          assert.deepStrictEqual(yield* callsWith(full, [limited(10_001), ...busy(9)]), [[0], "Elapsed"])
+        }))
+    })
+  })
+
+  describe("under a deadline", () => {
+    const until = (millis: number) => Effect.provideService(deadline.Current, millis)
+
+    it.effect("does not wait for a retry that cannot begin before it, and gives the original error", () =>
+      Effect.gen(function*() {
+        const ends: ReadonlyArray<readonly [end: number, made: ReadonlyArray<number>]> = [
+          [3_001, [0, 1_000, 3_000]],
+          [3_000, [0, 1_000]],
+          [1_000, [0]],
+          [0, [0]]
+        ]
+        for (const [end, made] of ends) {
+          const begin = yield* Clock.currentTimeMillis
+          const { events, listen } = listening()
+          const { calls, effect } = scripted(busy(9))
+          const policy = Retry.policy({ backoff: Backoff.exponential() })
+          const fiber = yield* start(Retry.apply(effect, policy).pipe(listen, until(begin + end)))
+          yield* TestClock.adjust(end)
+          assert.deepStrictEqual(yield* Fiber.await(fiber), Exit.fail(new Busy({ n: made.length })))
+          assert.deepStrictEqual(calls.map((at) => at - begin), [...made])
+          assert.deepStrictEqual(events.at(-1), {
+            _tag: "RetryGaveUp",
+            policy: "retry",
+            attempts: made.length,
+            verdict: "Transient",
+            reason: "Deadline"
+          })
+        }
+      }))
+
+    it.effect("gives up rather than shorten a delay to it", () =>
+      Effect.gen(function*() {
+        const { calls, effect } = scripted(busy(9))
+        const policy = Retry.policy({ backoff: Schedule.spaced("2 seconds"), maxElapsed: "1 hour" })
+        const exit = yield* Retry.apply(effect, policy).pipe(until(1_500), Effect.exit)
+        assert.deepStrictEqual(exit, Exit.fail(new Busy({ n: 1 })))
+        assert.deepStrictEqual(calls, [0])
+      }))
+
+    it.effect("of which nothing is left does not retry at once either", () =>
+      Effect.gen(function*() {
+        const { calls, effect } = scripted(busy(9))
+        const policy = Retry.policy({ backoff: Backoff.constant({ delay: 0 }) })
+        yield* Retry.apply(effect, policy).pipe(until(0), Effect.exit)
+        assert.deepStrictEqual(calls, [0])
       }))
   })
 
@@ -380,6 +596,54 @@ describe("Retry", () => {
           assert.isTrue(Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause))
         }
       }))
+  })
+
+  describe("interruption, whoever asks for it and whenever", () => {
+    const arrange = (budget?: "a") =>
+      Effect.gen(function*() {
+        const service = yield* RetryBudget.make()
+        const { calls, effect } = scripted(busy(3))
+        const { events, listen } = listening()
+        const slow = Effect.andThen(Effect.sleep("50 millis"), effect)
+        const policy = Retry.policy({ budget, backoff: everySecond })
+        const retried = Retry.apply(slow, policy).pipe(listen, Effect.provideService(RetryBudget.RetryBudget, service))
+        return { calls, events, retried }
+      })
+
+    it.effect("ends the delay at once and calls nothing more, by every cancel source", () =>
+      Effect.gen(function*() {
+        for (const after of ["20 millis", "500 millis", "1070 millis"] as const) {
+          yield* everyCancelSource({
+            after,
+            arrange: Effect.map(arrange(), ({ calls, retried }) => ({
+              effect: retried,
+              check: Effect.fnUntraced(function*(exit) {
+                assert.isTrue(Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause))
+                const made = calls.length
+                assert.strictEqual(made, after === "20 millis" ? 0 : 1)
+                yield* TestClock.adjust("1 hour")
+                assert.strictEqual(calls.length, made)
+              })
+            }))
+          })
+        }
+      }))
+
+    for (const budget of ["a", undefined] as const) {
+      it.effect(`leaves nothing behind at whatever step it comes${budget === undefined ? "" : ", with a budget"}`, () =>
+        interruptEverywhere({
+          arrange: Effect.map(arrange(budget), ({ calls, events, retried }) => ({
+            effect: retried,
+            check: Effect.fnUntraced(function*(exit, step) {
+              if (step === 0) assert.deepStrictEqual(exit, Exit.succeed(4))
+              const made = calls.length
+              yield* TestClock.adjust("1 hour")
+              assert.strictEqual(calls.length, made)
+              assert.isTrue(events.every((event) => event._tag === "RetryScheduled"))
+            })
+          }))
+        }))
+    }
   })
 
   describe("sharing", () => {
@@ -504,99 +768,6 @@ describe("Retry", () => {
     assert.throws(() => Retry.policy({ maxElapsed: "-1 seconds" }), /option "maxElapsed"/)
     assert.throws(() => Retry.policy({ maxElapsed: "Infinity" }), /option "maxElapsed"/)
     assert.throws(() => Retry.policy({ name: "" }), /option "name"/)
-  })
-
-  describe("against a model of itself", () => {
-    const Outcome = Schema.Struct({
-      took: Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 3_000 })),
-      kind: Schema.Literals(["transient", "transient", "limited", "permanent", "defect", "success"]),
-      asked: Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 12_000 }))
-    })
-    const Plan = {
-      outcomes: Schema.Array(Outcome).check(Schema.isMaxLength(8)),
-      maxAttempts: Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 6 })),
-      maxElapsed: Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 30_000 })),
-      cap: Schema.Int.check(Schema.isBetween({ minimum: 500, maximum: 10_000 }))
-    }
-    type Plan = {
-      readonly outcomes: ReadonlyArray<typeof Outcome.Type>
-      readonly maxAttempts: number
-      readonly maxElapsed: number
-      readonly cap: number
-    }
-    const base = 500
-
-    const expected = ({ cap, maxAttempts, maxElapsed, outcomes }: Plan) => {
-      const calls: Array<number> = []
-      let now = 0
-      for (let attempt = 1;; attempt++) {
-        calls.push(now)
-        const outcome = outcomes[attempt - 1] ?? { took: 0, kind: "success", asked: 0 }
-        now += outcome.took
-        const ended = (end: string) => ({ calls, end, at: now })
-        if (outcome.kind === "success") return ended("success")
-        if (outcome.kind === "defect") return ended("defect")
-        if (outcome.kind === "permanent") return ended(`Broken ${attempt} NotRetryable`)
-        const error = outcome.kind === "limited" ? `Limited ${attempt}` : `Busy ${attempt}`
-        if (attempt >= maxAttempts) return ended(`${error} Exhausted`)
-        const asked = outcome.kind === "limited" ? outcome.asked : 0
-        if (asked > cap) return ended(`${error} RetryAfterTooLong`)
-        const delay = Math.max(asked, Math.min(cap, base * 2 ** (attempt - 1)))
-        if (now + delay > maxElapsed) return ended(`${error} Elapsed`)
-        now += delay
-      }
-    }
-
-    it.effect.prop(
-      "calls at the same times and ends in the same way over any plan of faults",
-      Plan,
-      (plan) =>
-        Effect.gen(function*() {
-          const begin = yield* Clock.currentTimeMillis
-          const { events, listen } = listening()
-          const calls: Array<number> = []
-          const call = Effect.gen(function*() {
-            const attempt = calls.push((yield* Clock.currentTimeMillis) - begin)
-            const outcome = plan.outcomes[attempt - 1]
-            if (outcome === undefined) return "success"
-            yield* Effect.sleep(outcome.took)
-            switch (outcome.kind) {
-              case "success":
-                return "success"
-              case "defect":
-                return yield* Effect.die("defect")
-              case "permanent":
-                return yield* Effect.fail({ [Fault.verdictOf]: Fault.permanent, text: `Broken ${attempt}` })
-              case "limited":
-                return yield* Effect.fail({
-                  [Fault.verdictOf]: Fault.throttled(outcome.asked),
-                  text: `Limited ${attempt}`
-                })
-              case "transient":
-                return yield* Effect.fail({ [Fault.verdictOf]: Fault.transient, text: `Busy ${attempt}` })
-            }
-          })
-          const policy = Retry.policy({
-            backoff: Backoff.exponential({ base, cap: plan.cap }),
-            maxAttempts: plan.maxAttempts,
-            maxElapsed: plan.maxElapsed
-          })
-          let at = 0
-          const fiber = yield* Retry.apply(call, policy).pipe(
-            Effect.onExit(() => Effect.map(Clock.currentTimeMillis, (now) => void (at = now - begin))),
-            Effect.catch(({ text }) => Effect.succeed(text)),
-            Effect.catchDefect(() => Effect.succeed("defect")),
-            listen,
-            start
-          )
-          yield* TestClock.adjust("1 hour")
-          const text = yield* Fiber.join(fiber)
-          const gaveUp = events.flatMap((event) => event._tag === "RetryGaveUp" ? [event.reason] : [])
-          assert.deepStrictEqual({ calls, end: [text, ...gaveUp].join(" "), at }, expected(plan))
-          const delays = events.flatMap((event) => event._tag === "RetryScheduled" ? [event.delayMillis] : [])
-          assert.strictEqual(delays.length, calls.length - 1)
-        }),
-      { arbitrary: { runs: 300 } }
-    )
+    assert.throws(() => Retry.policy({ budget: "" }), /option "budget"/)
   })
 })
