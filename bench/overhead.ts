@@ -4,7 +4,7 @@
  */
 import * as cockatiel from "cockatiel"
 import { Context, Effect, Layer, Schedule, Semaphore } from "effect"
-import { Bulkhead, CircuitBreaker, Fallback, Fault, Retry } from "effect-resilience"
+import { Bulkhead, CircuitBreaker, Deadline, Fallback, Fault, Policy, Retry } from "effect-resilience"
 import { CircuitBreaker as EffectBreaker } from "effect/persistence"
 import Opossum from "opossum"
 import { type Calls, effectCalls, type Guard, type Mode, type PromiseCall, promiseCalls } from "./support/calls.ts"
@@ -56,7 +56,16 @@ const toolkit = {
   }),
   protect: (self, key) => CircuitBreaker.protect(self, key),
   bulkhead: () => Layer.build(Bulkhead.layer({ maxConcurrent, maxQueue, maxKeys: 2 * manyKeys })),
-  retry: Retry.policy({ maxAttempts: attempts })
+  retry: Retry.policy({ maxAttempts: attempts }),
+  timeout: Deadline.attempt(timeoutMillis),
+  policy: Policy.make({
+    name: keyOf(0),
+    retry: { maxAttempts: attempts },
+    bulkhead: { maxConcurrent, maxQueue },
+    circuit: { failures: 5, openFor: openMillis },
+    timeout: timeoutMillis
+  }),
+  services: () => Layer.build(Policy.layer)
 } satisfies { readonly protect: Guard<CircuitBreaker.CircuitBreaker>; readonly [part: string]: unknown }
 
 const effect = {
@@ -121,6 +130,36 @@ const rejected = Effect.gen(function*() {
   return found
 })
 
+/** The whole stack; `separate` is the same of the toolkit's parts. */
+const stacks = Effect.gen(function*() {
+  const own = yield* toolkit.services()
+  const circuit = yield* effect.circuit(EffectBreaker.consecutive(5))
+  const semaphore = yield* Semaphore.make(maxConcurrent)
+  const wrapped = cockatiel.wrap(
+    peer.retry(),
+    peer.bulkhead(),
+    peer.circuit(new cockatiel.ConsecutiveBreaker(5)),
+    peer.timeout()
+  )
+  const separate: Guard<CircuitBreaker.CircuitBreaker | Bulkhead.Bulkhead> = (self, key) =>
+    self.pipe(toolkit.timeout, CircuitBreaker.protect(key), Bulkhead.limit(key), Retry.apply(toolkit.retry))
+  const stack: Case = {
+    name: "stack",
+    contenders: {
+      "effect-resilience": effects(own, (self) => Policy.apply(self, toolkit.policy)),
+      effect: effects(
+        none,
+        (self, key) =>
+          circuit(Effect.timeout(self, timeoutMillis), key).pipe(semaphore.withPermits(1), Effect.retry(effect.retries))
+      ),
+      cockatiel: executed(wrapped),
+      opossum: promises(yield* opossum({ capacity: maxConcurrent, timeout: timeoutMillis }))
+    }
+  }
+  const parts: Case = { name: "stack-of-parts", contenders: { "effect-resilience": effects(own, separate) } }
+  return [stack, parts]
+})
+
 const guards = Effect.gen(function*() {
   const circuit = yield* toolkit.circuit()
   const effectCircuit = yield* effect.circuit(EffectBreaker.consecutive(5))
@@ -155,6 +194,16 @@ const guards = Effect.gen(function*() {
         cockatiel: executed(peer.retry())
       }
     },
+    {
+      name: "timeout",
+      contenders: {
+        "effect-resilience": effects(none, toolkit.timeout),
+        effect: effects(none, (self) => Effect.timeout(self, timeoutMillis)),
+        cockatiel: executed(peer.timeout()),
+        opossum: promises(yield* opossum({ timeout: timeoutMillis }))
+      }
+    },
+    ...yield* stacks,
     {
       name: "fallback",
       contenders: {
@@ -263,7 +312,8 @@ const bytes = (name: string, impl: Implementation, value: number): Measurement =
 const perKey = Effect.fnUntraced(function*<R, E>(
   impl: Implementation,
   n: number,
-  make: Effect.Effect<Contender, E, R>
+  make: Effect.Effect<Contender, E, R>,
+  name = "memory-per-key"
 ) {
   const keys = keysUpTo(n)
   const before = heapBytes()
@@ -273,7 +323,19 @@ const perKey = Effect.fnUntraced(function*<R, E>(
   const grown = heapBytes() - before
   // Whatever holds the circuits has to be alive up to here.
   yield* Effect.promise(() => run(1))
-  return [bytes("memory-per-key", impl, grown / n)]
+  return [bytes(name, impl, grown / n)]
+})
+
+/** What so many calls through the whole stack leave on the heap, once everything has been compiled and allocated. */
+const growth = Effect.fnUntraced(function*(quick: boolean) {
+  const calls = quick ? 100 : 1_000_000
+  const guard: Guard<CircuitBreaker.CircuitBreaker | Bulkhead.Bulkhead> = (self) => Policy.apply(self, toolkit.policy)
+  const run = effects(yield* toolkit.services(), guard)("fiber/async", oneKey)
+  if (run === undefined) return []
+  yield* Effect.promise(() => run(calls / 4))
+  const before = heapBytes()
+  yield* Effect.promise(() => run(calls))
+  return [bytes("stack/heap-growth-1000000", "effect-resilience", heapBytes() - before)]
 })
 
 /** A program that has one policy of the peer for each key. */
@@ -290,6 +352,12 @@ const memory = Effect.fnUntraced(function*(quick: boolean) {
   const n = quick ? 10 : manyKeys
   return [
     ...yield* perKey("effect-resilience", n, Effect.map(toolkit.circuit(), (made) => effects(made, toolkit.protect))),
+    ...yield* perKey(
+      "effect-resilience",
+      n,
+      Effect.map(toolkit.bulkhead(), (made) => effects(made, (self, key) => Bulkhead.limit(self, key))),
+      "memory-per-key/bulkhead"
+    ),
     ...yield* perKey(
       "effect",
       n,
@@ -308,10 +376,27 @@ const memory = Effect.fnUntraced(function*(quick: boolean) {
 export const bench: Bench = Effect.fnUntraced(function*({ quick }) {
   // First, while nothing else is on the heap.
   const kept = yield* Effect.scoped(memory(quick))
+  const grown = yield* Effect.scoped(growth(quick))
   const timed = yield* times(quick)
   return {
     title: "overhead: one call through its guards, nothing failing",
-    measurements: [...timed, ...kept],
-    notes: []
+    measurements: [...timed, ...kept, ...grown],
+    notes: [
+      "Each time is the median of the rounds (n in the JSON lines), the work included; a round runs all rows in turn, and " +
+      "the ratios are taken within it. ns added is what comes on top of the bare call of the same kind.",
+      "fiber: calls of one fiber that runs anyway, one after the other, where what works on promises is reached by " +
+      "Effect.promise. run: a run of its own for each call, by Effect.runPromise; cockatiel and opossum need none, and " +
+      "are awaited as they are. sync: the work is () => ++n; async: async () => ++n. Those two have no sync mode.",
+      "Policies are built once, calls are made anew. stack: retry > bulkhead > circuit > timeout > work; of the toolkit " +
+      "Policy.apply, stack-of-parts the four combinators. effect: Effect.retry with a jittered Schedule, " +
+      "Semaphore.withPermits, CircuitBreaker of effect/persistence on its memory store, Effect.timeout. cockatiel: wrap(" +
+      "retry, bulkhead, circuitBreaker, timeout), the timeout cooperative, which is the cheaper one. opossum: capacity, " +
+      "circuit and timeout of one breaker; it neither retries nor queues.",
+      "circuit-rejected: the circuit is open, and the refusal is ignored; bare is a failure that is ignored.",
+      "window-N: the failure rate over N calls; keys-N: N circuits in turn, all seen before. Both fiber/sync.",
+      `memory-per-key: the heap that ${manyKeys.toLocaleString("en")} idle keys hold, over their number, after one ` +
+      "call each; a Map of one policy a key for cockatiel. stack/heap-growth: what 1,000,000 calls (fiber/async) leave " +
+      "on the heap, after 250,000 that warm up."
+    ]
   }
 })
