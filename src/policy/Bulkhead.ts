@@ -222,17 +222,20 @@ const refuse = (
   return Effect.andThen(heard, Effect.fail(error))
 }
 
-/** What a call that waited does when it is told of its slot, or of its refusal. */
+/** What a call does when it is told of the slot that it waited for, or of its refusal. */
 const afterWaiting = <A, E, R>(
+  engine: bulkheads.Engine,
+  waiter: bulkheads.Waiter,
   self: Effect.Effect<A, E, R>,
   key: string,
-  waiter: bulkheads.Waiter
-): Effect.Effect<A, E | BulkheadFull, R> =>
-  Effect.contextWith((context: Context.Context<R>): Effect.Effect<A, E | BulkheadFull, R> => {
-    const waitedMillis = millisIn(context) - waiter.since
-    if (waiter.refusal !== undefined) return refuse(key, waiter.refusal, waitedMillis, context)
-    return Effect.andThen(Telemetry.emitIn(context, () => ({ _tag: "BulkheadWaited", key, waitedMillis })), self)
-  })
+  context: Context.Context<never>
+): Effect.Effect<A, E | BulkheadFull, R> => {
+  const waitedMillis = millisIn(context) - waiter.since
+  if (waiter.refusal !== undefined) return refuse(key, waiter.refusal, waitedMillis, context)
+  engine.begin(waiter)
+  if (!waiter.hadToWait) return self
+  return Effect.andThen(Telemetry.emitIn(context, () => ({ _tag: "BulkheadWaited", key, waitedMillis })), self)
+}
 
 const limitWith = (engine: bulkheads.Engine): Bulkhead["Service"]["limit"] => (key, options) => {
   if (options !== undefined) bulkheads.checked(options)
@@ -252,7 +255,7 @@ const limitWith = (engine: bulkheads.Engine): Bulkhead["Service"]["limit"] => (k
           return Effect.callback<A, E | BulkheadFull, R>((resume) =>
             place.onEnd(() => {
               // Whoever gives a slot away goes on first, and does not run the work of the next one in its own step.
-              resume(Effect.andThen(Effect.yieldNow, afterWaiting(self, key, place)))
+              resume(Effect.flatMap(Effect.yieldNow, () => afterWaiting(engine, place, self, key, context)))
             })
           )
         }),

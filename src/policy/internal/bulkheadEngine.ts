@@ -79,13 +79,16 @@ interface Compartment {
   /** Whether the service has options for this key by name, which go before those of callers. */
   readonly isNamed: boolean
   readonly waiters: Queue<Waiter>
-  readonly watchers: Set<() => void>
+  /** Who is told when nothing runs any more; made when somebody asks. */
+  watchers: Set<() => void> | undefined
   options: BulkheadOptions | undefined
   settings: Settings
   resizedTo: number | undefined
   limit: number
   isClosed: boolean
   running: number
+  /** How many of those that run were handed their slot and have not begun yet. */
+  starting: number
   turn: Place<Compartment> | undefined
   lastUsed: number
 }
@@ -112,15 +115,19 @@ export class Waiter {
   readonly _tag = "Waiter"
   readonly compartment: Compartment
   readonly since: number
+  /** Whether there was no slot for it when it came. */
+  readonly hadToWait: boolean
+  isStarting = false
   slot: Slot | undefined
   refusal: Refusal | undefined
   place: Place<Waiter> | undefined
   stopTimer: (() => void) | undefined
   private told: (() => void) | undefined
 
-  constructor(compartment: Compartment, since: number) {
+  constructor(compartment: Compartment, since: number, hadToWait: boolean) {
     this.compartment = compartment
     this.since = since
+    this.hadToWait = hadToWait
   }
 
   isWaiting(): boolean {
@@ -217,10 +224,8 @@ export class Engine implements BulkheadEngine {
 
   tryAcquire(key: string, options: BulkheadOptions | undefined, now: number): Slot | undefined {
     const compartment = this.compartmentOf(key, options, now)
-    if (
-      compartment.running >= compartment.limit || this.running >= this.total || compartment.isClosed ||
-      compartment.waiters.size > 0
-    ) return undefined
+    // Who was handed a slot begins a moment later. A newcomer with a slot of its own would begin before.
+    if (!this.hasFree(compartment) || compartment.isClosed || compartment.starting > 0) return undefined
     return this.take(compartment)
   }
 
@@ -234,8 +239,8 @@ export class Engine implements BulkheadEngine {
     this.changes++
     if (compartment.waiters.size > 0) this.queueUp(compartment)
     if (this.turns.size > 0) this.grant()
-    if (compartment.running === 0 && compartment.watchers.size > 0) tellAll(compartment.watchers)
-    if (this.running === 0 && this.watchers.size > 0) tellAll(this.watchers)
+    if (compartment.running === 0) tellAll(compartment.watchers)
+    if (this.running === 0) tellAll(this.watchers)
   }
 
   /** What a call does that got no slot at once. */
@@ -248,24 +253,28 @@ export class Engine implements BulkheadEngine {
     const compartment = this.compartmentOf(key, options, now)
     const { maxQueue, maxWait } = compartment.settings
     if (compartment.isClosed) return this.refusal(compartment, "Closed")
-    if (compartment.waiters.size >= maxQueue) return this.refusal(compartment, "QueueFull")
-    if (maxWait === 0 || remainingIn(context) <= rounding) return this.refusal(compartment, "WaitTooLong")
-    const waiter = new Waiter(compartment, now)
+    const hasToWait = !this.hasFree(compartment)
+    if (hasToWait) {
+      if (compartment.waiters.size >= maxQueue) return this.refusal(compartment, "QueueFull")
+      if (maxWait === 0 || remainingIn(context) <= rounding) return this.refusal(compartment, "WaitTooLong")
+    }
+    const waiter = new Waiter(compartment, now, hasToWait)
     waiter.place = compartment.waiters.push(waiter)
     this.queueUp(compartment)
-    // A fiber of the caller's clock and scheduler. However it ends by itself, the wait is over with it.
-    const timer = Effect.runForkWith(context)(Effect.sleep(maxWait))
-    waiter.stopTimer = () => timer.interruptUnsafe()
-    timer.addObserver(() => {
-      if (!waiter.isWaiting()) return
-      this.dequeue(waiter)
-      this.refuse(waiter, "WaitTooLong")
-    })
+    if (hasToWait) this.startTimer(waiter, maxWait, context)
+    else this.grant()
     return waiter
+  }
+
+  /** Who was handed a slot begins. */
+  begin(waiter: Waiter): void {
+    if (waiter.isStarting) waiter.compartment.starting--
+    waiter.isStarting = false
   }
 
   /** Ends a call that has waited: whatever it holds, a place in the queue or a slot, is free at once. */
   finish(waiter: Waiter, now: number): void {
+    this.begin(waiter)
     if (waiter.slot === undefined) this.dequeue(waiter)
     else this.release(waiter.slot, now)
   }
@@ -299,12 +308,12 @@ export class Engine implements BulkheadEngine {
   /** Tells once when nothing runs any more under the key, or under any key. Gives back how to stop listening. */
   watch(key: string | undefined, idle: () => void): () => void {
     const compartment = key === undefined ? undefined : this.byKey.get(key)
-    const watchers = key === undefined ? this.watchers : compartment?.watchers
-    const running = key === undefined ? this.running : compartment?.running
-    if (watchers === undefined || running === 0) {
+    const running = key === undefined ? this.running : compartment?.running ?? 0
+    if (running === 0) {
       idle()
       return () => undefined
     }
+    const watchers = compartment === undefined ? this.watchers : compartment.watchers ??= new Set()
     watchers.add(idle)
     return () => watchers.delete(idle)
   }
@@ -335,13 +344,14 @@ export class Engine implements BulkheadEngine {
       key,
       isNamed: named !== undefined,
       waiters: new Queue(),
-      watchers: new Set(),
+      watchers: undefined,
       options,
       settings,
       resizedTo: undefined,
       limit: settings.maxConcurrent,
       isClosed: this.newAreClosed,
       running: 0,
+      starting: 0,
       turn: undefined,
       lastUsed: now
     }
@@ -360,6 +370,21 @@ export class Engine implements BulkheadEngine {
     if (compartment.running < compartment.limit) this.queueUp(compartment)
     else this.standBack(compartment)
     this.grant()
+  }
+
+  private hasFree({ limit, running, waiters }: Compartment): boolean {
+    return running < limit && this.running < this.total && waiters.size === 0
+  }
+
+  private startTimer(waiter: Waiter, millis: number, context: Context.Context<never>): void {
+    // A fiber of the caller's clock and scheduler. However it ends by itself, the wait is over with it.
+    const timer = Effect.runForkWith(context)(Effect.sleep(millis))
+    waiter.stopTimer = () => timer.interruptUnsafe()
+    timer.addObserver(() => {
+      if (!waiter.isWaiting()) return
+      this.dequeue(waiter)
+      this.refuse(waiter, "WaitTooLong")
+    })
   }
 
   private take(compartment: Compartment): Slot {
@@ -389,6 +414,8 @@ export class Engine implements BulkheadEngine {
       const waiter = compartment.waiters.shift()
       if (waiter === undefined) continue
       waiter.slot = this.take(compartment)
+      waiter.isStarting = true
+      compartment.starting++
       this.queueUp(compartment)
       waiter.stopTimer?.()
       waiter.end()
@@ -465,7 +492,8 @@ const snapshot = ({ isClosed, key, limit, running, settings, waiters }: Compartm
   closed: isClosed
 })
 
-const tellAll = (watchers: Set<() => void>): void => {
+const tellAll = (watchers: Set<() => void> | undefined): void => {
+  if (watchers === undefined || watchers.size === 0) return
   const told = Array.from(watchers)
   watchers.clear()
   for (const tell of told) tell()
