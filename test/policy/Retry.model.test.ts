@@ -22,7 +22,7 @@ const kinds = [
 ] as const
 
 const Outcome = Schema.Struct({
-  took: upTo(3_000),
+  took: Schema.Union([Schema.Literal(0), upTo(3_000)]),
   // mostly what goes on, so that long runs are not rare
   kind: Schema.Literals([...kinds, "Transient", "Transient", "Throttled", "Overloaded", "Rejected"]),
   asked: maybe(upTo(12_000))

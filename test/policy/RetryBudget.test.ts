@@ -2,6 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Cause, Clock, Duration, Effect, Exit, Fiber, Schedule, Schema } from "effect"
 import { Backoff, Fault, Retry, RetryBudget, Telemetry } from "effect-resilience"
 import { TestClock } from "effect/testing"
+import { Budgets, engineOf, settings } from "../../src/policy/internal/retryBudget.ts"
 import { cancelSources, everyCancelSource, interruptEverywhere } from "../support/interruptEverywhere.ts"
 
 class Busy extends Schema.TaggedError<Busy>("test/Busy")("Busy", { n: Schema.Finite }) {
@@ -195,6 +196,17 @@ describe("RetryBudget", () => {
         assert.strictEqual(yield* available(budget, "old"), 10)
       }))
 
+    it("that nobody has used for their window are forgotten as new ones come, also when nobody looks", () => {
+      const own = settings({})
+      const budgets = new Budgets(() => own, 1_000_000, own.windowMillis)
+      let most = 0
+      for (let now = 0; now < 200_000; now++) {
+        budgets.deposit(`key ${now}`, now)
+        most = Math.max(most, budgets.size)
+      }
+      assert.isAtMost(most, 2 * own.windowMillis)
+    })
+
     it.effect("that are read are not remembered", () =>
       Effect.gen(function*() {
         const budget = yield* RetryBudget.make()
@@ -231,6 +243,16 @@ describe("RetryBudget", () => {
         yield* withdrawal.giveBack
         yield* withdrawal.giveBack
         assert.strictEqual(yield* available(budget, "a"), 1)
+      }))
+
+    it.effect("never gives back more than was withdrawn", () =>
+      Effect.gen(function*() {
+        const budget = yield* RetryBudget.make({ minPerSecond: 0.2 })
+        const engine = engineOf(budget)
+        assert.isDefined(engine)
+        assert.isTrue(engine.tryWithdraw("a", 0))
+        for (let i = 0; i < 3; i++) engine.giveBack("a", 0)
+        assert.deepStrictEqual(yield* budget.state("a"), { key: "a", firstAttempts: 0, retries: 0, available: 2 })
       }))
 
     it.effect("does nothing for a withdrawal that has expired, or whose budget was forgotten since", () =>

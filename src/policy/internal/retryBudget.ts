@@ -163,6 +163,10 @@ export class Budgets implements Engine {
     this.sweepEvery = longestWindowMillis
   }
 
+  get size(): number {
+    return this.byKey.size
+  }
+
   deposit(key: string, now: number): void {
     this.budget(key, now).deposit(now)
   }
@@ -202,12 +206,10 @@ export class Budgets implements Engine {
   }
 
   private makeRoom(now: number): void {
-    const full = this.byKey.size >= this.maxKeys
-    if (full || now - this.sweptAt >= this.sweepEvery) this.sweep(now)
-    if (!full) return
+    if (now - this.sweptAt >= this.sweepEvery) this.sweep(now)
+    if (this.byKey.size < this.maxKeys) return
     // A tenth at a time, so that what a look through all of them costs is shared by as many new keys.
     const surplus = this.byKey.size - this.maxKeys + Math.max(1, Math.floor(this.maxKeys / 10))
-    if (surplus <= 0) return
     const longestUnused = Array.from(this.byKey.values()).toSorted((a, b) => a.lastUsed - b.lastUsed)
     for (const budget of longestUnused.slice(0, surplus)) this.byKey.delete(budget.key)
   }
