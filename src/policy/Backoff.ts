@@ -3,7 +3,8 @@
  *
  * Every schedule here takes the error as its input, stops at once on an error that must not be retried, waits at least
  * as long as the refusing side asked for, and ends instead of waiting when that is longer than the cap. None of them
- * limits the number of tries: combine with `Schedule.upTo`, or use `Retry`, which does.
+ * limits the number of tries: combine with `Schedule.upTo`, or use `Retry`, which does. `Retry` also has those with jitter
+ * draw a last delay that does not fit into `maxElapsed` once more, from what does.
  *
  * @since 0.1.0
  */

@@ -2,6 +2,8 @@ import { assert, describe, it } from "@effect/vitest"
 import { Clock, Duration, Effect, Exit, Fiber, Pull, Random, Ref, Schedule, Schema } from "effect"
 import { Backoff, Fault } from "effect-resilience"
 import { TestClock } from "effect/testing"
+import { ceiling } from "../../src/policy/internal/backoff.ts"
+import { runs } from "../support/runs.ts"
 
 const carrying = (verdict: Fault.Verdict) => ({ [Fault.verdictOf]: verdict })
 
@@ -41,7 +43,8 @@ const strategies = {
   exponential: Backoff.exponential
 }
 
-const millis = (maximum: number) => Schema.Int.check(Schema.isBetween({ minimum: 0, maximum }))
+const upTo = (maximum: number) => Schema.Int.check(Schema.isBetween({ minimum: 0, maximum }))
+const millis = upTo
 const Settings = {
   base: millis(100_000),
   above: millis(10_000_000),
@@ -116,6 +119,36 @@ describe("Backoff", () => {
         }),
       { arbitrary: { runs: 100 } }
     )
+
+    it.prop(
+      "no attempt up to a billion gives a NaN, negative or infinite delay",
+      {
+        base: millis(100_000),
+        above: millis(10_000_000),
+        factor: Schema.Finite.check(Schema.isBetween({ minimum: 1, maximum: Number.MAX_VALUE })),
+        attempt: Schema.Union([upTo(1_000_000_000), upTo(100)])
+      },
+      ({ above, attempt, base, factor }) => {
+        const cap = base + above
+        const delay = ceiling(base, factor, cap)(attempt)
+        assert.isTrue(delay >= 0 && delay <= cap, `${delay} of ${cap}`)
+        assert.isAtLeast(delay, Math.min(base, cap))
+        assert.isAtLeast(ceiling(base, factor, cap)(attempt + 1), delay)
+      },
+      { arbitrary: { runs: runs(2_000, 100_000), seed: 1 }, timeout: 60_000 }
+    )
+
+    it.effect("ever more attempts in a row give no NaN, negative or infinite delay", () =>
+      Effect.gen(function*() {
+        for (const make of Object.values(strategies)) {
+          const step = yield* Schedule.toStep(make({ base: 10, cap: 60_000 }))
+          for (let attempt = 0; attempt < runs(20_000, 1_000_000); attempt++) {
+            const [, delay] = yield* step(0, transient).pipe(Pull.catchDone(() => Effect.die("ended")))
+            const waited = Duration.toMillis(delay)
+            if (!(waited >= 0 && waited <= 60_000)) assert.fail(`${waited} at attempt ${attempt}`)
+          }
+        }
+      }), runs(10_000, 300_000))
 
     it.effect("very high attempts give the cap, and no NaN, negative or infinite delay", () =>
       Effect.gen(function*() {

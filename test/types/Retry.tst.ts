@@ -1,5 +1,5 @@
 import { type Duration, Effect, type Schedule, type Scope } from "effect"
-import { type Fault, Retry } from "effect-resilience"
+import { type Fault, Retry, type RetryBudget } from "effect-resilience"
 import { describe, expect, it } from "tstyche"
 
 declare const call: Effect.Effect<number, "down" | { readonly _tag: "Busy" }, Scope.Scope>
@@ -19,6 +19,9 @@ describe("Retry", () => {
   it("schedule is a Schedule of delays over any error", () => {
     expect(Retry.schedule(Retry.policy())).type.toBe<Schedule.Schedule<Duration.Duration, unknown>>()
     expect(Effect.retry(call, Retry.schedule(Retry.policy()))).type.toBe<typeof call>()
+    expect(Retry.schedule(Retry.policy({ budget: "model" }))).type.toBe<
+      Schedule.Schedule<Duration.Duration, unknown, never, RetryBudget.RetryBudget>
+    >()
   })
 
   it("retryIf sees the verdict, and may leave the decision to it", () => {
