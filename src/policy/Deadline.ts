@@ -21,7 +21,6 @@ import * as Channel from "effect/Channel"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import { dual } from "effect/Function"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
@@ -143,7 +142,15 @@ const limit = (
   return { name: config.nonEmpty(where, "name", name), after, timeouts: timeoutsOf(Duration.toMillis(after)) }
 }
 
-const isEffectFirst = (args: IArguments): boolean => Effect.isEffect(args[0])
+// Not `dual`: a guard in the data-last style is built, and its options are looked at, before it sees an effect.
+type EffectFirst = [
+  self: Effect.Effect<unknown, unknown, unknown>,
+  duration: Duration.Input,
+  options?: Options | undefined
+]
+type EffectLast = [duration: Duration.Input, options?: Options | undefined]
+
+const isEffectFirst = (args: EffectFirst | EffectLast): args is EffectFirst => Effect.isEffect(args[0])
 
 /**
  * When everything around has to be over, in milliseconds of the monotonic clock; `undefined` without a deadline. For
@@ -301,24 +308,18 @@ const makeWithin = (duration: Duration.Input, options: Options = {}) => {
  * @category combinators
  * @since 0.1.0
  */
-export const within: {
-  (
-    duration: Duration.Input,
-    options?: Options
-  ): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | DeadlineExceeded, R>
-  <A, E, R>(
-    self: Effect.Effect<A, E, R>,
-    duration: Duration.Input,
-    options?: Options
-  ): Effect.Effect<A, E | DeadlineExceeded, R>
-} = dual(
-  isEffectFirst,
-  <A, E, R>(
-    self: Effect.Effect<A, E, R>,
-    duration: Duration.Input,
-    options?: Options
-  ): Effect.Effect<A, E | DeadlineExceeded, R> => makeWithin(duration, options)(self)
-)
+export function within(
+  duration: Duration.Input,
+  options?: Options
+): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | DeadlineExceeded, R>
+export function within<A, E, R>(
+  self: Effect.Effect<A, E, R>,
+  duration: Duration.Input,
+  options?: Options
+): Effect.Effect<A, E | DeadlineExceeded, R>
+export function within(...args: EffectFirst | EffectLast): unknown {
+  return isEffectFirst(args) ? makeWithin(args[1], args[2])(args[0]) : makeWithin(args[0], args[1])
+}
 
 /** Runs an effect under a limit, and says so when it was over. */
 type Guard<E2> = <A, E, R>(
@@ -390,24 +391,18 @@ const makeAttempt = (duration: Duration.Input, options: Options = {}): Guard<Att
  * @category combinators
  * @since 0.1.0
  */
-export const attempt: {
-  (
-    duration: Duration.Input,
-    options?: Options
-  ): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | AttemptTimeout, R>
-  <A, E, R>(
-    self: Effect.Effect<A, E, R>,
-    duration: Duration.Input,
-    options?: Options
-  ): Effect.Effect<A, E | AttemptTimeout, R>
-} = dual(
-  isEffectFirst,
-  <A, E, R>(
-    self: Effect.Effect<A, E, R>,
-    duration: Duration.Input,
-    options?: Options
-  ): Effect.Effect<A, E | AttemptTimeout, R> => makeAttempt(duration, options)(self)
-)
+export function attempt(
+  duration: Duration.Input,
+  options?: Options
+): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | AttemptTimeout, R>
+export function attempt<A, E, R>(
+  self: Effect.Effect<A, E, R>,
+  duration: Duration.Input,
+  options?: Options
+): Effect.Effect<A, E | AttemptTimeout, R>
+export function attempt(...args: EffectFirst | EffectLast): unknown {
+  return isEffectFirst(args) ? makeAttempt(args[1], args[2])(args[0]) : makeAttempt(args[0], args[1])
+}
 
 const makeSilence = (where: string, option: string, idle: Duration.Input, silent: string): Guard<Stalled> => {
   const { after, name, timeouts } = limit(where, option, idle, "1 millis", silent)
@@ -420,6 +415,28 @@ const makeSilence = (where: string, option: string, idle: Duration.Input, silent
         Telemetry.emit(() => ({ _tag: "Stalled", name, idleMillis: timeouts.millis }))
       )
   )
+}
+
+type StreamFirst = [
+  self: Stream.Stream<unknown, unknown, unknown>,
+  idle?: Duration.Input | undefined,
+  options?: Options | undefined
+]
+type StreamLast = [idle?: Duration.Input | undefined, options?: Options | undefined]
+
+const isStreamFirst = (args: StreamFirst | StreamLast): args is StreamFirst => Stream.isStream(args[0])
+
+const makeStall = (idle: Duration.Input = "30 seconds", options: Options = {}) => {
+  const silence = makeSilence("Deadline.stall", "idle", idle, options.name ?? "stream")
+  // Not Stream.timeoutOrElse: it counts with the wall clock, and pulls ahead of the consumer.
+  return <A, E, R>(self: Stream.Stream<A, E, R>): Stream.Stream<A, E | Stalled, R> => {
+    const source = Stream.toChannel(self)
+    return Stream.fromChannel(
+      Channel.fromTransform((_: unknown, scope) =>
+        Effect.map(silence(Channel.toPullScoped(source, scope)), (pull) => silence(pull))
+      )
+    )
+  }
 }
 
 /**
@@ -466,33 +483,18 @@ const makeSilence = (where: string, option: string, idle: Duration.Input, silent
  * @category combinators
  * @since 0.1.0
  */
-export const stall: {
-  (
-    idle?: Duration.Input,
-    options?: Options
-  ): <A, E, R>(self: Stream.Stream<A, E, R>) => Stream.Stream<A, E | Stalled, R>
-  <A, E, R>(
-    self: Stream.Stream<A, E, R>,
-    idle?: Duration.Input,
-    options?: Options
-  ): Stream.Stream<A, E | Stalled, R>
-} = dual(
-  (args) => Stream.isStream(args[0]),
-  <A, E, R>(
-    self: Stream.Stream<A, E, R>,
-    idle: Duration.Input = "30 seconds",
-    options: Options = {}
-  ): Stream.Stream<A, E | Stalled, R> => {
-    const silence = makeSilence("Deadline.stall", "idle", idle, options.name ?? "stream")
-    const source = Stream.toChannel(self)
-    // Not Stream.timeoutOrElse: it counts with the wall clock, and pulls ahead of the consumer.
-    return Stream.fromChannel(
-      Channel.fromTransform((_: unknown, scope) =>
-        Effect.map(silence(Channel.toPullScoped(source, scope)), (pull) => silence(pull))
-      )
-    )
-  }
-)
+export function stall(
+  idle?: Duration.Input,
+  options?: Options
+): <A, E, R>(self: Stream.Stream<A, E, R>) => Stream.Stream<A, E | Stalled, R>
+export function stall<A, E, R>(
+  self: Stream.Stream<A, E, R>,
+  idle?: Duration.Input,
+  options?: Options
+): Stream.Stream<A, E | Stalled, R>
+export function stall(...args: StreamFirst | StreamLast): unknown {
+  return isStreamFirst(args) ? makeStall(args[1], args[2])(args[0]) : makeStall(args[0], args[1])
+}
 
 /**
  * Runs an effect that says again and again that it is alive, and stops it with `Stalled` when it does not for too long.

@@ -37,7 +37,8 @@ class Queue {
   /** The deadline that the sleeper sleeps for. */
   private aim = 0
   private round = 0
-  private expiring = false
+  /** Somebody else's code runs, and what it starts finds its sleep afterwards. */
+  private busy = false
   private stopping = false
 
   constructor(clock: Clock.Clock, scheduler: Scheduler.Scheduler, millis: number) {
@@ -66,7 +67,7 @@ class Queue {
     else previous.next = entry
     if (next === undefined) this.tail = entry
     else next.previous = entry
-    if (this.expiring || (this.sleeper !== undefined && this.aim - deadline < timerStep)) return
+    if (this.busy || (this.sleeper !== undefined && this.aim - deadline < timerStep)) return
     this.sleep(deadline, deadline - this.now())
   }
 
@@ -77,7 +78,11 @@ class Queue {
   }
 
   stop(entry: Entry): void {
-    if (!this.unlink(entry) || this.head !== undefined || this.sleeper === undefined || this.stopping) return
+    if (this.unlink(entry)) this.restIfIdle()
+  }
+
+  private restIfIdle(): void {
+    if (this.head !== undefined || this.sleeper === undefined || this.stopping) return
     // A sleep that nobody needs keeps the process alive. It ends as soon as the scheduler gets round to it and not at
     // once, because the next call of a busy program would only start it anew.
     this.stopping = true
@@ -106,8 +111,16 @@ class Queue {
     this.aim = aim
     // Sums of fractions miss whole milliseconds by less than anybody can see, and the clock would wait for one more.
     const duration = Duration.millis(Math.max(0, Math.round(millis * 1000) / 1000))
+    this.busy = true
     const sleeper = this.fork(Effect.suspend(() => this.clock.sleep(duration)))
+    this.busy = false
     this.sleeper = sleeper
+    // Others may have been started and stopped by what the clock did meanwhile.
+    const { head } = this
+    if (head !== undefined && aim - head.deadline >= timerStep) {
+      return this.sleep(head.deadline, millis - (aim - head.deadline))
+    }
+    this.restIfIdle()
     sleeper.addObserver((exit) => {
       if (this.sleeper !== sleeper) return
       this.sleeper = undefined
@@ -142,7 +155,7 @@ class Queue {
   private expire(now: number, lost: Cause.Cause<never> | undefined): void {
     // What is ended runs on at once, and starts and stops others. Those that it starts are not due.
     this.round++
-    this.expiring = true
+    this.busy = true
     try {
       let entry = this.head
       while (entry !== undefined && entry.round !== this.round && entry.deadline - now <= rounding) {
@@ -152,7 +165,7 @@ class Queue {
       }
     } finally {
       // also when somebody's observer threw: the others are to end all the same
-      this.expiring = false
+      this.busy = false
       const { head } = this
       if (head !== undefined) this.sleep(head.deadline, lost === undefined ? head.deadline - now : this.millis)
     }
@@ -300,16 +313,14 @@ class Call<A, E, E2> implements Entry {
   private end(exit: Exit.Exit<A, E>): void {
     this.queue.stop(this)
     if (this.isCancelled) return
-    this.resume(
-      !this.isLate || Exit.isSuccess(exit) || !Cause.hasInterrupts(exit.cause) ? exit : Effect.suspend(() => {
-        const others = exit.cause.reasons.filter(isNoInterrupt)
-        return this.lost === undefined ? this.fail(others) : failWith([...this.lost.reasons, ...others])
-      })
-    )
+    this.resume(!this.isLate || Exit.isSuccess(exit) ? exit : Effect.suspend(() => this.late(exit.cause)))
   }
 
-  /** What else went wrong while the call was stopped is kept beside the error. */
-  private fail(others: ReadonlyArray<Cause.Reason<E>>): Effect.Effect<never, E | E2> {
+  private late(cause: Cause.Cause<E>): Effect.Effect<never, E | E2> {
+    const others = cause.reasons.filter((reason) => !Cause.isInterruptReason(reason))
+    // It failed by itself, where it could not be interrupted, and that says more than the timeout does.
+    if (others.length === cause.reasons.length || others.some(Cause.isFailReason)) return failWith(others)
+    if (this.lost !== undefined) return failWith([...this.lost.reasons, ...others])
     const error = this.error()
     const failure = failWith<E | E2>([Cause.makeFailReason(error), ...others])
     return this.announce === undefined ? failure : Effect.andThen(this.announce(error), failure)
@@ -325,8 +336,6 @@ class Call<A, E, E2> implements Entry {
     })
   }
 }
-
-const isNoInterrupt = (reason: Cause.Reason<unknown>): boolean => !Cause.isInterruptReason(reason)
 
 const failWith = <E>(reasons: ReadonlyArray<Cause.Reason<E>>): Effect.Effect<never, E> =>
   Effect.failCause(Cause.fromReasons(reasons))
