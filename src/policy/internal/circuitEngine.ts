@@ -95,8 +95,7 @@ export const guard = <A, E, R>(
         return engine.pending ? Effect.andThen(engine.announce, self) : self
       }),
       (exit) => {
-        if (admission === undefined) return undefined
-        engine.settle(admission, exit, millisIn(context), context)
+        if (admission !== undefined) engine.settle(admission, exit, millisIn(context), context)
         return engine.pending ? engine.announce : undefined
       }
     )
