@@ -26,6 +26,31 @@ describe("CircuitBreaker", () => {
     >()
   })
 
+  it("protect takes options of the caller, data first and data last", () => {
+    const options: CircuitBreaker.CircuitOptions = { openFor: "1 second", successThreshold: 1 }
+    type Protected = Effect.Effect<
+      number,
+      "e" | CircuitBreaker.CircuitOpen,
+      Scope.Scope | CircuitBreaker.CircuitBreaker
+    >
+    expect(CircuitBreaker.protect(effect, "key", options)).type.toBe<Protected>()
+    expect(effect.pipe(CircuitBreaker.protect("key", options))).type.toBe<Protected>()
+    expect(service.protect("key", options)(effect)).type.toBe<
+      Effect.Effect<number, "e" | CircuitBreaker.CircuitOpen, Scope.Scope>
+    >()
+    expect(CircuitBreaker.protect).type.not.toBeCallableWith(effect, "key", { maxKeys: 1 })
+    expect(CircuitBreaker.protect).type.not.toBeCallableWith(effect, "key", { successes: 1 })
+  })
+
+  it("check fails with CircuitOpen alone, and the other accessors cannot fail", () => {
+    type Needs = CircuitBreaker.CircuitBreaker
+    expect(CircuitBreaker.check("key")).type.toBe<Effect.Effect<void, CircuitBreaker.CircuitOpen, Needs>>()
+    expect(service.check("key", { openFor: 1 })).type.toBe<Effect.Effect<void, CircuitBreaker.CircuitOpen>>()
+    expect(CircuitBreaker.state("key")).type.toBe<Effect.Effect<CircuitBreaker.State, never, Needs>>()
+    expect(CircuitBreaker.reset("key")).type.toBe<Effect.Effect<void, never, Needs>>()
+    expect(CircuitBreaker.isolate("key")).type.toBe<Effect.Effect<CircuitBreaker.Hold, never, Needs>>()
+  })
+
   it("layers need nothing and cannot fail", () => {
     expect(CircuitBreaker.layer()).type.toBe<Layer.Layer<CircuitBreaker.CircuitBreaker>>()
     expect(CircuitBreaker.layerNoop).type.toBe<Layer.Layer<CircuitBreaker.CircuitBreaker>>()
