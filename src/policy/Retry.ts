@@ -8,6 +8,7 @@ import type * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import { dual } from "effect/Function"
+import type * as Pull from "effect/Pull"
 import * as Schedule from "effect/Schedule"
 import type * as Types from "effect/Types"
 import type * as Fault from "../Fault.ts"
@@ -120,6 +121,12 @@ export const policy: {
   budget: options.budget === undefined ? undefined : config.nonEmpty("Retry.policy", "budget", options.budget)
 })
 
+const toPull = {
+  retry: (delay: Duration.Duration): Pull.Pull<[Duration.Duration, Duration.Duration], never, Duration.Duration> =>
+    Effect.succeed([delay, delay]),
+  giveUp: Cause.done(Duration.zero)
+}
+
 /**
  * The policy as a `Schedule` of delays, to combine with other schedules or to use with `Effect.retry`.
  *
@@ -153,10 +160,7 @@ export const schedule = <R>(policy: Policy<R>): Schedule.Schedule<Duration.Durat
     const run = new internal.Run(policy, undefined)
     let isFirst = true
     return (now: number, error: unknown) => {
-      const next = Effect.flatMap(run.next(error, now), (delay) =>
-        delay === undefined
-          ? Cause.done(Duration.zero)
-          : Effect.succeed<[Duration.Duration, Duration.Duration]>([delay, delay]))
+      const next = run.next(error, toPull, now)
       const { budget } = policy
       if (!isFirst || budget === undefined) return next
       isFirst = false

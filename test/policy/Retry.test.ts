@@ -540,6 +540,21 @@ describe("Retry", () => {
       assert.deepStrictEqual(calls, [0])
     }))
 
+  it.effect("keeps nothing of the tries before, however many there are", () =>
+    Effect.gen(function*() {
+      const depths: Array<number> = []
+      let calls = 0
+      const call = Effect.withFiber<never, Busy>((fiber) => {
+        calls++
+        if (calls % 5_000 === 0) depths.push(Reflect.get(fiber, "_stack").length)
+        return Effect.fail(new Busy({ n: calls }))
+      })
+      const policy = Retry.policy({ backoff: Backoff.constant({ delay: 0 }), maxAttempts: 20_000, budget: "a" })
+      const exit = yield* Retry.apply(call, policy).pipe(Effect.provide(RetryBudget.layerNoop), Effect.exit)
+      assert.deepStrictEqual(exit, Exit.fail(new Busy({ n: 20_000 })))
+      assert.strictEqual(new Set(depths).size, 1)
+    }))
+
   it.effect("ends with the schedule where that ends first", () =>
     Effect.gen(function*() {
       const { calls, effect } = scripted(busy(9))

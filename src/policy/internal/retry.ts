@@ -31,7 +31,12 @@ type GivenUp = Extract<Telemetry.Event, { readonly _tag: "RetryGaveUp" }>["reaso
 
 type Step = Effect.Success<ReturnType<typeof Schedule.toStep<unknown, unknown, never, never>>>
 
-const noMore: Effect.Effect<undefined> = Effect.undefined
+/** How a run goes on after a failure. */
+interface Then<A, E, R> {
+  /** After this delay, announced and paid for, comes the next try. */
+  readonly retry: (delay: Duration.Duration) => Effect.Effect<A, E, R>
+  readonly giveUp: Effect.Effect<A, E, R>
+}
 
 /**
  * What one run of tries remembers, and what it decides after each failure. Made at the first failure: where nothing
@@ -55,11 +60,8 @@ export class Run {
     this.started = started
   }
 
-  /**
-   * How long to wait before the next try, announced and paid for; `undefined` where there is none. `wallMillis` is the
-   * time that the schedule of delays is told.
-   */
-  next(error: unknown, wallMillis?: number): Effect.Effect<Duration.Duration | undefined> {
+  /** Decides what comes after a failure. `wallMillis` is the time that the schedule of delays is told. */
+  next<A, E, R>(error: unknown, then: Then<A, E, R>, wallMillis?: number): Effect.Effect<A, E, R> {
     return Effect.contextWith((context: Context.Context<never>) => {
       const { policy } = this
       const now = millisIn(context)
@@ -69,9 +71,9 @@ export class Run {
         policy.idempotent === undefined ? context : Context.add(context, Fault.Idempotent, policy.idempotent),
         error
       )
-      if (!isWanted(policy, error, verdict)) return this.giveUp(context, verdict, "NotRetryable")
-      if (this.attempt >= policy.maxAttempts) return this.giveUp(context, verdict, "Exhausted")
-      if (this.isLast) return this.giveUp(context, verdict, "Elapsed")
+      if (!isWanted(policy, error, verdict)) return this.giveUp(context, then, verdict, "NotRetryable")
+      if (this.attempt >= policy.maxAttempts) return this.giveUp(context, then, verdict, "Exhausted")
+      if (this.isLast) return this.giveUp(context, then, verdict, "Elapsed")
       const maxElapsed = policy.maxElapsed === undefined ? Infinity : Duration.toMillis(policy.maxElapsed)
       const decision: backoff.Decision = { verdict, roomMillis: maxElapsed - (now - this.started), isShortened: false }
       const planned: ReturnType<Step> = Effect.provideService(
@@ -80,12 +82,13 @@ export class Run {
         decision
       )
       return Pull.matchEffect(planned, {
-        onSuccess: ([, planned]) => this.schedule(context, decision, planned),
+        onSuccess: ([, planned]) => this.schedule(context, then, decision, planned),
         onFailure: Effect.failCause,
         // a backoff ends early for one reason only, and says so by handing back the wait that it refused
         onDone: (leftover) =>
           this.giveUp(
             context,
+            then,
             verdict,
             Duration.isDuration(leftover) && Duration.isPositive(leftover) &&
               Duration.toMillis(leftover) === backoff.retryAfterMillis(verdict)
@@ -94,17 +97,6 @@ export class Run {
           )
       })
     })
-  }
-
-  /**
-   * Waits for the next try, and gives what `Schedule.CurrentMetadata` says during it: as `Effect.retry` has it, with the
-   * delay as output.
-   */
-  wait(error: unknown): Effect.Effect<Schedule.Metadata | undefined> {
-    return Effect.flatMap(
-      this.next(error),
-      (delay) => delay === undefined ? noMore : Effect.as(Effect.sleep(delay), this.described(error, delay))
-    )
   }
 
   /** The next try begins: what was paid for it is spent. */
@@ -119,7 +111,8 @@ export class Run {
     return paid ?? Effect.void
   }
 
-  private described(input: unknown, delay: Duration.Duration): Schedule.Metadata {
+  /** What `Schedule.CurrentMetadata` says during the next try: as `Effect.retry` has it, with the delay as output. */
+  describe(input: unknown, delay: Duration.Duration): Schedule.Metadata {
     const { attempt, failedAt } = this
     const { now: previous, start } = attempt === 1 ? { now: failedAt, start: failedAt } : this.metadata
     this.metadata = {
@@ -144,27 +137,29 @@ export class Run {
     })
   }
 
-  private schedule(
+  private schedule<A, E, R>(
     context: Context.Context<never>,
+    then: Then<A, E, R>,
     decision: backoff.Decision,
     planned: Duration.Duration
-  ): Effect.Effect<Duration.Duration | undefined> {
+  ): Effect.Effect<A, E, R> {
     const { isShortened, roomMillis, verdict } = decision
     const asked = backoff.retryAfterMillis(verdict)
     const delayMillis = Math.max(Duration.toMillis(planned), asked)
     if (!Number.isFinite(delayMillis)) {
-      return this.giveUp(context, verdict, asked === Infinity ? "RetryAfterTooLong" : "Exhausted")
+      return this.giveUp(context, then, verdict, asked === Infinity ? "RetryAfterTooLong" : "Exhausted")
     }
-    if (delayMillis > roomMillis + rounding) return this.giveUp(context, verdict, "Elapsed")
+    if (delayMillis > roomMillis + rounding) return this.giveUp(context, then, verdict, "Elapsed")
     // A try needs time as well, so that a delay that ends with the deadline does not fit.
-    if (delayMillis >= deadline.remainingIn(context)) return this.giveUp(context, verdict, "Deadline")
+    if (delayMillis >= deadline.remainingIn(context)) return this.giveUp(context, then, verdict, "Deadline")
     this.isLast = isShortened
     const { budget } = this.policy
     // What our own guards refused was never sent, and sending it for the first time is no load more.
-    if (budget === undefined || verdict._tag === "Rejected") return this.announce(context, verdict, delayMillis)
+    if (budget === undefined || verdict._tag === "Rejected") return this.announce(context, then, verdict, delayMillis)
     return Effect.flatMap(
       this.pay(context, budget),
-      (isPaid) => isPaid ? this.announce(context, verdict, delayMillis) : this.giveUp(context, verdict, "BudgetEmpty")
+      (isPaid) =>
+        isPaid ? this.announce(context, then, verdict, delayMillis) : this.giveUp(context, then, verdict, "BudgetEmpty")
     )
   }
 
@@ -187,11 +182,12 @@ export class Run {
     return Effect.succeed(true)
   }
 
-  private announce(
+  private announce<A, E, R>(
     context: Context.Context<never>,
+    then: Then<A, E, R>,
     verdict: Fault.Verdict,
     delayMillis: number
-  ): Effect.Effect<Duration.Duration> {
+  ): Effect.Effect<A, E, R> {
     const { attempt, policy } = this
     return Effect.annotateCurrentSpan({ "retry.policy": policy.name, "retry.attempts": attempt }).pipe(
       Effect.andThen(Telemetry.emitIn(context, () => ({
@@ -201,25 +197,31 @@ export class Run {
         delayMillis,
         verdict: verdict._tag
       }))),
-      Effect.as(Duration.millis(delayMillis))
+      Effect.andThen(then.retry(Duration.millis(delayMillis)))
     )
   }
 
-  private giveUp(context: Context.Context<never>, verdict: Fault.Verdict, reason: GivenUp): Effect.Effect<undefined> {
+  private giveUp<A, E, R>(
+    context: Context.Context<never>,
+    then: Then<A, E, R>,
+    verdict: Fault.Verdict,
+    reason: GivenUp
+  ): Effect.Effect<A, E, R> {
     const { attempt, policy } = this
-    return Effect.annotateCurrentSpan({
-      "retry.policy": policy.name,
-      "retry.attempts": attempt,
-      "retry.gave_up": reason
-    }).pipe(
-      Effect.andThen(Telemetry.emitIn(context, () => ({
-        _tag: "RetryGaveUp",
-        policy: policy.name,
-        attempts: attempt,
-        verdict: verdict._tag,
-        reason
-      }))),
-      Effect.andThen(noMore)
+    const heard = Telemetry.emitIn(context, () => ({
+      _tag: "RetryGaveUp",
+      policy: policy.name,
+      attempts: attempt,
+      verdict: verdict._tag,
+      reason
+    }))
+    return Effect.andThen(
+      Effect.annotateCurrentSpan({
+        "retry.policy": policy.name,
+        "retry.attempts": attempt,
+        "retry.gave_up": reason
+      }),
+      heard === Effect.void ? then.giveUp : Effect.andThen(heard, then.giveUp)
     )
   }
 }
@@ -252,16 +254,19 @@ const afterFailure = <A, E, R>(
 ): Effect.Effect<A, E, R> => {
   const failure = onlyFailure(cause)
   if (failure === undefined) return Effect.failCause(cause)
-  return Effect.flatMap(run.wait(failure.error), (metadata) => {
-    if (metadata === undefined) return Effect.failCause(cause)
-    const next = Effect.suspend(() => {
-      run.begin()
-      return Effect.provideService(self, Schedule.CurrentMetadata, metadata)
-    })
-    return Effect.andThen(
-      Effect.annotateCurrentSpan("retry.attempts", metadata.attempt + 1),
-      Effect.catchCause(next, (cause) => afterFailure(self, run, cause))
-    )
+  return run.next(failure.error, {
+    retry: (delay) => {
+      const metadata = run.describe(failure.error, delay)
+      const next = Effect.suspend(() => {
+        run.begin()
+        return Effect.provideService(self, Schedule.CurrentMetadata, metadata)
+      })
+      return Effect.sleep(delay).pipe(
+        Effect.andThen(Effect.annotateCurrentSpan("retry.attempts", metadata.attempt + 1)),
+        Effect.andThen(Effect.catchCause(next, (cause) => afterFailure(self, run, cause)))
+      )
+    },
+    giveUp: Effect.failCause(cause)
   })
 }
 
