@@ -19,7 +19,7 @@ export default {
   timeoutMS: 10_000,
   // Stryker rewrites a tsconfig with TypeScript's own parser, which TypeScript 7 has no longer. Ours needs no rewriting.
   tsconfigFile: "none",
-  reporters: ["clear-text", "html", "json"],
+  reporters: ["progress-append-only", "clear-text", "html", "json"],
   clearTextReporter: { allowColor: false, allowEmojis: false, logTests: false, reportTests: false },
   htmlReporter: { fileName: ".stryker/report.html" },
   jsonReporter: { fileName: ".stryker/report.json" },
