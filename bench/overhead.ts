@@ -197,7 +197,7 @@ const guards = Effect.gen(function*() {
     {
       name: "timeout",
       contenders: {
-        "effect-resilience": effects(none, toolkit.timeout),
+        "effect-resilience": effects(none, (self) => toolkit.timeout(self)),
         effect: effects(none, (self) => Effect.timeout(self, timeoutMillis)),
         cockatiel: executed(peer.timeout()),
         opossum: promises(yield* opossum({ timeout: timeoutMillis }))
