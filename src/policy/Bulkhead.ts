@@ -314,7 +314,7 @@ export const make = (options: Options = {}): Effect.Effect<Bulkhead["Service"]> 
         Effect.sync(() => engine.snapshots(millisIn(context)))
       ),
       resize: (key, maxConcurrent) =>
-        byHand((now) => engine.resize(key, bulkheads.concurrency("resize", maxConcurrent), now)),
+        byHand((now) => engine.resize(key, bulkheads.concurrency("resize.maxConcurrent", maxConcurrent), now)),
       close: (key) => Effect.andThen(byHand((now) => engine.close(key, now)), untilIdle(engine, key)),
       closeAll: Effect.andThen(Effect.sync(() => engine.closeAll()), untilIdle(engine, undefined)),
       open: (key) => byHand((now) => engine.open(key, now)),

@@ -372,8 +372,9 @@ export class Engine implements BulkheadEngine {
     this.grant()
   }
 
-  private hasFree({ limit, running, waiters }: Compartment): boolean {
-    return running < limit && this.running < this.total && waiters.size === 0
+  /** Where there is a free slot nobody waits: each step gives away what it frees. */
+  private hasFree({ limit, running }: Compartment): boolean {
+    return running < limit && this.running < this.total
   }
 
   private startTimer(waiter: Waiter, millis: number, context: Context.Context<never>): void {
