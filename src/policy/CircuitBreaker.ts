@@ -311,9 +311,10 @@ export interface CircuitOptions extends circuitSettings.CircuitOptions {}
  * - `maxKeys`: how many circuits are remembered; default 10,000. The closed ones unused for longest make room, a tenth
  *   at a time; where there are none, those whose open time is over, and then those that are open. A circuit with a
  *   running call or a hold is never forgotten, so there are more while so many are busy.
- * - `idleTimeToLive`: when an unused circuit is forgotten; default one hour. One that has opened is forgotten so long
- *   after the end of its open time, and not before it has been unused for as long as it was open: while it refuses calls
- *   it stays. A key used again after that starts closed, with all its calls and not with probes.
+ * - `idleTimeToLive`: how long an unused circuit is remembered at least; default one hour. It is forgotten with a call
+ *   to any key, the first after twice that time at the latest. For one that has opened the time begins at the end of its
+ *   open time, and is no shorter than that was: while it refuses calls it stays. A key that is used again after that
+ *   starts closed, with all its calls and not with probes.
  *
  * @category models
  * @since 0.1.0
