@@ -4,19 +4,19 @@
  *
  * **Details**
  *
- * Whatever ran out of time is interrupted, and its finalizers have run before anybody sees the error. Where it succeeds
- * all the same while it is being stopped, that is the result; where it fails by itself, that is the failure; and a defect
- * of a finalizer is kept beside the error. Whoever interrupts the caller interrupts the work, and that is an
- * interruption and no timeout, also when both come at the same time.
+ * Whatever ran out of time is interrupted, and its finalizers have run before anybody sees the error. What cannot be
+ * interrupted is waited for; where it then fails by itself, its failure is what the caller gets, and a defect, also of a
+ * finalizer, is kept beside the error. Whoever interrupts the caller interrupts the work, and that is an interruption and
+ * no timeout, also when both come at the same time.
  *
  * The work runs in a fiber of its own, as under `Effect.timeout`: it can be interrupted also where the caller cannot, and
  * what it starts with `Effect.forkChild` ends with it. Time is measured with the monotonic clock.
  *
  * @since 0.1.0
  */
-// Not Effect.timeout: it races two fibers and sets a timer for every call, drops a result that arrives while the call is
-// being stopped, loses what its finalizers die of, and its TimeoutError says neither which timeout it was nor whether
-// anything had been started, which the verdict depends on.
+// Not Effect.timeout: it races two fibers and sets a timer for every call, drops how the call ends that it stops, defects
+// of finalizers included, and its TimeoutError says neither which timeout it was nor whether anything had been started,
+// which the verdict depends on.
 import * as Channel from "effect/Channel"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
@@ -284,7 +284,8 @@ const makeWithin = (duration: Duration.Input, options: Options = {}) => {
  *
  * **Gotchas**
  *
- * Work that cannot be interrupted is waited for. A callback that does not say how to stop goes on without being heard.
+ * A callback or a promise that does not say how to stop goes on, and nobody hears how it ends. An inner deadline that is
+ * not set stops nothing: where its work is in an uninterruptible region inside of the outer one, the outer one waits.
  *
  * **Example** (Answering in time, retries included)
  *

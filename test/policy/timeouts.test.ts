@@ -226,6 +226,47 @@ describe("timed", () => {
       }), 60_000)
   })
 
+  it.effect("no sleep stays that was just beginning when its last call ended, and none is missed that began then", () => {
+    const { count, counted } = countingSleeps()
+    let meanwhile: () => void = () => undefined
+    const disturbed = withClock((clock) => ({
+      sleep: (duration) =>
+        Effect.suspend(() => {
+          const todo = meanwhile
+          meanwhile = () => undefined
+          todo()
+          return clock.sleep(duration)
+        })
+    }))
+    return Effect.gen(function*() {
+      const timeouts = new Timeouts(1000)
+      const run = Effect.runForkWith(yield* Effect.context<never>())
+
+      const first = yield* start(Effect.exit(timed(Effect.never, timeouts, late)))
+      yield* TestClock.adjust(400)
+      const last = yield* start(Effect.exit(timed(Effect.never, timeouts, late)))
+      // When the sleep for the first is over, one begins for the last, which ends in that very step.
+      meanwhile = () => last.interruptUnsafe()
+      yield* TestClock.adjust(600)
+      assert.deepStrictEqual(first.pollUnsafe(), Exit.succeed(Exit.fail("late")))
+      assert.isDefined(last.pollUnsafe())
+      yield* settle
+      assert.strictEqual(count.open, 0)
+
+      let nested: Fiber.Fiber<Exit.Exit<never, string>> | undefined
+      meanwhile = () => {
+        nested = run(Effect.exit(timed(Effect.never, timeouts, late)))
+      }
+      const outer = yield* start(Effect.exit(timed(Effect.never, timeouts, late)))
+      assert.strictEqual(count.open, 1)
+      yield* TestClock.adjust(1000)
+      assert.deepStrictEqual(outer.pollUnsafe(), Exit.succeed(Exit.fail("late")))
+      assert.deepStrictEqual(nested?.pollUnsafe(), Exit.succeed(Exit.fail("late")))
+      yield* settle
+      assert.strictEqual(count.open, 0)
+    }).pipe(disturbed, counted)
+  })
+
   describe("a clock that is broken", () => {
     const boom = new Error("no time")
 

@@ -176,8 +176,8 @@ class Queue {
  * Timeouts of one duration of more than zero milliseconds, for any number of calls.
  *
  * Effect.timeout races two fibers for every call and starts a timer of its own, which is most of what a guarded call
- * costs; it drops a result that arrives while the call is being stopped, and what its finalizers die of. Here a call
- * that ends at once starts no timer, and the others share one.
+ * costs, and drops how the call ends that it stops. Here a call that ends at once starts no timer, and the others share
+ * one.
  *
  * @internal
  */
@@ -193,10 +193,8 @@ export class Timeouts {
   }
 
   queueIn(context: Context.Context<never>): Queue {
-    return this.queue(Context.get(context, Clock.Clock), Context.get(context, Scheduler.Scheduler))
-  }
-
-  private queue(clock: Clock.Clock, scheduler: Scheduler.Scheduler): Queue {
+    const clock = Context.get(context, Clock.Clock)
+    const scheduler = Context.get(context, Scheduler.Scheduler)
     if (this.lastQueue !== undefined && this.lastClock === clock && this.lastScheduler === scheduler) {
       return this.lastQueue
     }
@@ -214,27 +212,6 @@ export class Timeouts {
     this.lastScheduler = scheduler
     this.lastQueue = queue
     return queue
-  }
-
-  queueOf(clock: Clock.Clock) {
-    return {
-      start: (then: () => void, scheduler: Scheduler.Scheduler) => {
-        const queue = this.queue(clock, scheduler)
-        const entry: Entry = {
-          startedAt: queue.now(),
-          deadline: 0,
-          round: 0,
-          previous: undefined,
-          next: undefined,
-          expire: (lost) => {
-            if (lost === undefined) then()
-          }
-        }
-        queue.start(entry)
-        return entry
-      },
-      stop: (entry: Entry, scheduler: Scheduler.Scheduler) => this.queue(clock, scheduler).stop(entry)
-    }
   }
 }
 
