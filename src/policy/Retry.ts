@@ -210,6 +210,27 @@ export const schedule = <R>(policy: Policy<R>): Schedule.Schedule<Duration.Durat
  * await Effect.runPromise(program) // => 3
  * ```
  *
+ * **Example** (Paying for retries from a budget that many callers share)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { Backoff, Fault, Retry, RetryBudget } from "effect-resilience"
+ *
+ * const policy = Retry.policy({ budget: "search", backoff: Backoff.constant({ delay: "1 millis" }), maxAttempts: 2 })
+ * const tries: Array<number> = []
+ * const down = { [Fault.verdictOf]: Fault.transient }
+ *
+ * // an outage: ten calls fail, and two of them are tried again
+ * const program = Effect.forEach([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], (call) =>
+ *   Effect.suspend(() => {
+ *     tries.push(call)
+ *     return Effect.fail(down)
+ *   }).pipe(Retry.apply(policy), Effect.ignore))
+ *
+ * await Effect.runPromise(Effect.provide(program, RetryBudget.layer({ ratio: 0.2, minPerSecond: 0 })))
+ * tries // => [0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 9, 9]
+ * ```
+ *
  * @category combinators
  * @since 0.1.0
  */

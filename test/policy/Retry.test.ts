@@ -1,10 +1,15 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Clock, Duration, Effect, Exit, Fiber, Random, Schedule, Schema } from "effect"
-import { Backoff, Fault, Retry, RetryBudget, Telemetry } from "effect-resilience"
+import { Backoff, Deadline, Fault, Hedge, Retry, RetryBudget, Telemetry } from "effect-resilience"
 import { TestClock } from "effect/testing"
 import * as deadline from "../../src/policy/internal/deadline.ts"
 import { recordingTracer } from "../recordingTracer.ts"
-import { everyCancelSource, interruptEverywhere } from "../support/interruptEverywhere.ts"
+import {
+  type CancelSource,
+  cancelSources,
+  everyCancelSource,
+  interruptEverywhere
+} from "../support/interruptEverywhere.ts"
 
 class Busy extends Schema.TaggedError<Busy>("test/Busy")("Busy", { n: Schema.Finite }) {
   readonly [Fault.verdictOf] = Fault.transient
@@ -625,11 +630,25 @@ describe("Retry", () => {
         return { calls, events, retried }
       })
 
+    const hedge: CancelSource = {
+      name: "losing against its hedge",
+      cancel: (self, after) =>
+        Effect.flatMap(Hedge.CurrentAttempt, (attempt) => attempt === 1 ? Effect.asVoid(self) : Effect.void).pipe(
+          Hedge.apply(Hedge.policy({ delay: after, idempotent: true }))
+        )
+    }
+    // Before a deadline there is no delay that ends after it: what it interrupts is a try.
+    const byDeadline: CancelSource = {
+      name: "a deadline",
+      cancel: (self, after) => Deadline.within(self, after)
+    }
+
     it.effect("ends the delay at once and calls nothing more, by every cancel source", () =>
       Effect.gen(function*() {
         for (const after of ["20 millis", "500 millis", "1070 millis"] as const) {
           yield* everyCancelSource({
             after,
+            sources: [...cancelSources, hedge, ...(after === "20 millis" ? [byDeadline] : [])],
             arrange: Effect.map(arrange(), ({ calls, retried }) => ({
               effect: retried,
               check: Effect.fnUntraced(function*(exit) {
@@ -758,6 +777,31 @@ describe("Retry", () => {
         })
       }))
   })
+
+  it.effect("measures the time of a run with the monotonic clock: the wall clock may jump", () =>
+    Effect.gen(function*() {
+      const clock = yield* TestClock.testClockWith(Effect.succeed)
+      for (const jump of [-3_600_000, 3_600_000]) {
+        const begin = yield* Clock.currentTimeMillis
+        let offset = 0
+        const jumping: TestClock.TestClock = {
+          ...clock,
+          currentTimeMillisUnsafe: () => clock.currentTimeMillisUnsafe() + offset,
+          currentTimeMillis: Effect.sync(() => clock.currentTimeMillisUnsafe() + offset)
+        }
+        const calls: Array<number> = []
+        const call = Effect.suspend(() => {
+          calls.push(clock.currentTimeMillisUnsafe() - begin)
+          offset += jump
+          return Effect.fail(new Busy({ n: calls.length }))
+        })
+        const policy = Retry.policy({ backoff: everySecond, maxElapsed: "3 seconds", maxAttempts: 9 })
+        const fiber = yield* start(Retry.apply(call, policy).pipe(Effect.provideService(Clock.Clock, jumping)))
+        yield* TestClock.adjust("1 hour")
+        assert.deepStrictEqual(yield* Fiber.await(fiber), Exit.fail(new Busy({ n: 4 })))
+        assert.deepStrictEqual(calls, [0, 1_000, 2_000, 3_000])
+      }
+    }))
 
   describe("schedule", () => {
     it.effect("is the policy for Effect.retry", () =>
