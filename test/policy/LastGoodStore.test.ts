@@ -1,0 +1,285 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Context, Duration, Effect, Exit, Fiber, Latch, Layer, Logger, Schema, Scope } from "effect"
+import { LastGood } from "effect-resilience"
+import { KeyValueStore } from "effect/persistence"
+import { TestClock } from "effect/testing"
+
+const skies = LastGood.slot("skies", Schema.String)
+const good = (sky: string, key = "k") => LastGood.remember(Effect.succeed(sky), skies, key)
+const sky = (key = "k") => Effect.map(LastGood.recall(skies, key), (aged) => aged.value)
+const failure = (key = "k") =>
+  Effect.map(
+    Effect.flip(LastGood.recall(skies, key)),
+    (error) => error._tag === "NoLastGood" ? error.reason : error._tag
+  )
+
+/** A store whose operations can be held up or made to fail, and what it was asked. */
+const makeStore = Effect.gen(function*() {
+  const data = new Map<string, string>()
+  const sets: Array<string> = []
+  const removed: Array<string> = []
+  const gate = yield* Latch.make(true)
+  const control = { fails: false, throws: false, interrupted: 0 }
+  const operation = <A>(step: () => A): Effect.Effect<A, KeyValueStore.KeyValueStoreError> => {
+    if (control.throws) throw new TypeError("thrown by the store")
+    return gate.await.pipe(
+      Effect.andThen(Effect.suspend(() =>
+        control.fails
+          ? Effect.fail(new KeyValueStore.KeyValueStoreError({ method: "any", message: "the store is down" }))
+          : Effect.succeed(step())
+      )),
+      Effect.onInterrupt(() => Effect.sync(() => control.interrupted++))
+    )
+  }
+  const kv = KeyValueStore.makeStringOnly({
+    get: (key) => operation(() => data.get(key)),
+    set: (key, value) =>
+      operation(() => {
+        sets.push(value)
+        data.set(key, value)
+      }),
+    remove: (key) =>
+      operation(() => {
+        removed.push(key)
+        data.delete(key)
+      }),
+    clear: operation(() => data.clear()),
+    size: Effect.suspend(() => operation(() => data.size)),
+    keys: Effect.suspend(() => operation(() => Array.from(data.keys())))
+  })
+  return { kv, data, sets, removed, gate, control }
+})
+
+/** A process of its own over the store, in the scope around. */
+const start = (kv: KeyValueStore.KeyValueStore, options?: LastGood.KeyValueStoreOptions) =>
+  Layer.build(Layer.fresh(
+    LastGood.layerKeyValueStore(options).pipe(
+      Layer.provide(Layer.succeed(KeyValueStore.KeyValueStore, kv))
+    )
+  ))
+
+const written = Effect.repeat(Effect.yieldNow, { times: 20 })
+
+const heard = Effect.sync(() => {
+  const messages: Array<string> = []
+  const logger = Logger.make(({ message }) => {
+    messages.push(String(Array.isArray(message) ? message[0] : message))
+  })
+  return { messages, layer: Logger.layer([logger]) }
+})
+
+describe("LastGood.layerKeyValueStore", () => {
+  it.effect("an answer outlives the process, with its age by the wall clock", () =>
+    Effect.gen(function*() {
+      yield* TestClock.setTime(1_700_000_000_000)
+      const { data, kv } = yield* makeStore
+      yield* Effect.scoped(Effect.flatMap(start(kv), (process) => Effect.provide(good("sunny"), process)))
+      assert.deepStrictEqual([...data], [["last-good/skies/k", "1700000000000 \"sunny\""]])
+      yield* TestClock.adjust("3 hours")
+      const next = yield* start(kv)
+      const aged = yield* Effect.provide(LastGood.recall(skies, "k"), next)
+      assert.deepStrictEqual([aged.value, Duration.toHours(aged.age)], ["sunny", 3])
+    }))
+
+  it.effect("serves the newer of what it has in memory and what another process has stored", () =>
+    Effect.gen(function*() {
+      const { kv } = yield* makeStore
+      const [one, other] = [yield* start(kv), yield* start(kv)]
+      yield* Effect.provide(good("old"), one)
+      yield* TestClock.adjust("1 minute")
+      yield* Effect.provide(good("new"), other)
+      yield* written
+      assert.strictEqual(yield* Effect.provide(sky(), one), "new")
+    }))
+
+  it.effect("an answer from a process whose clock goes ahead is new, and not of negative age", () =>
+    Effect.gen(function*() {
+      const { data, kv } = yield* makeStore
+      data.set("last-good/skies/k", "60000 \"sunny\"")
+      const process = yield* start(kv)
+      assert.deepStrictEqual((yield* Effect.provide(LastGood.recall(skies, "k"), process)).age, Duration.zero)
+    }))
+
+  it.effect("no call waits for the store, and of each key only the latest answer is written", () =>
+    Effect.gen(function*() {
+      const { data, gate, kv, sets } = yield* makeStore
+      const process = yield* start(kv)
+      yield* gate.close
+      yield* Effect.provide(good("first"), process)
+      yield* written
+      for (const next of ["second", "third", "fourth"]) yield* Effect.provide(good(next), process)
+      yield* Effect.provide(good("other", "l"), process)
+      assert.strictEqual(data.size, 0)
+      yield* gate.open
+      yield* written
+      assert.deepStrictEqual(sets.map((text) => text.split(" ")[1]), ["\"first\"", "\"fourth\"", "\"other\""])
+    }))
+
+  it.effect("recalls what is not written yet", () =>
+    Effect.gen(function*() {
+      const { control, gate, kv } = yield* makeStore
+      const process = yield* start(kv)
+      yield* gate.close
+      yield* Effect.provide(Effect.andThen(good("first", "l"), good("second")), process)
+      assert.strictEqual(yield* Effect.provide(sky(), process), "second")
+      control.fails = true
+      yield* gate.open
+    }))
+
+  it.effect("closing writes what is left", () =>
+    Effect.gen(function*() {
+      const { data, kv } = yield* makeStore
+      yield* Effect.scoped(Effect.gen(function*() {
+        const process = yield* start(kv)
+        for (const key of ["a", "b", "c"]) yield* Effect.provide(good(key, key), process)
+        assert.strictEqual(data.size, 0)
+      }))
+      assert.strictEqual(data.size, 3)
+    }))
+
+  it.effect("closing with a store that does not answer takes one timeout, and a warning says what is lost", () =>
+    Effect.gen(function*() {
+      const { gate, kv } = yield* makeStore
+      const { layer, messages } = yield* heard
+      const scope = yield* Scope.make()
+      const process = yield* Scope.provide(start(kv), scope)
+      yield* gate.close
+      for (const key of ["a", "b", "c"]) yield* Effect.provide(good(key, key), process).pipe(Effect.provide(layer))
+      const closing = yield* Effect.forkChild(Scope.close(scope, Exit.void), { startImmediately: true })
+      yield* TestClock.adjust("5 seconds")
+      assert.isDefined(closing.pollUnsafe())
+      assert.deepStrictEqual(messages, [
+        "LastGood could not store the answer for \"skies/a\"; this process alone remembers it",
+        "LastGood closes with 2 more answers that it did not store"
+      ])
+    }))
+
+  it.effect("an interrupted caller interrupts no write", () =>
+    Effect.gen(function*() {
+      const { control, data, gate, kv } = yield* makeStore
+      const process = yield* start(kv)
+      yield* gate.close
+      const caller = yield* Effect.provide(good("sunny"), process).pipe(
+        Effect.andThen(Effect.never),
+        Effect.forkChild({ startImmediately: true })
+      )
+      yield* written
+      yield* Fiber.interrupt(caller)
+      yield* gate.open
+      yield* written
+      assert.strictEqual(control.interrupted, 0)
+      assert.strictEqual(data.size, 1)
+    }))
+
+  it.effect("a store that is down loses no answer of this process, and warns of each", () =>
+    Effect.gen(function*() {
+      const { control, data, kv } = yield* makeStore
+      const { layer, messages } = yield* heard
+      const process = Context.merge(yield* start(kv), yield* Layer.build(layer))
+      control.fails = true
+      yield* Effect.provide(good("sunny"), process)
+      yield* written
+      assert.strictEqual(yield* Effect.provide(sky(), process), "sunny")
+      assert.deepStrictEqual(messages, [
+        "LastGood could not store the answer for \"skies/k\"; this process alone remembers it",
+        "LastGood could not ask its store, and serves what it has in memory"
+      ])
+      assert.strictEqual(yield* Effect.provide(failure("other"), process), "LastGoodStoreError")
+      control.fails = false
+      control.throws = true
+      assert.strictEqual(yield* Effect.provide(failure("other"), process), "LastGoodStoreError")
+      const forgetting = Effect.flip(LastGood.forget(skies, "k"))
+      assert.include((yield* Effect.provide(forgetting, process)).message, "failed to forget in slot \"skies\"")
+      control.throws = false
+      yield* Effect.provide(good("rain"), process)
+      yield* written
+      assert.strictEqual(data.size, 1)
+    }))
+
+  it.effect("a recall waits for the store no longer than the timeout", () =>
+    Effect.gen(function*() {
+      const { gate, kv } = yield* makeStore
+      const process = yield* start(kv, { storeTimeout: "1 second" })
+      yield* gate.close
+      const fiber = yield* Effect.provide(failure(), process).pipe(Effect.forkChild({ startImmediately: true }))
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual(yield* Fiber.join(fiber), "LastGoodStoreError")
+    }))
+
+  it.effect("never keeps more than maxEntries in the store, and touches no key but its own", () =>
+    Effect.gen(function*() {
+      const { data, kv, removed } = yield* makeStore
+      data.set("somebody/else", "untouched")
+      for (const key of ["x", "y", "z"]) data.set(`mine/skies/${key}`, "0 \"old\"")
+      const process = yield* start(kv, { maxEntries: 3, prefix: "mine/" })
+      yield* Effect.provide(good("a", "a"), process)
+      yield* written
+      assert.deepStrictEqual(removed, ["mine/skies/x"])
+      yield* Effect.provide(sky("y"), process)
+      yield* Effect.provide(good("b", "b"), process)
+      yield* written
+      assert.deepStrictEqual([...data.keys()], ["somebody/else", "mine/skies/y", "mine/skies/a", "mine/skies/b"])
+    }))
+
+  it.effect("warns when it cannot make room, and goes on", () =>
+    Effect.gen(function*() {
+      const { kv } = yield* makeStore
+      const { layer, messages } = yield* heard
+      const broken = { ...kv, keys: Effect.die("no list today") }
+      const process = Context.merge(yield* start(broken, { maxEntries: 1 }), yield* Layer.build(layer))
+      yield* Effect.provide(good("a", "a"), process)
+      yield* written
+      assert.deepStrictEqual(messages, [
+        "LastGood could not make room in its store, which now holds more than 1 answers"
+      ])
+    }))
+
+  it.effect("gives nothing that has expired in the store, and no record of somebody else", () =>
+    Effect.gen(function*() {
+      const { data, kv } = yield* makeStore
+      yield* TestClock.setTime(10 * 86_400_000)
+      data.set("last-good/skies/old", `${8 * 86_400_000} "old"`)
+      data.set("last-good/skies/odd", "what is this")
+      data.set("last-good/skies/half", `${10 * 86_400_000} "sun`)
+      const process = yield* start(kv)
+      assert.strictEqual(yield* Effect.provide(failure("old"), process), "Nothing")
+      assert.strictEqual(yield* Effect.provide(failure("odd"), process), "LastGoodStoreError")
+      assert.strictEqual(yield* Effect.provide(failure("half"), process), "Unreadable")
+    }))
+
+  it.effect("lists the keys of memory and store, and forgets in both", () =>
+    Effect.gen(function*() {
+      const { data, kv } = yield* makeStore
+      data.set("last-good/skies/stored", "0 \"old\"")
+      data.set("last-good/other/k", "0 \"old\"")
+      const process = yield* start(kv)
+      yield* Effect.gen(function*() {
+        yield* good("sunny")
+        const keys = LastGood.LastGood.use((store) => store.keys("skies"))
+        assert.deepStrictEqual(yield* keys, ["k", "stored"])
+        const near = yield* LastGood.recall(skies, "wanted", { similar: (_, candidates) => candidates[1] })
+        assert.deepStrictEqual([near.value, near.key, near.exact], ["old", "stored", false])
+        yield* written
+        yield* LastGood.forget(skies, "k")
+        yield* LastGood.forget(skies, "stored")
+        assert.deepStrictEqual(yield* keys, [])
+        assert.strictEqual(yield* failure(), "Nothing")
+        assert.deepStrictEqual([...data.keys()], ["last-good/other/k"])
+      }).pipe(Effect.provide(process))
+    }))
+
+  it.effect("forgetting comes after a write that is under way", () =>
+    Effect.gen(function*() {
+      const { data, gate, kv } = yield* makeStore
+      const process = yield* start(kv)
+      yield* gate.close
+      yield* Effect.provide(good("sunny"), process)
+      yield* written
+      const forgetting = yield* Effect.provide(LastGood.forget(skies, "k"), process).pipe(
+        Effect.forkChild({ startImmediately: true })
+      )
+      yield* gate.open
+      yield* Fiber.join(forgetting)
+      assert.deepStrictEqual([...data], [])
+    }))
+})
