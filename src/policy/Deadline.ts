@@ -183,7 +183,7 @@ export const remainingIn: (context: Context.Context<never>) => number = internal
  * import { Duration, Effect, Option } from "effect"
  * import { Deadline } from "effect-resilience"
  *
- * const enough = Effect.map(Deadline.remaining, Option.exists(Duration.isGreaterThan("10 seconds")))
+ * const enough = Effect.map(Deadline.remaining, Option.exists(Duration.isGreaterThan(Duration.seconds(10))))
  *
  * await Effect.runPromise(enough) // => false
  * await Effect.runPromise(Deadline.within(enough, "1 minute")) // => true
