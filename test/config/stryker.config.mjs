@@ -16,7 +16,7 @@ export default {
   ignoreStatic: true,
   concurrency: 2,
   // A mutant that waits for what never comes is found by its virtual time standing still, which takes real time.
-  timeoutMS: 10_000,
+  timeoutMS: 5_000,
   // Stryker rewrites a tsconfig with TypeScript's own parser, which TypeScript 7 has no longer. Ours needs no rewriting.
   tsconfigFile: "none",
   reporters: ["progress-append-only", "clear-text", "html", "json"],

@@ -267,6 +267,16 @@ export const cancelSources: ReadonlyArray<CancelSource> = [
       Effect.all([self, Effect.andThen(Effect.sleep(after), Effect.fail("sibling"))], { concurrency: "unbounded" })
   },
   {
+    name: "an AbortSignal",
+    cancel: Effect.fnUntraced(function*<A, E, R>(self: Effect.Effect<A, E, R>, after: Duration.Input) {
+      const abort = new AbortController()
+      const ended = Effect.runPromiseExitWith(yield* Effect.context<R>())(self, { signal: abort.signal })
+      yield* Effect.sleep(after)
+      abort.abort()
+      yield* Effect.promise(() => ended)
+    })
+  },
+  {
     name: "the close of its scope",
     cancel: Effect.fnUntraced(function*(self, after) {
       const scope = yield* Scope.make()
