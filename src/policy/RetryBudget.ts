@@ -11,7 +11,7 @@
  * that name the same key share what is in it. Each of them counts its own first attempts: where one stands inside the
  * other, give each a key of its own, or one call counts twice. Time is measured with the monotonic clock.
  *
- * The rule is that of Finagle's `RetryBudget` (https://twitter.github.io/finagle/guide/Clients.html#retries) and of
+ * The rule is that of Finagle's `RetryBudget` (https://finagle.github.io/blog/2016/02/08/retry-budgets) and of
  * Linkerd, whose defaults for `ratio` and `window` these are: among what happened within one window, retries are at most
  * `ratio` times the first attempts, plus a floor. A window is kept in 20 slots of time, so that what happened is forgotten
  * when it is between 95 % and 100 % of the window old, and neither cost nor memory grow with the traffic.
