@@ -7,6 +7,7 @@ import {
   Exit,
   Fiber,
   Layer,
+  Logger,
   References,
   Schedule,
   Schema,
@@ -108,6 +109,29 @@ describe("CircuitBreaker", () => {
         yield* TestClock.adjust(1)
         assert.deepStrictEqual(yield* call(ok), Exit.succeed("ok"))
       }).pipe(withBreaker()))
+
+    it.effect("slots are free and calls are slow at exactly the time given, whatever fraction of a millisecond the clock shows", () =>
+      Effect.gen(function*() {
+        for (let i = 0; i < 400; i++) {
+          yield* TestClock.adjust(Duration.nanos(BigInt(1_000_000_000 + i * 37_333_337)))
+          const key = String(i)
+          const inTime = yield* start(key)
+          yield* TestClock.adjust("1 second")
+          yield* inTime.end(ok)
+          assert.strictEqual(yield* tagOf(key), "Closed")
+          yield* call(down, key)
+          yield* TestClock.adjust("10 seconds")
+          yield* start(key)
+          yield* TestClock.adjust("1 minute")
+          assert.strictEqual((yield* call(ok, key))._tag, "Success")
+        }
+      }).pipe(withBreaker({
+        ...quick,
+        trip: CircuitBreaker.any(
+          CircuitBreaker.consecutive(1),
+          CircuitBreaker.slowRate({ slowerThan: "1 second", minimumCalls: 1 })
+        )
+      })))
 
     it.effect("of many callers at that tick exactly the permitted probes run, and the rest is refused at once with the remaining time", () =>
       Effect.gen(function*() {
@@ -582,6 +606,43 @@ describe("CircuitBreaker", () => {
         assert.deepStrictEqual(yield* Effect.replicateEffect(nextOpening, 2), [1, 2])
       }).pipe(withBreaker({ ...quick, openFor: Schedule.exponential("1 second").pipe(Schedule.upTo({ times: 3 })) })))
 
+    it.effect("goes on in its schedule when other settings change, and begins anew with another schedule", () =>
+      Effect.gen(function*() {
+        const openFor = Schedule.exponential("1 second")
+        const configure = (options: CircuitBreaker.Options) => breaker.use((service) => service.configure(options))
+        yield* configure({ ...quick, openFor })
+        assert.deepStrictEqual(yield* Effect.replicateEffect(nextOpening, 3), [1, 2, 4])
+        yield* configure({ ...quick, openFor, probeTimeout: "1 second" })
+        assert.strictEqual(yield* nextOpening, 8)
+        yield* configure({ ...quick, openFor: Schedule.exponential("3 seconds") })
+        yield* breaker.use((service) => service.reset("k"))
+        assert.deepStrictEqual(yield* Effect.replicateEffect(nextOpening, 2), [3, 6])
+        // the row of openings ends with a reset
+        yield* breaker.use((service) => service.reset("k"))
+        assert.deepStrictEqual(yield* Effect.replicateEffect(nextOpening, 2), [3, 6])
+      }).pipe(withBreaker(quick)))
+
+    it.effect("steps a schedule once for each opening", () => {
+      const seen: Array<number> = []
+      const openFor = Schedule.spaced("1 second").pipe(
+        Schedule.setInputType<CircuitBreaker.Opening>(),
+        Schedule.tap(({ input }) => Effect.sync(() => seen.push(input.count)))
+      )
+      return Effect.gen(function*() {
+        yield* Effect.replicateEffect(nextOpening, 2)
+        yield* breaker.use((service) => service.configure({ ...quick, openFor, maxOpenFor: "1 minute" }))
+        yield* nextOpening
+        assert.deepStrictEqual(seen, [1, 2, 3])
+      }).pipe(withBreaker({ ...quick, openFor }))
+    })
+
+    it.effect("is told as zero once it is over, however long ago", () =>
+      Effect.gen(function*() {
+        yield* trip()
+        yield* TestClock.adjust("2 minutes")
+        assert.deepStrictEqual(yield* stateOf(), { _tag: "Open", key: "k", retryAfter: Duration.zero, openings: 1 })
+      }).pipe(withBreaker()))
+
     it.effect("can be one of the backoffs, and is capped by maxOpenFor", () =>
       Effect.gen(function*() {
         assert.deepStrictEqual(yield* Effect.replicateEffect(nextOpening, 5), [1, 2, 4, 5, 5])
@@ -735,20 +796,29 @@ describe("CircuitBreaker", () => {
         assert.strictEqual(yield* tagOf(), "Open")
       }).pipe(withBreaker()))
 
-    const twoRates = CircuitBreaker.any(
-      CircuitBreaker.rate({ size: 2, minimumCalls: 2, threshold: 1 }),
-      CircuitBreaker.rate({ size: 10, minimumCalls: 10, threshold: 0.5 })
-    )
+    const twoRates = () =>
+      CircuitBreaker.any(
+        CircuitBreaker.rate({ size: 2, minimumCalls: 2, threshold: 1 }),
+        CircuitBreaker.rate({ size: 10, minimumCalls: 10, threshold: 0.5 })
+      )
+
+    it.effect("a changed time window keeps calls of every age that it still reaches", () =>
+      Effect.gen(function*() {
+        yield* Effect.replicateEffect(Effect.andThen(call(down), TestClock.adjust("5 seconds")), 3)
+        yield* reconfigure({ trip: CircuitBreaker.rateOver({ window: "2 minutes", minimumCalls: 4 }) })
+        yield* call(ok)
+        assert.strictEqual(yield* tagOf(), "Open")
+      }).pipe(withBreaker({ trip: CircuitBreaker.rateOver({ window: "1 minute", minimumCalls: 99 }) })))
 
     it.effect("two rules of one kind each keep their own counts", () =>
       Effect.gen(function*() {
         yield* times(4, Effect.andThen(call(down), call(ok)))
-        yield* reconfigure({ trip: twoRates })
+        yield* reconfigure({ trip: twoRates() })
         yield* call(down)
         assert.strictEqual(yield* tagOf(), "Closed")
         yield* call(ok)
         assert.strictEqual(yield* tagOf(), "Open")
-      }).pipe(withBreaker({ trip: twoRates })))
+      }).pipe(withBreaker({ trip: twoRates() })))
 
     it.effect("every rule of any sees every call, whichever would open the circuit", () =>
       Effect.gen(function*() {
@@ -898,6 +968,20 @@ describe("CircuitBreaker", () => {
           yield* TestClock.adjust(1)
         }
         assert.deepStrictEqual(yield* keys, Array.from({ length: 10 }, (_, i) => `key-${i + 90}`))
+      }).pipe(withBreaker({ ...quick, maxKeys: 10 })))
+
+    it.effect("of opened circuits those make room first that would refuse nobody", () =>
+      Effect.gen(function*() {
+        const long = { openFor: "1 hour" } as const
+        for (let i = 0; i < 5; i++) yield* Effect.exit(CircuitBreaker.protect(down, `long-${i}`, long))
+        yield* TestClock.adjust(1)
+        for (let i = 0; i < 5; i++) yield* call(down, `short-${i}`)
+        yield* TestClock.adjust("10 seconds")
+        yield* call(down, "new")
+        assert.deepStrictEqual(
+          yield* keys,
+          ["long-0", "long-1", "long-2", "long-3", "long-4", "short-1", "short-2", "short-3", "short-4", "new"]
+        )
       }).pipe(withBreaker({ ...quick, maxKeys: 10 })))
 
     it.effect("busy circuits are kept beyond maxKeys, and make room when their calls have ended", () =>
@@ -1077,6 +1161,26 @@ describe("CircuitBreaker", () => {
           { _tag: "CircuitChanged", key: "k", from: "Isolated", to: "Closed" }
         ])
       }).pipe(withBreaker(quick), Effect.provideService(Telemetry.Listener, (event) => events.push(event)))
+    })
+
+    it.effect("warns of a listener that throws, once for each event, and the calls go on", () => {
+      const logged: Array<unknown> = []
+      const logger = Logger.make(({ message }) => logged.push(message))
+      return Effect.gen(function*() {
+        yield* call(down)
+        assert.isTrue(isRefused(yield* call(ok)))
+        const warning = (event: string) => [`The Telemetry listener threw at ${event}; the call goes on`]
+        assert.deepStrictEqual(logged.map((message) => Array.isArray(message) ? message.slice(0, 1) : [message]), [
+          warning("CircuitChanged"),
+          warning("CircuitRejected")
+        ])
+      }).pipe(
+        withBreaker(quick),
+        Effect.provideService(Telemetry.Listener, () => {
+          throw new Error("broken listener")
+        }),
+        Effect.provide(Logger.layer([logger]))
+      )
     })
 
     it.effect("transitions emits every transition in order and ends with the service", () =>
