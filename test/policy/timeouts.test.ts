@@ -1,10 +1,11 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Clock, Context, Deferred, Duration, Effect, Exit, Fiber, Scheduler } from "effect"
+import { Cause, Clock, Context, Deferred, Duration, Effect, Exit, Fiber, Scheduler, Schema } from "effect"
 import { TestClock } from "effect/testing"
 import { execFile } from "node:child_process"
 import * as path from "node:path"
 import { promisify } from "node:util"
 import { timed, timedIn, Timeouts, timeoutsOf } from "../../src/policy/internal/timeouts.ts"
+import { runs } from "../support/runs.ts"
 
 const late = () => "late" as const
 
@@ -97,6 +98,19 @@ describe("timed", () => {
       assert.strictEqual(count.all, 1)
     }).pipe(counted)
   })
+
+  it.effect("a call that begins in the step in which the last one ended is timed", () =>
+    Effect.gen(function*() {
+      const timeouts = new Timeouts(1000)
+      const gate = yield* Deferred.make<void>()
+      const first = yield* start(timed(Deferred.await(gate), timeouts, late))
+      const second = yield* start(
+        Effect.andThen(Fiber.await(first), Effect.exit(timed(Effect.never, timeouts, late)))
+      )
+      yield* Deferred.succeed(gate, undefined)
+      yield* TestClock.adjust(1000)
+      assert.deepStrictEqual(yield* Fiber.join(second), Exit.fail("late"))
+    }))
 
   it.effect("a call begun by what timed out, in the very step in which it did, has its whole time", () =>
     Effect.gen(function*() {
@@ -305,6 +319,29 @@ describe("timed", () => {
       })))
     })
 
+    it.effect("whose time throws once: a call begun by what ended of it has its whole time", () => {
+      let broken = false
+      return Effect.gen(function*() {
+        const timeouts = new Timeouts(1000)
+        const call = Effect.exit(timed(Effect.never, timeouts, late))
+        const twice = yield* Effect.forEach([1, 2], () => start(Effect.all([call, call])))
+        broken = true
+        yield* TestClock.adjust(1000)
+        for (const fiber of twice) assert.isUndefined(fiber.pollUnsafe())
+        yield* TestClock.adjust(999)
+        for (const fiber of twice) assert.isUndefined(fiber.pollUnsafe())
+        yield* TestClock.adjust(1)
+        for (const fiber of twice) assert.deepStrictEqual(yield* Fiber.join(fiber), [Exit.die(boom), Exit.fail("late")])
+      }).pipe(withClock((clock) => ({
+        monotonicTimeNanosUnsafe: () => {
+          const throws = broken
+          broken = false
+          if (throws) throw boom
+          return clock.monotonicTimeNanosUnsafe()
+        }
+      })))
+    })
+
     it.effect("whose sleep throws, dies or is interrupted: every call that waits for it ends of it", () =>
       Effect.gen(function*() {
         const ways: ReadonlyArray<readonly [() => Effect.Effect<void>, Exit.Exit<never>]> = [
@@ -458,6 +495,124 @@ describe("timed", () => {
       }
     }))
 })
+
+const Command = Schema.Struct({
+  action: Schema.Literals(["start", "start", "finish", "fail", "interrupt", "beat", "wait", "wait"]),
+  which: Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 9 })),
+  millis: Schema.Literals([0.5, 1, 5, 9.5, 10, 11, 25]),
+  stopping: Schema.Literals([0, 0, 3, 12])
+})
+
+interface Expected {
+  readonly at: number
+  readonly order: number
+  /** It was late, and stopped in the very step: those come in the order of their deadlines. */
+  readonly atOnce: boolean
+  readonly line: string
+}
+
+it.effect.prop(
+  "behaves like its model under random calls, ends, interruptions, signs of life and clock moves",
+  { commands: Schema.Array(Command).check(Schema.isMinLength(5), Schema.isMaxLength(80)) },
+  ({ commands }) => {
+    const { count, counted } = countingSleeps()
+    return Effect.gen(function*() {
+      const timeout = 10
+      const timeouts = new Timeouts(timeout)
+      const context = yield* Effect.context<never>()
+      const begin = yield* now
+      const ends: Array<string> = []
+      const expected: Array<Expected> = []
+      interface Running {
+        readonly id: number
+        readonly gate: Deferred.Deferred<string, string>
+        readonly fiber: Fiber.Fiber<string, string>
+        readonly beat: () => void
+        readonly stopping: number
+        deadline: number
+        order: number
+      }
+      let running: Array<Running> = []
+      let clock = 0
+      let order = 0
+      const endsAt = (call: Running, how: string, at: number) => {
+        const atOnce = how === "late" && call.stopping === 0
+        expected.push({ at, order: call.order, atOnce, line: `${call.id} ${how} ${at}` })
+        running = running.filter((other) => other !== call)
+      }
+      const pass = (at: number) => {
+        for (const call of running.filter((other) => other.deadline <= at)) {
+          endsAt(call, "late", call.deadline + call.stopping)
+        }
+      }
+
+      for (const [id, command] of commands.entries()) {
+        const call = running[command.which % Math.max(1, running.length)]
+        switch (command.action) {
+          case "start": {
+            const gate = yield* Deferred.make<string, string>()
+            let beat: () => void = () => undefined
+            const work = Effect.onInterrupt(Deferred.await(gate), () => Effect.sleep(command.stopping))
+            const fiber = yield* timedIn(context, work, timeouts, late, { onStart: (given) => void (beat = given) })
+              .pipe(
+                Effect.onExit((exit) =>
+                  Effect.map(now, (at) => {
+                    const how = Exit.isSuccess(exit)
+                      ? exit.value
+                      : Cause.hasInterrupts(exit.cause)
+                      ? "interrupted"
+                      : String(Cause.squash(exit.cause))
+                    ends.push(`${id} ${how} ${at - begin}`)
+                  })
+                ),
+                start
+              )
+            const { stopping } = command
+            running.push({ id, gate, fiber, beat, stopping, deadline: clock + timeout, order: order++ })
+            break
+          }
+          case "finish":
+            if (call === undefined) break
+            yield* Deferred.succeed(call.gate, "finished")
+            endsAt(call, "finished", clock)
+            break
+          case "fail":
+            if (call === undefined) break
+            yield* Deferred.fail(call.gate, "failed")
+            endsAt(call, "failed", clock)
+            break
+          case "interrupt":
+            if (call === undefined) break
+            yield* start(Fiber.interrupt(call.fiber))
+            endsAt(call, "interrupted", clock + call.stopping)
+            break
+          case "beat":
+            if (call === undefined) break
+            call.beat()
+            call.deadline = clock + timeout
+            call.order = order++
+            break
+          case "wait":
+            yield* TestClock.adjust(command.millis)
+            clock += command.millis
+            pass(clock)
+            break
+        }
+        yield* settle
+        if (running.length === 0 && expected.every(({ at }) => at <= clock)) assert.strictEqual(count.open, 0)
+      }
+      yield* TestClock.adjust("1 minute")
+      pass(Infinity)
+      assert.deepStrictEqual(ends.toSorted(), expected.map(({ line }) => line).toSorted())
+      const inOrder = expected.filter(({ atOnce }) => atOnce).toSorted((a, b) => a.at - b.at || a.order - b.order)
+        .map(({ line }) => line)
+      assert.deepStrictEqual(ends.filter((line) => inOrder.includes(line)), inOrder)
+      yield* settle
+      assert.strictEqual(count.open, 0)
+    }).pipe(counted, Effect.provide(TestClock.layer()))
+  },
+  { arbitrary: { runs: runs(300, 20_000), seed: runs(1, 0) || undefined }, timeout: runs(30_000, 1_800_000) }
+)
 
 describe("timeoutsOf", () => {
   it.effect("gives everybody who asks for a duration the same, and does not grow with the durations", () =>

@@ -115,11 +115,7 @@ class Queue {
     const sleeper = this.fork(Effect.suspend(() => this.clock.sleep(duration)))
     this.busy = false
     this.sleeper = sleeper
-    // Others may have been started and stopped by what the clock did meanwhile.
-    const { head } = this
-    if (head !== undefined && aim - head.deadline >= timerStep) {
-      return this.sleep(head.deadline, millis - (aim - head.deadline))
-    }
+    // The clock may have run others meanwhile, and the last call may have ended.
     this.restIfIdle()
     sleeper.addObserver((exit) => {
       if (this.sleeper !== sleeper) return
@@ -246,7 +242,6 @@ class Call<A, E, E2> implements Entry {
   private readonly error: () => E2
   private readonly announce: ((error: E2) => Effect.Effect<void>) | undefined
   private isLate = false
-  private isCancelled = false
   private lost: Cause.Cause<never> | undefined = undefined
 
   constructor(
@@ -289,7 +284,6 @@ class Call<A, E, E2> implements Entry {
 
   private end(exit: Exit.Exit<A, E>): void {
     this.queue.stop(this)
-    if (this.isCancelled) return
     this.resume(!this.isLate || Exit.isSuccess(exit) ? exit : Effect.suspend(() => this.late(exit.cause)))
   }
 
@@ -305,7 +299,6 @@ class Call<A, E, E2> implements Entry {
 
   /** Stops for a caller who does not want it any more. The defects of its finalizers are his to know. */
   private cancel(): Effect.Effect<void> {
-    this.isCancelled = true
     this.queue.stop(this)
     return Effect.flatMap(Effect.andThen(Fiber.interrupt(this.child), Fiber.await(this.child)), (exit) => {
       const defects = Exit.isSuccess(exit) ? [] : exit.cause.reasons.filter(Cause.isDieReason)
