@@ -31,7 +31,7 @@
  * const tooLong = { [Fault.verdictOf]: Fault.contextOverflow }
  * const large = Layer.succeed(Model, { complete: () => Effect.fail(overloaded) })
  * const small = Layer.succeed(Model, {
- *   complete: (prompt) => prompt.length > 20 ? Effect.fail(tooLong) : Effect.succeed(`about ${prompt}`)
+ *   complete: (prompt) => prompt.length > 11 ? Effect.fail(tooLong) : Effect.succeed(`about ${prompt}`)
  * })
  *
  * const templates = {
@@ -43,13 +43,13 @@
  * const reply = (kind: keyof typeof templates, name: string, prompt: string) =>
  *   Effect.provide(ask(prompt), large).pipe(
  *     Fallback.orElse("other model", () => Effect.provide(ask(prompt), small)),
- *     Fallback.orElse("short prompt", () => Effect.provide(ask(prompt.slice(0, 20)), small)),
+ *     Fallback.orElse("short prompt", () => Effect.provide(ask(prompt.slice(0, 11)), small)),
  *     Fallback.orElse("template", () => Effect.succeed(templates[kind](name)), { takes: "all" })
  *   )
  *
  * const answer = await Effect.runPromise(reply("question", "Ann", "the history of bridges"))
  * answer.source // => "short prompt"
- * answer.value // => "about the history of brid"
+ * answer.value // => "about the history"
  * ```
  *
  * @since 0.1.0

@@ -88,7 +88,7 @@ export {
  */
 export interface Slot<in out A, out RD = never, out RE = never> {
   readonly name: string
-  readonly schema: Schema.Codec<A, unknown, RD, RE>
+  readonly codec: Schema.Codec<A, string, RD, RE>
 }
 
 /**
@@ -116,7 +116,7 @@ export const slot = <A, RD, RE>(name: string, schema: Schema.Codec<A, unknown, R
       expected: "a schema without a Redacted, which the store would show in clear"
     })
   }
-  return { name, schema }
+  return { name, codec: Schema.fromJsonString(Schema.toCodecJson(schema)) }
 }
 
 /**
@@ -258,8 +258,6 @@ export const layerNoop: Layer.Layer<LastGood> = Layer.succeed(LastGood, {
   forget: () => Effect.void
 })
 
-const codecOf = <A, RD, RE>(slot: Slot<A, RD, RE>) => Schema.fromJsonString(Schema.toCodecJson(slot.schema))
-
 const isDegraded = (value: unknown): boolean => Fallback.isAnswer(value) && value.degraded
 
 /** Keeps a value. It was good, and nothing that goes wrong here makes it less so. */
@@ -270,7 +268,7 @@ const keep = <A, RD, RE>(
   began: ReturnType<typeof stores.nowIn>,
   store: LastGood["Service"]
 ): Effect.Effect<void, never, RE> =>
-  Effect.suspend(() => Schema.encodeEffect(codecOf(slot))(value)).pipe(
+  Effect.suspend(() => Schema.encodeEffect(slot.codec)(value)).pipe(
     Effect.flatMap((json) => store.remember(slot.name, key, { json, asOf: began.wall, startedAt: began.monotonic })),
     Effect.catchCause((cause) => {
       const interrupts = cause.reasons.filter(Cause.isInterruptReason)
@@ -442,7 +440,7 @@ export const recall = <A, RD, RE>(
 
   const serve = Effect.fnUntraced(function*(from: string, { ageMillis, asOf, json }: Stored) {
     const value = yield* Effect.mapError(
-      Schema.decodeEffect(codecOf(slot))(json),
+      Schema.decodeEffect(slot.codec)(json),
       (error) => new NoLastGood({ slot: slot.name, key: from, reason: "Unreadable", issue: error.message })
     )
     yield* Telemetry.emit(() => ({ _tag: "LastGoodServed", key: stores.idOf(slot.name, from), ageMillis }))

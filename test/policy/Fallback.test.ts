@@ -3,6 +3,7 @@ import { Cause, Deferred, Effect, Exit, Fiber, Option, Ref, Schema } from "effec
 import { CircuitBreaker, Fallback, Fault, Retry, Telemetry } from "effect-resilience"
 import { TestClock } from "effect/testing"
 import { recordingTracer } from "../recordingTracer.ts"
+import { interruptEverywhere } from "../support/interruptEverywhere.ts"
 
 class Busy extends Schema.TaggedError<Busy>("test/Busy")("Busy", {}) {
   readonly [Fault.verdictOf] = Fault.overloaded()
@@ -284,6 +285,33 @@ describe("Fallback", () => {
         )
         assert.isTrue(Exit.hasInterrupts(self))
         assert.strictEqual(yield* last.calls, 0)
+      }))
+
+    it.effect("stops the chain at whatever step it is interrupted", () =>
+      interruptEverywhere({
+        arrange: Effect.sync(() => {
+          const log: Array<string> = []
+          const slow = (label: string) =>
+            Effect.sync(() => log.push(label)).pipe(
+              Effect.andThen(Effect.sleep("1 second")),
+              Effect.andThen(Effect.fail(new Busy())),
+              Effect.ensuring(Effect.sync(() => log.push(`${label} closed`)))
+            )
+          return {
+            effect: slow("a").pipe(
+              Fallback.orElse("b", () => slow("b")),
+              Fallback.orElse("c", () => Effect.sync(() => log.push("c")), { takes: "all" })
+            ),
+            check: (exit) =>
+              Effect.sync(() => {
+                const started = log.filter((entry) => !entry.endsWith("closed"))
+                assert.deepStrictEqual(started, ["a", "b", "c"].slice(0, started.length))
+                assert.isTrue(started.every((label) => label === "c" || log.includes(`${label} closed`)))
+                if (log.includes("b")) assert.isBelow(log.indexOf("a closed"), log.indexOf("b"))
+                if (Exit.isFailure(exit)) assert.isTrue(Cause.hasInterruptsOnly(exit.cause))
+              })
+          }
+        })
       }))
 
     it.effect("runs the finalizers of a failed primary before the fallback starts", () =>
