@@ -700,8 +700,8 @@ export interface RedisOptions extends circuitRedisSettings.SharedOptions {}
  *
  * **When to use**
  *
- * Use it where many processes call one dependency, so that what one finds out spares the others. A call costs three round
- * trips to Redis: keep {@link layer} where that is much beside the call.
+ * Use it where many processes call one dependency, so that what one finds out spares the others. A call waits for two
+ * round trips to Redis: keep {@link layer} where that is much beside the call.
  *
  * **Details**
  *

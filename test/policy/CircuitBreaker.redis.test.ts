@@ -118,13 +118,20 @@ const withLogs = <A, E, R>(self: (logs: Array<string>) => Effect.Effect<A, E, R>
 
 /**
  * A connection that can be made to fail, to hang, or to carry out what it is asked and keep the answer back, from the
- * operation `slowFrom` on, until `answer` is opened. `asked` counts the operations.
+ * operation `slowFrom` on, until `answer` is opened. `asked` counts the operations, and the one numbered `failing` fails.
  */
 const unreliable = (redis: RedisService) => {
-  const line = { mode: "up" as "up" | "down" | "hanging" | "slow", asked: 0, slowFrom: 0, answer: Latch.makeUnsafe() }
+  const line = {
+    mode: "up" as "up" | "down" | "hanging" | "slow",
+    asked: 0,
+    slowFrom: 0,
+    failing: -1,
+    answer: Latch.makeUnsafe()
+  }
   const through = <A, E>(self: Effect.Effect<A, E>): Effect.Effect<A, E | Redis.RedisError> =>
     Effect.suspend((): Effect.Effect<A, E | Redis.RedisError> => {
       line.asked++
+      if (line.asked === line.failing) return Effect.fail(new Redis.RedisError({ cause: new Error("hiccup") }))
       switch (line.mode) {
         case "up":
           return self
@@ -716,7 +723,8 @@ describeWithRedis("CircuitBreaker.layerRedis, Redis being away", () => {
       yield* TestClock.adjust("1 second")
       const fibers = yield* Effect.replicateEffect(Effect.forkChild(call(one, ok), { startImmediately: true }), 10)
       assert.strictEqual(fibers.filter((fiber) => fiber.pollUnsafe() === undefined).length, 1)
-      assert.strictEqual(line.asked, asked + 1)
+      // One call asks for holds and admission.
+      assert.strictEqual(line.asked, asked + 2)
     }))
 
   it.effect("a call whose record is lost ends as it ended, in time", () =>
@@ -759,6 +767,34 @@ describeWithRedis("CircuitBreaker.layerRedis, Redis being away", () => {
         yield* until(two.state("k"), (state) => state._tag === "HalfOpen" && state.probes === 0)
         assert.deepStrictEqual(yield* call(two, ok), Exit.succeed("ok"))
       }
+    }))
+
+  it.effect("a probe slot that is granted while the holds cannot be read is given back, and nothing runs past a hold", () =>
+    Effect.gen(function*() {
+      const { line, one, two } = yield* unreliableProcess({ ...quick, probeLease: "1 hour", onStoreError: "allow" })
+      yield* call(two, down)
+      yield* openTimeOver(two)
+      line.failing = line.asked + 1
+      assert.deepStrictEqual(yield* call(one, ok), Exit.succeed("ok"))
+      assert.deepStrictEqual(yield* call(two, ok), Exit.succeed("ok"))
+      assert.strictEqual(yield* tagOf(two), "Closed")
+      yield* two.isolate("k")
+      line.failing = line.asked + 2
+      assert.strictEqual((yield* refusal(one)).state, "Isolated")
+    }))
+
+  it.effect("the probe of a service that ends is given back when its lease is over", () =>
+    Effect.gen(function*() {
+      const { prefix, redis, two } = yield* twoProcesses(quick)
+      yield* call(two, down)
+      yield* openTimeOver(two)
+      const scope = yield* Scope.make()
+      const one = yield* Scope.provide(serviceOn(redis, { ...quick, prefix, probeLease: "20 millis" }), scope)
+      yield* start(one)
+      yield* Scope.close(scope, Exit.void)
+      // The clock goes on, and nobody renews.
+      yield* TestClock.adjust("1 minute")
+      yield* until(call(two, ok), Exit.isSuccess)
     }))
 
   it.effect("a hold taken while Redis is away refuses here at once, and everywhere when Redis is back", () =>

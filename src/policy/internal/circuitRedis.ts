@@ -46,6 +46,10 @@ type Entered =
 
 type Restore = <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 
+const admitted = (call: Call): Entered => ({ _tag: "Admitted", call })
+
+const unheard = (cause: Cause.Cause<unknown>): Entered => ({ _tag: "Unanswered", cause })
+
 const isolated: Refusal = { state: "Isolated", retryAfter: undefined }
 
 const closed = (key: string): State => ({ _tag: "Closed", key, calls: 0, failures: 0 })
@@ -261,34 +265,41 @@ export const make = Effect.fnUntraced(function*(module: string, options: SharedO
       return Effect.andThen(Scope.close(call.lease, Exit.void), writes ? record(call, outcome) : Effect.void)
     })
 
-  const refused = (
-    cause: Cause.Cause<Store.CircuitBreakerError | Redis.RedisError>,
-    own: SharedSettings
-  ): Entered => {
-    const error = Option.getOrUndefined(Cause.findErrorOption(cause))
-    if (error?._tag === "CircuitBreakerError") {
-      const { reason } = error
-      if (reason._tag === "CircuitOpen") {
-        return { _tag: "Refused", refusal: { state: "Open", retryAfter: Duration.toMillis(reason.retryAfter) } }
-      }
-      if (reason._tag === "CircuitHalfOpen") {
-        return { _tag: "Refused", refusal: { state: "HalfOpen", retryAfter: probeBound(own) } }
-      }
+  const refused = (cause: Cause.Cause<Store.CircuitBreakerError>, own: SharedSettings): Entered => {
+    const reason = Option.getOrUndefined(Cause.findErrorOption(cause))?.reason
+    if (reason?._tag === "CircuitOpen") {
+      return { _tag: "Refused", refusal: { state: "Open", retryAfter: Duration.toMillis(reason.retryAfter) } }
     }
-    return { _tag: "Unanswered", cause }
+    if (reason?._tag === "CircuitHalfOpen") {
+      return { _tag: "Refused", refusal: { state: "HalfOpen", retryAfter: probeBound(own) } }
+    }
+    return unheard(cause)
   }
-
-  const admit = (key: string, own: SharedSettings, context: Context.Context<never>): Effect.Effect<Entered> =>
-    Effect.gen(function*() {
-      const holders = yield* countHolds(`${holdsPrefix}${key}`)
-      if (holders > 0) return { _tag: "Refused", refusal: isolated } satisfies Entered
-      const lease = yield* Scope.make()
-      const admission = yield* Scope.provide(store.admit(key), lease)
-      return { _tag: "Admitted", call: { ...own, key, admission, lease, context, ended: false } } satisfies Entered
-    }).pipe(Effect.catchCause((cause) => Effect.succeed(refused(cause, own))))
 
   const leave = (entered: Entered): Effect.Effect<void> =>
     entered._tag === "Admitted" ? end(entered.call, ignored) : Effect.void
+
+  // Both questions go out together, for one round trip. What a held circuit admits is given back.
+  const admit = (key: string, own: SharedSettings, context: Context.Context<never>): Effect.Effect<Entered> =>
+    Effect.flatMap(Scope.fork(scope), (lease) =>
+      Effect.gen(function*() {
+        const [holders, admission] = yield* Effect.all(
+          [Effect.exit(countHolds(`${holdsPrefix}${key}`)), Effect.exit(Scope.provide(store.admit(key), lease))],
+          { concurrency: 2 }
+        )
+        const isOpen = Exit.isSuccess(holders) && holders.value === 0
+        const entered = Exit.isSuccess(admission)
+          ? admitted({ ...own, key, admission: admission.value, lease, context, ended: false })
+          : refused(admission.cause, own)
+        if (entered._tag === "Admitted") yield* announceStored(entered.call.admission.transition, context)
+        if (isOpen && entered._tag === "Admitted") return entered
+        yield* leave(entered)
+        yield* Scope.close(lease, Exit.void)
+        if (isOpen) return entered
+        return Exit.isFailure(holders)
+          ? unheard(holders.cause)
+          : { _tag: "Refused", refusal: isolated } satisfies Entered
+      }).pipe(Effect.onInterrupt(() => Scope.close(lease, Exit.void))))
 
   /**
    * The store's decision about a call, or nothing where it does not come in time. A fiber of its own asks the store: a
@@ -342,13 +353,13 @@ export const make = Effect.fnUntraced(function*(module: string, options: SharedO
   }
 
   const run = <A, E, R>(self: Effect.Effect<A, E, R>, call: Call, restore: Restore): Effect.Effect<A, E, R> => {
-    const { admission, context, settings } = call
+    const { admission, settings } = call
     const guarded = Effect.onExit(restore(self), (exit) => settle(call, exit))
     if (!admission.probe) return guarded
     const overdue = Effect.andThen(Effect.sleep(settings.probeTimeout), Effect.uninterruptible(end(call, ignored)))
-    return announceStored(admission.transition, context).pipe(
-      Effect.andThen(Effect.forkIn(overdue, scope)),
-      Effect.flatMap((timer) => Effect.onExit(guarded, () => Fiber.interrupt(timer)))
+    return Effect.flatMap(
+      Effect.forkIn(overdue, scope),
+      (timer) => Effect.onExit(guarded, () => Fiber.interrupt(timer))
     )
   }
 
