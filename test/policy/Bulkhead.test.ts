@@ -636,6 +636,18 @@ describe("Bulkhead", () => {
         assert.deepStrictEqual(started(calls), [true, true, true, true])
       }).pipe(withBulkhead()))
 
+    it.effect("shrinking takes back the turn of a key that waits for the total", () =>
+      Effect.gen(function*() {
+        const [a, other] = yield* Effect.all([start("a"), start("other")])
+        const next = yield* start("a")
+        yield* bulkhead.use((service) => service.resize("a", 1))
+        yield* other.end
+        assert.deepInclude(yield* stateOf("a"), { running: 1, waiting: 1 })
+        assert.isFalse(next.hasStarted())
+        yield* a.end
+        assert.isTrue(next.hasStarted())
+      }).pipe(withBulkhead({ maxConcurrent: 2, total: 2 })))
+
     it.effect("holds whatever options a caller gives, and outlives the idle time", () =>
       Effect.gen(function*() {
         yield* bulkhead.use((service) => service.resize("k", 5))

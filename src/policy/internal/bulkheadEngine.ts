@@ -90,6 +90,7 @@ interface Compartment {
   /** How many of those that run were handed their slot and have not begun yet. */
   starting: number
   turn: Place<Compartment> | undefined
+  /** When it was made, or when a call last ended. What runs or waits is in use anyway. */
   lastUsed: number
 }
 
@@ -333,7 +334,6 @@ export class Engine implements BulkheadEngine {
   private compartmentOf(key: string, options: BulkheadOptions | undefined, now: number): Compartment {
     const known = this.byKey.get(key)
     if (known !== undefined) {
-      known.lastUsed = now
       if (options !== known.options && options !== undefined && !known.isNamed) this.configure(known, options)
       return known
     }
