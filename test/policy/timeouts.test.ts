@@ -465,21 +465,24 @@ describe("timed", () => {
       assert.deepStrictEqual(recent.pollUnsafe(), Exit.succeed(Exit.fail("late")))
     }))
 
-  it.effect("an error that throws is a defect of the caller, and an observer that throws costs nobody his timeout", () =>
+  it.effect("an error that throws is a defect of its caller, and an observer that throws costs nobody else his timeout", () =>
     Effect.gen(function*() {
       const timeouts = new Timeouts(1000)
-      const boom = new Error("error")
-      const exits = yield* Effect.all([
-        Effect.exit(timed(Effect.never, timeouts, () => {
-          throw boom
-        })),
-        Effect.exit(timed(Effect.never, timeouts, late))
-      ], { concurrency: "unbounded" }).pipe(start)
-      yield* TestClock.adjust(1000)
-      assert.deepStrictEqual<ReadonlyArray<Exit.Exit<never, string>>>(yield* Fiber.join(exits), [
-        Exit.die(boom),
-        Exit.fail("late")
-      ])
+      const boom = new Error("boom")
+      const call = Effect.exit(timed(Effect.never, timeouts, late))
+      const throwing = yield* start(Effect.exit(timed(Effect.never, timeouts, () => {
+        throw boom
+      })))
+      const run = Effect.runForkWith(yield* Effect.context<never>())
+      run(call).addObserver(() => {
+        throw boom
+      })
+      const last = yield* start(call)
+      const thrown = yield* Effect.exit(TestClock.adjust(1000))
+      assert.deepStrictEqual(thrown, Exit.die(boom))
+      assert.deepStrictEqual(throwing.pollUnsafe(), Exit.succeed(Exit.die(boom)))
+      yield* TestClock.adjust(1)
+      assert.deepStrictEqual(last.pollUnsafe(), Exit.succeed(Exit.fail("late")))
     }))
 
   it.effect("tells what its finalizers died of, also to the caller who interrupts it", () =>
