@@ -115,6 +115,19 @@ describe("LastGood.layerKeyValueStore", () => {
       assert.deepStrictEqual(sets.map((text) => text.split(" ")[1]), ["\"first\"", "\"fourth\"", "\"other\""])
     }))
 
+  it.effect("no more than maxEntries answers wait to be written, the latest ones", () =>
+    Effect.gen(function*() {
+      const { gate, kv, sets } = yield* makeStore
+      const process = yield* start(kv, { maxEntries: 2 })
+      yield* gate.close
+      yield* Effect.provide(good("a", "a"), process)
+      yield* written
+      for (const key of ["b", "c", "d", "e"]) yield* Effect.provide(good(key, key), process)
+      yield* gate.open
+      yield* written
+      assert.deepStrictEqual(sets.map((text) => text.split(" ")[1]), ["\"a\"", "\"d\"", "\"e\""])
+    }))
+
   it.effect("recalls what is not written yet", () =>
     Effect.gen(function*() {
       const { control, gate, kv } = yield* makeStore
@@ -268,18 +281,21 @@ describe("LastGood.layerKeyValueStore", () => {
       }).pipe(Effect.provide(process))
     }))
 
-  it.effect("forgetting comes after a write that is under way", () =>
+  it.effect("what is forgotten does not come back, whether its write is under way or waits for another", () =>
     Effect.gen(function*() {
       const { data, gate, kv } = yield* makeStore
       const process = yield* start(kv)
       yield* gate.close
-      yield* Effect.provide(good("sunny"), process)
+      yield* Effect.provide(good("under way", "a"), process)
       yield* written
-      const forgetting = yield* Effect.provide(LastGood.forget(skies, "k"), process).pipe(
-        Effect.forkChild({ startImmediately: true })
-      )
+      yield* Effect.provide(good("waits", "b"), process)
+      const forgetting = yield* Effect.forEach(["a", "b"], (key) => LastGood.forget(skies, key), {
+        concurrency: "unbounded"
+      }).pipe(Effect.provide(process), Effect.forkChild({ startImmediately: true }))
       yield* gate.open
       yield* Fiber.join(forgetting)
+      yield* written
       assert.deepStrictEqual([...data], [])
+      assert.strictEqual(yield* Effect.provide(failure("b"), process), "Nothing")
     }))
 })

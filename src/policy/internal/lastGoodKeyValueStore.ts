@@ -76,21 +76,27 @@ export const make = Effect.fnUntraced(function*(options: {
       onFailure: (cause) => Effect.as(Effect.logWarning(message, cause), false)
     })
 
-  const write = (id: string, record: Record): Effect.Effect<boolean> =>
-    Effect.gen(function*() {
-      const written = yield* ask(() => kv.set(options.prefix + id, textOf(record))).pipe(
-        warned(`LastGood could not store the answer for "${id}"; this process alone remembers it`)
-      )
-      if (!written) return false
-      return yield* makeRoom(id).pipe(
-        warned(`LastGood could not make room in its store, which now holds more than ${options.maxEntries} answers`)
-      )
-    }).pipe(lock.withPermit)
+  const write = Effect.fnUntraced(function*(id: string, record: Record) {
+    const written = yield* ask(() => kv.set(options.prefix + id, textOf(record))).pipe(
+      warned(`LastGood could not store the answer for "${id}"; this process alone remembers it`)
+    )
+    if (!written) return false
+    return yield* makeRoom(id).pipe(
+      warned(`LastGood could not make room in its store, which now holds more than ${options.maxEntries} answers`)
+    )
+  })
+
+  // Takes the record only with the lock in hand: one that is forgotten in the meantime must not come back.
+  const writeNext = lock.withPermit(Effect.suspend(() => {
+    const next = first(pending)
+    if (next === undefined) return Effect.succeed(true)
+    pending.delete(next[0])
+    return write(...next)
+  }))
 
   const writeAll = Effect.gen(function*() {
-    for (let next = first(pending); next !== undefined; next = first(pending)) {
-      pending.delete(next[0])
-      const isWell = yield* write(...next)
+    while (pending.size > 0) {
+      const isWell = yield* writeNext
       // A store that is down must not hold up the end of the program by its timeout for each record.
       if (!isWell && isClosing && pending.size > 0) {
         yield* Effect.logWarning(`LastGood closes with ${pending.size} more answers that it did not store`)
