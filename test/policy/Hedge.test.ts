@@ -430,9 +430,10 @@ describe("Hedge", () => {
     it.effect("whoever interrupts the caller interrupts all attempts and waits for all of them", () =>
       Effect.gen(function*() {
         let cleaned = 0
+        let by: ReadonlySet<number> = new Set()
         const work = Effect.onInterrupt(
           Effect.never,
-          () => Effect.andThen(Effect.sleep("2 seconds"), Effect.sync(() => cleaned++))
+          (ids) => Effect.andThen(Effect.sleep("2 seconds"), Effect.sync(() => cleaned++ && (by = ids)))
         )
         const fiber = yield* start(Hedge.apply(work, three))
         yield* TestClock.adjust("1500 millis")
@@ -442,6 +443,7 @@ describe("Hedge", () => {
         yield* TestClock.adjust("1 millis")
         yield* Fiber.join(interrupting)
         assert.strictEqual(cleaned, 2)
+        assert.deepStrictEqual(by, new Set([fiber.id]))
         const exit = yield* Fiber.await(fiber)
         assert.isTrue(Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause))
       }))
@@ -697,6 +699,87 @@ describe("Hedge", () => {
         assert.strictEqual(starts.length, 1)
       }))
 
+    it.effect("asks once at a time: a failure meanwhile does not ask again", () =>
+      Effect.gen(function*() {
+        const { layer, seen } = remote([true, true], 1000)
+        const { effect, starts } = scripted([1500, busy(1)], [0, ok("second")])
+        const policy = Hedge.policy({ delay: "1 second", maxAttempts: 3, budget: "search", idempotent: true })
+        assert.deepStrictEqual(
+          yield* ended(Hedge.apply(effect, policy).pipe(Effect.provide(layer))),
+          Exit.succeed("second")
+        )
+        assert.deepStrictEqual(starts, [0, 2000])
+        assert.deepStrictEqual(seen, ["deposit search", "withdraw"])
+      }))
+
+    it.effect("gives back what was paid for an attempt that must not start yet", () =>
+      Effect.gen(function*() {
+        const { layer, seen } = remote([true], 1000)
+        const { effect } = scripted([1500, Effect.fail(new Limited({ millis: 5000 }))])
+        assert.deepStrictEqual(
+          yield* ended(Hedge.apply(effect, paying).pipe(Effect.provide(layer))),
+          Exit.fail(new Limited({ millis: 5000 }))
+        )
+        assert.deepStrictEqual(seen, ["deposit search", "withdraw", "giveBack"])
+      }))
+
+    it.effect("waits for an answer that cannot be stopped", () =>
+      Effect.gen(function*() {
+        const { effect } = scripted([1500, ok("first")])
+        const budget = yield* RetryBudget.RetryBudget
+        const slow = RetryBudget.RetryBudget.of({
+          deposit: budget.deposit,
+          state: budget.state,
+          states: budget.states,
+          withdraw: () => Effect.uninterruptible(Effect.as(Effect.sleep("1 second"), { giveBack: Effect.void }))
+        })
+        const fiber = yield* start(
+          Hedge.apply(effect, paying).pipe(Effect.provideService(RetryBudget.RetryBudget, slow))
+        )
+        yield* TestClock.adjust("1999 millis")
+        assert.isUndefined(fiber.pollUnsafe())
+        yield* TestClock.adjust("1 millis")
+        assert.strictEqual(yield* Fiber.join(fiber), "first")
+      }).pipe(Effect.provide(RetryBudget.layerNoop)))
+
+    it.effect("waits for an answer that itself makes the first attempt end", () =>
+      Effect.gen(function*() {
+        const gate = yield* Deferred.make<string>()
+        const budget = yield* RetryBudget.RetryBudget
+        const odd = RetryBudget.RetryBudget.of({
+          deposit: budget.deposit,
+          state: budget.state,
+          states: budget.states,
+          withdraw: () =>
+            Deferred.succeed(gate, "first").pipe(
+              Effect.andThen(Effect.never),
+              Effect.onInterrupt(() => Effect.sleep("1 second"))
+            )
+        })
+        const fiber = yield* start(
+          Hedge.apply(Deferred.await(gate), paying).pipe(Effect.provideService(RetryBudget.RetryBudget, odd))
+        )
+        yield* TestClock.adjust("1999 millis")
+        assert.isUndefined(fiber.pollUnsafe())
+        yield* TestClock.adjust("1 millis")
+        assert.strictEqual(yield* Fiber.join(fiber), "first")
+      }).pipe(Effect.provide(RetryBudget.layerNoop)))
+
+    it.effect("a budget of the user's own that dies ends the call, and stops what runs", () =>
+      Effect.gen(function*() {
+        const budget = yield* RetryBudget.RetryBudget
+        const broken = RetryBudget.RetryBudget.of({
+          deposit: budget.deposit,
+          state: budget.state,
+          states: budget.states,
+          withdraw: () => Effect.die("bad budget")
+        })
+        const { effect, interrupted } = scripted([5000, ok("first")])
+        const call = Hedge.apply(effect, paying).pipe(Effect.provideService(RetryBudget.RetryBudget, broken))
+        assert.deepStrictEqual(yield* ended(call), Exit.die("bad budget"))
+        assert.deepStrictEqual(interrupted, [[1, 1000]])
+      }).pipe(Effect.provide(RetryBudget.layerNoop)))
+
     it.effect("leaks nothing while a budget of the user's own is asked", () =>
       interruptEverywhere({
         arrange: Effect.sync(() => {
@@ -868,22 +951,42 @@ describe("Hedge", () => {
         assert.deepStrictEqual(yield* latencies.delay("search", long), Duration.millis(700))
       }).pipe(Effect.provide(Hedge.layer())))
 
-    it.effect("forgets the names unused for longest, and those idle for too long", () =>
+    describe("forgetting", () => {
+      const settings = Hedge.percentile({ minSamples: 1 })
+      const record = (name: string) =>
+        Hedge.Latencies.use((latencies) => latencies.record(name, settings, Duration.millis(5))).pipe(
+          Effect.andThen(TestClock.adjust("1 millis"))
+        )
+      const known = (...names: ReadonlyArray<string>) =>
+        Effect.filter(names, (name) =>
+          Hedge.Latencies.use((latencies) => latencies.delay(name, settings)).pipe(
+            Effect.map((delay) => delay !== undefined)
+          ))
+
+      it.effect("forgets the names unused for longest", () =>
+        Effect.gen(function*() {
+          yield* Effect.forEach(["a", "b", "a", "c"], record)
+          assert.deepStrictEqual(yield* known("a", "b", "c"), ["a", "c"])
+        }).pipe(Effect.provide(Hedge.layer({ maxKeys: 2 }))))
+
+      it.effect("forgets the names that nobody has used for their time to live, and a question is a use", () =>
+        Effect.gen(function*() {
+          yield* Effect.forEach(["a", "b"], record)
+          yield* TestClock.adjust("40 seconds")
+          assert.deepStrictEqual(yield* known("a"), ["a"])
+          yield* TestClock.adjust("20 seconds")
+          yield* record("c")
+          assert.deepStrictEqual(yield* known("a", "b", "c"), ["a", "c"])
+        }).pipe(Effect.provide(Hedge.layer({ idleTimeToLive: "1 minute" }))))
+    })
+
+    it.effect("takes the rank that is meant, whatever floating point makes of it", () =>
       Effect.gen(function*() {
         const latencies = yield* Hedge.Latencies
-        const settings = Hedge.percentile({ minSamples: 1 })
-        const record = (name: string) =>
-          Effect.andThen(latencies.record(name, settings, Duration.millis(5)), TestClock.adjust("1 millis"))
-        const known = (...names: ReadonlyArray<string>) =>
-          Effect.filter(names, (name) => Effect.map(latencies.delay(name, settings), (known) => known !== undefined))
-        yield* Effect.forEach(["a", "b", "a", "c"], record)
-        assert.deepStrictEqual(yield* known("a", "b", "c"), ["a", "c"])
-        yield* TestClock.adjust("59 seconds")
-        yield* record("a")
-        yield* TestClock.adjust("1 second")
-        yield* record("d")
-        assert.deepStrictEqual(yield* known("a", "c", "d"), ["a", "d"])
-      }).pipe(Effect.provide(Hedge.layer({ maxKeys: 2, idleTimeToLive: "1 minute" }))))
+        const seventh = Hedge.percentile({ p: 0.07, minSamples: 100 })
+        for (let i = 1; i <= 100; i++) yield* latencies.record("search", seventh, Duration.millis(i))
+        assert.deepStrictEqual(yield* latencies.delay("search", seventh), Duration.millis(7))
+      }).pipe(Effect.provide(Hedge.layer())))
 
     it.effect("layerNoop learns nothing", () =>
       Effect.gen(function*() {
@@ -953,7 +1056,7 @@ describe("Hedge", () => {
     it.effect("a listener that ends the call in the middle of a step leaves nothing behind", () =>
       Effect.gen(function*() {
         for (const at of ["HedgeStarted", "HedgeWon"]) {
-          const { effect, running } = scripted([Infinity, ok("first")], [10, ok("second")])
+          const { effect, running, starts } = scripted([Infinity, ok("first")], [10, ok("second")])
           const fiber = yield* start(
             Hedge.apply(effect, aSecond).pipe(Effect.provideService(Telemetry.Listener, (event) => {
               if (event._tag === at) fiber.interruptUnsafe()
@@ -962,6 +1065,7 @@ describe("Hedge", () => {
           yield* TestClock.adjust("1 minute")
           const exit = yield* Fiber.await(fiber)
           assert.isTrue(Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause), at)
+          assert.strictEqual(starts.length, at === "HedgeStarted" ? 1 : 2)
           assert.strictEqual(running(), 0)
         }
       }))
@@ -1033,6 +1137,39 @@ describe("Hedge", () => {
       const exit = yield* ended(Hedge.apply(effect, aSecond).pipe(Effect.provideService(Clock.Clock, broken)))
       assert.deepStrictEqual(exit, Exit.die("no timers"))
       assert.strictEqual(running(), 0)
+    }))
+
+  it.effect("a clock that cannot be read ends the call, whenever that is", () =>
+    Effect.gen(function*() {
+      let ends = 0
+      for (let n = 1; n <= 20; n++) {
+        const { effect, running } = scripted([1500, busy(1)], [100, busy(2)], [100, ok("third")])
+        const clock = yield* clockWithSleep((clock) => clock.sleep)
+        let reads = 0
+        const broken: Clock.Clock = {
+          currentTimeMillisUnsafe: () => clock.currentTimeMillisUnsafe(),
+          currentTimeMillis: clock.currentTimeMillis,
+          currentTimeNanosUnsafe: () => clock.currentTimeNanosUnsafe(),
+          currentTimeNanos: clock.currentTimeNanos,
+          monotonicTimeNanosUnsafe: () => {
+            if (++reads === n) throw new Error("no time")
+            return clock.monotonicTimeNanosUnsafe()
+          },
+          monotonicTimeNanos: clock.monotonicTimeNanos,
+          sleep: (duration) => clock.sleep(duration)
+        }
+        const fiber = yield* start(
+          Hedge.apply(effect, Hedge.policy({ delay: "1 second", maxAttempts: 3, idempotent: true })).pipe(
+            Effect.provideService(Clock.Clock, broken)
+          )
+        )
+        yield* TestClock.adjust("1 minute")
+        const exit = fiber.pollUnsafe()
+        assert.isDefined(exit, `hangs when reading ${n} fails`)
+        assert.strictEqual(running(), 0, `runs on when reading ${n} fails`)
+        if (exit !== undefined && Exit.isFailure(exit) && Cause.hasDies(exit.cause)) ends++
+      }
+      assert.isAtLeast(ends, 5)
     }))
 
   it("refuses options that cannot work, naming them", () => {

@@ -53,14 +53,14 @@ class Timer {
   previous: Timer | undefined = undefined
   next: Timer | undefined = undefined
   startedAt: number
+  readonly expire: (lost: Cause.Cause<never> | undefined) => void
   private readonly queue: ReturnType<Timeouts["queueIn"]>
-  private readonly due: (lost: Cause.Cause<never> | undefined) => void
   private state: "starting" | "started" | "stopped" = "starting"
 
-  constructor(timeouts: Timeouts, at: number, context: Context.Context<never>, due: Timer["due"]) {
+  constructor(timeouts: Timeouts, at: number, context: Context.Context<never>, expire: Timer["expire"]) {
     this.startedAt = at - timeouts.millis
     this.queue = timeouts.queueIn(context)
-    this.due = due
+    this.expire = expire
   }
 
   start(): void {
@@ -73,10 +73,6 @@ class Timer {
   stop(): void {
     if (this.state === "started") this.queue.stop(this)
     this.state = "stopped"
-  }
-
-  expire(lost: Cause.Cause<never> | undefined): void {
-    if (this.state !== "stopped") this.due(lost)
   }
 }
 
@@ -142,14 +138,13 @@ class Hedging<A, E, R> {
       this.stop()
       this.interruptAll(fiberId)
     }
-    const left = Effect.suspend(() => this.leave(Exit.void))
-    if (this.isStopped()) return left
+    this.winner = undefined
     return Effect.andThen(
       Effect.callback<void>((resume) => {
         if (this.isStopped()) return resume(Effect.void)
         this.onStopped = () => resume(Effect.void)
       }),
-      left
+      Effect.suspend(() => this.leave(Exit.void))
     )
   }
 
@@ -232,20 +227,17 @@ class Hedging<A, E, R> {
     if (this.closed || this.started >= this.setup.maxAttempts) return
     const { delay } = this.setup
     if (delay === undefined) return this.skip("TooFewSamples")
-    // Read anew: the attempt has just run as far as it gets at once.
-    const now = millisOf(this.clock)
-    const dueAt = Math.max(startedAt + delay, this.notBefore)
-    if (dueAt - now <= rounding) this.tryStart(now)
-    else this.arm(dueAt, now)
+    if (delay <= rounding) this.tryStart(startedAt)
+    else this.arm(startedAt + delay, startedAt)
   }
 
   private arm(at: number, now: number): void {
     if (at === Infinity) return
     if (at - now >= remainingIn(this.context) - rounding) return this.skip("Deadline")
     this.dueAt = at
-    const { delay, timeouts } = this.setup
+    const { timeouts } = this.setup
     // A delay of its own is a timer of its own.
-    const own = timeouts === undefined || delay === undefined || at - now > delay + rounding
+    const own = timeouts === undefined || at - now > timeouts.millis + rounding
     const timer = new Timer(own ? new Timeouts(at - now) : timeouts, at, this.context, (lost) => {
       this.stopTimer()
       if (lost === undefined) this.step(() => this.tryStart(millisOf(this.clock)))
