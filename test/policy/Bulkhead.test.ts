@@ -515,6 +515,25 @@ describe("Bulkhead", () => {
         })
       }))
 
+    it.effect("leaves no timer of a call that is refused because the key is closed", () =>
+      Effect.gen(function*() {
+        yield* interruptEverywhere({
+          arrange: Effect.gen(function*() {
+            const service = yield* Bulkhead.make(one)
+            const holder = yield* Effect.forkScoped(Effect.never.pipe(service.limit("k")), { startImmediately: true })
+            return {
+              effect: Effect.flip(Effect.void.pipe(service.limit("k"))),
+              drive: Effect.andThen(Effect.yieldNow, service.close("k")),
+              check: () =>
+                Fiber.interrupt(holder).pipe(
+                  Effect.andThen(service.openAll),
+                  Effect.andThen(check(service)())
+                )
+            }
+          })
+        })
+      }))
+
     it.effect("frees the slot or the place for every way of cancelling", () =>
       Effect.gen(function*() {
         yield* everyCancelSource({
@@ -600,14 +619,34 @@ describe("Bulkhead", () => {
         assert.strictEqual(yield* running("a"), 1)
       }).pipe(withBulkhead({ ...one, maxQueue: 1, total: 2, keys: { a: { maxQueue: 2 } } })))
 
-    it.effect("an interrupted waiter gives up its key's turn", () =>
+    it.effect("a key whose waiters are gone gives up its turn, and takes the next when it has some again", () =>
       Effect.gen(function*() {
-        const holder = yield* start("a")
-        const b = yield* start("b")
-        const c = yield* start("c")
-        yield* b.interrupt
-        yield* holder.end
-        assert.deepStrictEqual(started([b, c]), [false, true])
+        const service = yield* bulkhead
+        const gone: ReadonlyArray<(call: Effect.Success<ReturnType<typeof start>>) => Effect.Effect<unknown>> = [
+          ({ interrupt }) => interrupt,
+          () => Effect.andThen(service.close("b"), service.open("b"))
+        ]
+        for (const leave of gone) {
+          const holder = yield* start("a")
+          yield* leave(yield* start("b"))
+          const c = yield* start("c")
+          const b = yield* start("b")
+          yield* holder.end
+          assert.deepStrictEqual(started([b, c]), [false, true])
+          yield* c.end
+          yield* b.end
+        }
+        for (const leave of gone) {
+          const holder = yield* start("a")
+          const first = yield* start("b")
+          const c = yield* start("c")
+          yield* leave(first)
+          const b = yield* start("b")
+          yield* holder.end
+          assert.deepStrictEqual(started([first, b, c]), [false, false, true])
+          yield* c.end
+          yield* b.end
+        }
       }).pipe(withBulkhead({ total: 1 })))
   })
 
@@ -831,6 +870,27 @@ describe("Bulkhead", () => {
         assert.deepStrictEqual(yield* keys, ["closed"])
         assert.strictEqual((yield* refusal("closed")).reason, "Closed")
       }).pipe(withBulkhead()))
+
+    it.effect("what was forgotten begins anew, and is looked for whenever a new key comes", () =>
+      Effect.gen(function*() {
+        yield* Effect.void.pipe(Bulkhead.limit("k", { maxConcurrent: 7 }))
+        yield* TestClock.adjust("1 hour")
+        assert.strictEqual((yield* stateOf()).limit, 7)
+        yield* Effect.void.pipe(Bulkhead.limit("other"))
+        assert.strictEqual((yield* stateOf()).limit, 3)
+      }).pipe(withBulkhead()))
+
+    it.effect("never forgets a key whose only call waits for the total", () =>
+      Effect.gen(function*() {
+        const holder = yield* start("a")
+        const waiter = yield* start("b")
+        yield* TestClock.adjust("10 seconds")
+        assert.deepStrictEqual(yield* keys, ["a", "b"])
+        yield* Effect.forEach(Array.from({ length: 9 }, (_, i) => i), (i) => refusal(`other ${i}`, { maxQueue: 0 }))
+        assert.includeMembers([...(yield* keys)], ["a", "b"])
+        yield* holder.end
+        assert.isTrue(waiter.hasStarted())
+      }).pipe(withBulkhead({ total: 1, maxKeys: 2, idleTimeToLive: "1 second" })))
 
     it.effect("remembers so many keys at the most, and drops the ones unused for longest, a tenth at a time", () =>
       Effect.gen(function*() {
