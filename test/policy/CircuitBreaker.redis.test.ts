@@ -858,6 +858,144 @@ describeWithRedis("CircuitBreaker.layerRedis, Redis being away", () => {
     ))
 })
 
+/** What the circuit of one key must do, whichever process asks: the state, and who is still listened to. */
+class Model {
+  state: "Closed" | "Open" | "HalfOpen" = "Closed"
+  streak = 0
+  holds = 0
+  /** What a running call belongs to: it is listened to for as long as this lasts. */
+  era = {}
+  probing = false
+
+  begin(limit: { readonly isOver: boolean }): "Isolated" | "Open" | "HalfOpen" | object {
+    if (this.holds > 0) {
+      // A held circuit whose open time is over admits, and takes it back.
+      if (this.state === "Open" && limit.isOver) this.state = "HalfOpen"
+      return "Isolated"
+    }
+    if (this.state === "Closed") return this.era
+    if (this.state === "Open" && !limit.isOver) return "Open"
+    if (this.probing) return "HalfOpen"
+    this.state = "HalfOpen"
+    this.probing = true
+    this.era = {}
+    return this.era
+  }
+
+  end(era: object, how: "success" | "failure" | "ignored", trip: number): void {
+    if (era !== this.era) return
+    if (this.state === "HalfOpen") {
+      this.era = {}
+      this.probing = false
+      if (how === "ignored") return
+      this.state = how === "success" ? "Closed" : "Open"
+      this.streak = 0
+      return
+    }
+    if (how === "ignored") return
+    this.streak = how === "failure" ? this.streak + 1 : 0
+    if (this.streak < trip) return
+    this.era = {}
+    this.state = "Open"
+    this.streak = 0
+  }
+
+  reset(): void {
+    this.state = "Closed"
+    this.streak = 0
+    this.probing = false
+    this.era = {}
+  }
+}
+
+const endings = { success: ok, failure: down, ignored: fail(Fault.permanent) }
+
+const Command = Schema.Struct({
+  process: Schema.Literals([0, 1]),
+  does: Schema.Literals(["begin", "begin", "begin", "end", "end", "interrupt", "time", "reset", "hold", "release"]),
+  how: Schema.Literals(["success", "failure", "failure", "ignored"]),
+  which: Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 7 }))
+})
+
+describeWithRedis("CircuitBreaker.layerRedis, two processes against a model", () => {
+  it.effect.prop(
+    "does what the model does, over random calls, ends, interruptions, resets and holds",
+    [Schema.Array(Command).check(Schema.isMinLength(10), Schema.isMaxLength(60))],
+    ([commands]) =>
+      Effect.gen(function*() {
+        const trip = 2
+        // Only `time` ends an open time: it is an hour, and the model has no clock.
+        const options = { trip: CircuitBreaker.consecutive(trip), openFor: "1 hour", probeLease: "1 hour" } as const
+        const { one, prefix, redis, two } = yield* twoProcesses(options)
+        const model = new Model()
+        const limit = { isOver: false }
+        const calls: Array<{ readonly era: object; readonly call: Effect.Success<ReturnType<typeof start>> }> = []
+        const holds: Array<CircuitBreaker.Hold> = []
+        const take = <A>(list: Array<A>, which: number) => list.splice(which % Math.max(1, list.length), 1)
+        for (const { does, how, process, which } of commands) {
+          const service = process === 0 ? one : two
+          const wasOpen = model.state === "Open"
+          switch (does) {
+            case "begin": {
+              const expected = model.begin(limit)
+              const begun = yield* start(service)
+              const exit = begun.fiber.pollUnsafe()
+              if (typeof expected === "object") {
+                assert.isUndefined(exit)
+                calls.push({ era: expected, call: begun })
+              } else {
+                const end = exit !== undefined && Exit.isSuccess(exit) ? exit.value : undefined
+                const error = end !== undefined && Exit.isFailure(end) ? Cause.squash(end.cause) : undefined
+                assert.instanceOf(error, CircuitBreaker.CircuitOpen)
+                assert.strictEqual(error.state, expected)
+              }
+              break
+            }
+            case "end":
+              for (const { call, era } of take(calls, which)) {
+                model.end(era, how, trip)
+                yield* call.end(endings[how])
+              }
+              break
+            case "interrupt":
+              for (const { call, era } of take(calls, which)) {
+                model.end(era, "ignored", trip)
+                yield* call.interrupt
+              }
+              break
+            case "time":
+              if (model.state === "Open") {
+                limit.isOver = true
+                yield* redis.send("HSET", `${prefix}state:k`, "openUntil", "0")
+              }
+              break
+            case "reset":
+              model.reset()
+              yield* service.reset("k")
+              break
+            case "hold":
+              model.holds++
+              holds.push(yield* service.isolate("k"))
+              break
+            case "release":
+              for (const hold of take(holds, which)) {
+                model.holds--
+                yield* hold.release
+              }
+          }
+          if (model.state === "Open" && !wasOpen) limit.isOver = false
+          for (const any of [one, two]) {
+            const state = yield* any.state("k")
+            assert.strictEqual(state._tag, model.holds > 0 ? "Isolated" : model.state)
+            if (state._tag === "HalfOpen") assert.strictEqual(state.probes, model.probing ? 1 : 0)
+            if (state._tag === "Isolated") assert.strictEqual(state.holders, model.holds)
+          }
+        }
+      }).pipe(Effect.scoped),
+    { arbitrary: { runs: runs(25, 2_000), size: 60, seed: 1 }, timeout: runs(30_000, 1_800_000) }
+  )
+})
+
 /** A way to Redis that can be cut. */
 const cuttableProxy = Effect.gen(function*() {
   const target = new URL(redisUrl)
