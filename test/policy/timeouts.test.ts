@@ -174,6 +174,17 @@ describe("timed", () => {
       assert.deepStrictEqual(fiber.pollUnsafe(), Exit.succeed(Exit.fail("late")))
     }))
 
+  it.effect("sums of fractions cost no tick: the timeout comes with its own time, however odd", () =>
+    Effect.gen(function*() {
+      for (let i = 1; i <= 200; i++) {
+        const millis = i * 0.7 + 1
+        yield* TestClock.adjust(i * 0.1)
+        const fiber = yield* start(Effect.exit(timed(Effect.never, new Timeouts(millis), late)))
+        yield* TestClock.adjust(millis)
+        assert.deepStrictEqual(fiber.pollUnsafe(), Exit.succeed(Exit.fail("late")), `${i}`)
+      }
+    }))
+
   it.effect("a timer that comes early by a fraction ends nothing early", () =>
     Effect.gen(function*() {
       const timeouts = new Timeouts(10.75)

@@ -299,7 +299,6 @@ class Call<A, E, E2> implements Entry {
 
   /** Stops for a caller who does not want it any more. The defects of its finalizers are his to know. */
   private cancel(): Effect.Effect<void> {
-    this.queue.stop(this)
     return Effect.flatMap(Effect.andThen(Fiber.interrupt(this.child), Fiber.await(this.child)), (exit) => {
       const defects = Exit.isSuccess(exit) ? [] : exit.cause.reasons.filter(Cause.isDieReason)
       return defects.length === 0 ? Effect.void : failWith(defects)
