@@ -333,18 +333,20 @@ describe("Bulkhead", () => {
         assert.deepStrictEqual(order, Array.from({ length: 3 }, () => ["waiter", "newcomer", "next"]).flat())
       }).pipe(withBulkhead({ maxConcurrent: 2, maxQueue: 1 })))
 
-    it.effect("a waiter that was handed its slot and never began is not waited for", () =>
+    it.effect("nobody waits for a waiter that was handed its slot and has begun, or never will", () =>
       Effect.gen(function*() {
-        const [first, second, waiter] = yield* Effect.all([start(), start(), start()])
+        const [first, second, gone, waiter] = yield* Effect.all([start(), start(), start(), start()])
         yield* Effect.withFiber(() => {
           Deferred.doneUnsafe(first.gate, Exit.void)
           Deferred.doneUnsafe(second.gate, Exit.void)
-          waiter.fiber.interruptUnsafe()
+          gone.fiber.interruptUnsafe()
           return Effect.void
         })
+        yield* settle
+        assert.deepStrictEqual(started([gone, waiter]), [false, true])
         // begins in the step in which it is called
         assert.isTrue((yield* start()).hasStarted())
-        assert.isFalse(waiter.hasStarted())
+        assert.strictEqual(yield* running(), 2)
       }).pipe(withBulkhead({ maxConcurrent: 2 })))
 
     it.effect("the wait limit counts waiting only", () =>
@@ -949,6 +951,23 @@ describe("Bulkhead", () => {
         }))
         assert.deepStrictEqual(heard, [])
       }).pipe(withBulkhead(one)))
+
+    it.effect("nothing is told of a call with a free slot that only lets another one begin first", () =>
+      Effect.gen(function*() {
+        const heard = yield* listening(Effect.gen(function*() {
+          const [first, second, waiter] = yield* Effect.all([start(), start(), start()])
+          yield* Effect.withFiber(() => {
+            Deferred.doneUnsafe(first.gate, Exit.void)
+            Deferred.doneUnsafe(second.gate, Exit.void)
+            return Effect.void
+          })
+          const newcomer = yield* start()
+          assert.deepStrictEqual(started([waiter, newcomer]), [false, false])
+          yield* settle
+          assert.deepStrictEqual(started([waiter, newcomer]), [true, true])
+        }))
+        assert.deepStrictEqual(heard, [{ _tag: "BulkheadWaited", key: "k", waitedMillis: 0 }])
+      }).pipe(withBulkhead({ maxConcurrent: 2 })))
 
     it.effect("a listener that throws changes nothing", () =>
       Effect.gen(function*() {

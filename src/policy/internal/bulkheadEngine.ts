@@ -292,7 +292,7 @@ export class Engine implements BulkheadEngine {
 
   closeAll(): void {
     this.newAreClosed = true
-    for (const compartment of Array.from(this.byKey.values())) this.closeOne(compartment)
+    for (const compartment of this.byKey.values()) this.closeOne(compartment)
   }
 
   open(key: string, now: number): void {
@@ -448,7 +448,7 @@ export class Engine implements BulkheadEngine {
       waiter.stopTimer?.()
       refused.push(waiter)
     }
-    // Who is refused may go on at once and open what was closed: the queue is empty before.
+    // Told when all are gone, so that no refusal counts somebody who goes with it.
     for (const waiter of refused) this.refuse(waiter, "Closed")
   }
 
