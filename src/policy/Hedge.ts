@@ -45,7 +45,7 @@ import * as Predicate from "effect/Predicate"
 import type * as Types from "effect/Types"
 import * as Fault from "../Fault.ts"
 import * as config from "../internal/config.ts"
-import { millisIn } from "../internal/monotonic.ts"
+import { millisIn, rounding } from "../internal/monotonic.ts"
 import * as Telemetry from "../Telemetry.ts"
 import * as latencies from "./internal/hedgeLatencies.ts"
 import * as internal from "./internal/hedgeRun.ts"
@@ -107,7 +107,8 @@ const isPercentile = (u: unknown): u is Percentile => Predicate.hasProperty(u, P
  *   all at once, infinity starts the next only when one has failed.
  * - `maxAttempts`: how many attempts a call makes at most, the first included, from 1 to 10. Default: 2.
  * - `budget`: the key of a `RetryBudget` that every further attempt is paid from, so that hedges do not double the load of
- *   something that is slow because it is overloaded. First attempts put into it and never pay. Default: no budget.
+ *   something that is slow because it is overloaded. First attempts put into it and never pay; under a `Retry` that pays from
+ *   the same budget, the first attempt of each of its tries does. Default: no budget.
  * - `idempotent`: whether the effect may be repeated without harm. Default: what the surroundings say
  *   (`Fault.Idempotent`).
  *
@@ -165,7 +166,7 @@ export type ServicesOf<Delay, Budget> =
  * **Details**
  *
  * The percentile is the nearest rank: the smallest sample that a share of `p` of them does not exceed (Hyndman and Fan,
- * "Sample Quantiles in Statistical Packages", 1996, definition 1). Samples are
+ * "Sample Quantiles in Statistical Packages", 1996, definition 1), up to whole milliseconds. Samples are
  *
  * - what each attempt took that succeeded;
  * - the time so far of an attempt that was interrupted because another won, and of one that failed with `TimedOut`. It
@@ -429,13 +430,13 @@ export const layer = (options?: LatenciesOptions): Layer.Layer<Latencies> => Lay
  */
 export const layerNoop: Layer.Layer<Latencies> = Layer.succeed(Latencies, new InProcess(latencies.untaught))
 
-// The timers that the calls of one policy share, which has no state itself.
+// The timers that the calls of one policy share, which has no state itself. A percentile brings new ones when it moves.
 const timeoutsByPolicy = new WeakMap<Policy<unknown>, Timeouts>()
 
-const timeoutsOf = (policy: Policy<unknown>, delay: Duration.Duration): Timeouts => {
+const timeoutsOf = (policy: Policy<unknown>, millis: number): Timeouts => {
   let timeouts = timeoutsByPolicy.get(policy)
-  if (timeouts === undefined) {
-    timeouts = new Timeouts(Duration.toMillis(delay))
+  if (timeouts === undefined || timeouts.millis !== millis) {
+    timeouts = new Timeouts(millis)
     timeoutsByPolicy.set(policy, timeouts)
   }
   return timeouts
@@ -455,28 +456,35 @@ const open = (context: Context.Context<never>, key: string | undefined): Pay | E
 
 type Learning = Pick<internal.Setup, "delay" | "learn" | "timeouts">
 
+type Slowness = Pick<Learning, "delay" | "timeouts">
+
+/** In whole milliseconds, as timers have it: so a percentile that has hardly moved keeps its timers. */
+const slowAfter = (policy: Policy<unknown>, millis: number | undefined): Slowness => {
+  if (millis === undefined) return { delay: undefined, timeouts: undefined }
+  const delay = Math.ceil(millis - rounding)
+  return { delay, timeouts: timeoutsOf(policy, delay) }
+}
+
 /** When an attempt is slow, and who wants to know how long it took. */
 const learning = (context: Context.Context<never>, policy: Policy<unknown>): Learning | Effect.Effect<Learning> => {
   const { delay, name } = policy
   if (!isPercentile(delay)) {
-    return { delay: Duration.toMillis(delay), learn: undefined, timeouts: timeoutsOf(policy, delay) }
+    return { ...slowAfter(policy, Duration.toMillis(delay)), learn: undefined }
   }
   const service = Context.getUnsafe(context, Latencies)
   const engine = latencies.engineOf(service)
   if (engine === undefined) {
     return Effect.map(service.delay(name, delay), (known) => ({
-      delay: known === undefined ? undefined : Duration.toMillis(known),
-      learn: (millis) => service.record(name, delay, Duration.millis(millis)),
-      timeouts: undefined
+      ...slowAfter(policy, known === undefined ? undefined : Duration.toMillis(known)),
+      learn: (millis) => service.record(name, delay, Duration.millis(millis))
     }))
   }
   return {
-    delay: engine.delay(name, delay, millisIn(context)),
+    ...slowAfter(policy, engine.delay(name, delay, millisIn(context))),
     learn: (millis, now) => {
       engine.record(name, delay, millis, now)
       return undefined
-    },
-    timeouts: undefined
+    }
   }
 }
 

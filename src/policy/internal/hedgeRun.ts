@@ -28,7 +28,7 @@ export interface Setup {
   readonly maxAttempts: number
   /** After how many milliseconds the next attempt starts; `undefined` as long as that is not known. */
   readonly delay: number | undefined
-  /** The shared timers of that delay, where it is always the same. */
+  /** The shared timers of that delay. */
   readonly timeouts: Timeouts | undefined
   /** Pays for one more attempt: says whether there was enough, or how to ask. */
   readonly pay: ((now: number) => boolean | Effect.Effect<Withdrawal | undefined>) | undefined
