@@ -267,8 +267,10 @@ const lined = (cases: ReadonlyArray<Case>) =>
     )
   )
 
+/** How many calls a sample makes. */
+const calls = 200
+
 const times = Effect.fnUntraced(function*(quick: boolean) {
-  const calls = quick ? 10 : 200
   const rounds = quick ? 1 : 21
   const contenders = lined([...yield* guards, ...yield* windows, ...yield* keyCounts])
   // Every key has been seen before anything is measured.
@@ -382,9 +384,9 @@ export const bench: Bench = Effect.fnUntraced(function*({ quick }) {
     title: "overhead: one call through its guards, nothing failing",
     measurements: [...timed, ...kept, ...grown],
     notes: [
-      "Each time is the median of the rounds (n in the JSON lines), work and garbage collection included; a round runs all " +
-      "rows in turn, and the ratios are taken within it. ns added comes on top of the bare call of the same kind. On a " +
-      "machine that is busy with other things the ratios are worth more than the times, and neither is worth much.",
+      `Each time is the median of the rounds (n in the JSON lines) and of its samples of ${calls} calls, the work included, ` +
+      "the garbage collection between samples not. A round runs all rows in turn, and the ratios are taken within it. ns " +
+      "added comes on top of the bare call of the same kind.",
       "fiber: calls of one fiber that runs anyway, one after the other, where what works on promises is reached by " +
       "Effect.promise. run: a run of its own for each call, by Effect.runPromise; cockatiel and opossum need none, and " +
       "are awaited as they are. sync: the work is () => ++n; async: async () => ++n. Those two have no sync mode.",

@@ -20,8 +20,8 @@ export const inTurn = <A>(items: ReadonlyArray<A>, round: number): ReadonlyArray
 }
 
 /**
- * Measures tasks side by side, in rounds of all tasks, and gives for each task the milliseconds that an execution
- * took on average in each round: what it leaves to the garbage collector is part of what it costs.
+ * Measures tasks side by side, in rounds of all tasks, and gives for each task the milliseconds that its median
+ * execution took in each round, which other programs of the machine hardly change.
  */
 export const interleaved = Effect.fnUntraced(function*<Id>(
   tasks: ReadonlyMap<Id, () => Promise<unknown>>,
@@ -47,7 +47,7 @@ export const interleaved = Effect.fnUntraced(function*<Id>(
       const id = ids[index]
       if (id === undefined || task.result.state !== "completed") return
       const values = measured.get(id) ?? []
-      values.push(task.result.latency.mean)
+      values.push(task.result.latency.p50)
       measured.set(id, values)
     })
   }
