@@ -131,7 +131,7 @@ export const make = (options: { readonly model: string; readonly patience?: Pati
     maxAttempts: 1_000,
     maxElapsed: agentFor,
     idempotent: true,
-    retryIf: (_, verdict) => verdict._tag === "Rejected" ? true : undefined
+    retryRejected: true
   })
   const agent = Agent.make({
     name: "support",
