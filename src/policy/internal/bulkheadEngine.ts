@@ -445,7 +445,6 @@ export class Engine implements BulkheadEngine {
     this.standBack(compartment)
     const refused: Array<Waiter> = []
     for (let waiter = compartment.waiters.shift(); waiter !== undefined; waiter = compartment.waiters.shift()) {
-      waiter.stopTimer?.()
       refused.push(waiter)
     }
     // Told when all are gone, so that no refusal counts somebody who goes with it.
