@@ -163,8 +163,8 @@ export interface Snapshot {
  */
 export interface BulkheadEngine {
   /**
-   * A slot, if one is free and nobody waits for it. Where there is none, `Bulkhead.limit` is the way to wait for it or to
-   * be refused.
+   * A slot, if one is free and nobody is about to begin who came before. Where there is none, `Bulkhead.limit` is the way
+   * to wait for it or to be refused.
    */
   tryAcquire(key: string, options: BulkheadOptions | undefined, now: number): Slot | undefined
   /** Hands the slot to who waits for it longest. */
