@@ -195,19 +195,22 @@ for (const { bound, error, event, name } of guards) {
         assert.strictEqual(calls, 1)
       }))
 
-    it.effect("stops work inside an uninterruptible region, too", () =>
+    it.effect("stops work inside an uninterruptible region, too, which its caller's cancellation does not", () =>
       Effect.gen(function*() {
-        const fiber = yield* Effect.never.pipe(bound, Effect.exit, Effect.uninterruptible, start)
-        const interrupting = yield* start(Fiber.interrupt(fiber))
-        yield* TestClock.adjust(1000)
-        yield* Fiber.join(interrupting)
-        // The caller was not to be interrupted, and so the timeout is what it saw.
-        const exit = yield* Fiber.await(fiber)
-        assert.isTrue(
-          Exit.isSuccess(exit)
-            ? Exit.isFailure(exit.value) && Cause.hasFails(exit.value.cause)
-            : Cause.hasInterruptsOnly(exit.cause)
+        const { lines, note } = journal()
+        const fiber = yield* Effect.never.pipe(
+          bound,
+          Effect.catch(() => note("stopped")),
+          Effect.uninterruptible,
+          start
         )
+        yield* TestClock.adjust(500)
+        const canceller = yield* start(Fiber.interrupt(fiber))
+        yield* TestClock.adjust(499)
+        assert.isUndefined(canceller.pollUnsafe())
+        yield* TestClock.adjust(1)
+        yield* Fiber.join(canceller)
+        assert.deepStrictEqual(lines, ["1000 stopped"])
       }))
 
     describe("the caller's cancellation is a cancellation and no timeout", () => {
