@@ -183,6 +183,7 @@ const model = (call: Call): Story => {
       if (!mayBeInterrupted && call.attempts[index]?.end === "defect") died.push(index)
       last = Math.max(last, mayBeInterrupted ? now + cleanUpOf(index, cleansUpFor) : endsBy)
     }
+    died.sort((a, b) => (attempts[a]?.end ?? 0) - (attempts[b]?.end ?? 0))
     return last
   }
 
@@ -342,5 +343,5 @@ it.effect.prop(
       const learned = call.delayFrom === "policy" ? [] : expected.learned
       assert.deepStrictEqual(actual, { ...expected, learned }, JSON.stringify({ actual, expected }))
     }).pipe(Effect.provide(TestClock.layer())),
-  { arbitrary: { runs: runs(500, 20_000) }, timeout: 600_000 }
+  { arbitrary: { runs: runs(500, 20_000), seed: 1 }, timeout: runs(30_000, 600_000) }
 )
