@@ -325,17 +325,17 @@ export function within(...args: EffectFirst | EffectLast): unknown {
 /** Runs an effect under a limit, and says so when it was over. */
 type Guard<E2> = <A, E, R>(
   self: Effect.Effect<A, E, R>,
-  onStart?: (beat: () => void) => void
+  onStart: ((beat: () => void) => void) | undefined
 ) => Effect.Effect<A, E | E2, R>
 
 const guard =
   <E2>(timeouts: Timeouts, stopped: () => E2, announce: (error: E2) => Effect.Effect<void>): Guard<E2> =>
-  <A, E, R>(self: Effect.Effect<A, E, R>, onStart?: (beat: () => void) => void) =>
+  <A, E, R>(self: Effect.Effect<A, E, R>, onStart: ((beat: () => void) => void) | undefined) =>
     Effect.contextWith((context: Context.Context<R>) =>
       timedIn(context, self, timeouts, stopped, { announce, onStart })
     )
 
-const makeAttempt = (duration: Duration.Input, options: Options = {}): Guard<AttemptTimeout> => {
+const makeAttempt = (duration: Duration.Input, options: Options = {}) => {
   const { after, name, timeouts } = limit(
     "Deadline.attempt",
     "duration",
@@ -343,7 +343,7 @@ const makeAttempt = (duration: Duration.Input, options: Options = {}): Guard<Att
     "1 millis",
     options.name ?? "attempt"
   )
-  return guard(
+  const timed = guard(
     timeouts,
     () => withoutStack(() => new AttemptTimeout({ name, after })),
     () =>
@@ -352,6 +352,8 @@ const makeAttempt = (duration: Duration.Input, options: Options = {}): Guard<Att
         Telemetry.emit(() => ({ _tag: "AttemptTimedOut", name, afterMillis: timeouts.millis }))
       )
   )
+  // of one parameter, so that it can be handed to `map` as it is
+  return <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E | AttemptTimeout, R> => timed(self, undefined)
 }
 
 /**
@@ -434,7 +436,7 @@ const makeStall = (idle: Duration.Input = "30 seconds", options: Options = {}) =
     const source = Stream.toChannel(self)
     return Stream.fromChannel(
       Channel.fromTransform((_: unknown, scope) =>
-        Effect.map(silence(Channel.toPullScoped(source, scope)), (pull) => silence(pull))
+        Effect.map(silence(Channel.toPullScoped(source, scope), undefined), (pull) => silence(pull, undefined))
       )
     )
   }

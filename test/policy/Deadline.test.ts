@@ -768,6 +768,16 @@ describe("the errors", () => {
 })
 
 describe("Deadline.attempt", () => {
+  it.effect("gives a guard of one parameter, which can be handed to map", () =>
+    Effect.gen(function*() {
+      const waits = ["1 second", "2 seconds"] as const
+      const fiber = yield* Effect.forkChild(
+        Effect.all(waits.map((wait) => Effect.as(Effect.sleep(wait), wait)).map(Deadline.attempt("5 seconds")))
+      )
+      yield* TestClock.adjust("3 seconds")
+      assert.deepStrictEqual(yield* Fiber.join(fiber), ["1 second", "2 seconds"])
+    }))
+
   it.effect("is a fault that Retry tries again, each try with its whole time", () =>
     Effect.gen(function*() {
       const { events, listen } = listening()
