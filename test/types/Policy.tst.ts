@@ -56,7 +56,9 @@ describe("Policy", () => {
 
   it("retry and hedge add no error, and the services that their options ask for", () => {
     expect(Policy.make({ name: "p", retry: {} })).type.toBe<Policy.Policy>()
-    expect(Policy.make({ name: "p", retry: { budget: "b" } })).type.toBe<Policy.Policy<never, RetryBudget.RetryBudget>>()
+    expect(Policy.make({ name: "p", retry: { budget: "b" } })).type.toBe<
+      Policy.Policy<never, RetryBudget.RetryBudget>
+    >()
     expect(Policy.make({ name: "p", retry: Retry.policy({ maxAttempts: 3 }) })).type.toBe<Policy.Policy>()
     expect(Policy.make({ name: "p", retry: Retry.policy({ budget: "b" }) })).type.toBe<
       Policy.Policy<never, RetryBudget.RetryBudget>
