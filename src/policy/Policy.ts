@@ -20,20 +20,17 @@ import type * as Effect from "effect/Effect"
 import { dual } from "effect/Function"
 import * as Layer from "effect/Layer"
 import type * as Types from "effect/Types"
-import * as Fault from "../Fault.ts"
 import * as config from "../internal/config.ts"
 import * as Bulkhead from "./Bulkhead.ts"
 import * as CircuitBreaker from "./CircuitBreaker.ts"
 import * as Deadline from "./Deadline.ts"
 import * as Fallback from "./Fallback.ts"
 import * as Hedge from "./Hedge.ts"
-import * as bulkheads from "./internal/bulkheadEngine.ts"
-import * as circuits from "./internal/circuitSettings.ts"
+import * as description from "./internal/policyDescription.ts"
+import * as internal from "./internal/policyOptions.ts"
 import * as stack from "./internal/policyStack.ts"
 import * as Retry from "./Retry.ts"
 import * as RetryBudget from "./RetryBudget.ts"
-
-const module = "Policy.make"
 
 /**
  * The circuit breaker of a policy: what `CircuitBreaker` takes, and two short forms.
@@ -46,10 +43,7 @@ const module = "Policy.make"
  * @category models
  * @since 0.1.0
  */
-export interface CircuitOptions extends CircuitBreaker.CircuitOptions {
-  readonly failures?: number | undefined
-  readonly successes?: number | undefined
-}
+export interface CircuitOptions extends internal.CircuitOptions {}
 
 /**
  * Options of {@link make}. What is left out does not guard.
@@ -58,6 +52,8 @@ export interface CircuitOptions extends CircuitBreaker.CircuitOptions {
  *
  * - `name`: names the policy in errors, events and spans.
  * - `key`: what its circuit and its bulkhead are shared by. Default: `name`. See also {@link keyed}.
+ * - `idempotent`: whether the work may be repeated without harm, for `retry` and `hedge` where these do not say it
+ *   themselves. Default: what the surroundings say (`Fault.Idempotent`).
  * - `deadline`: bounds all of it; fails with `DeadlineExceeded`. See `Deadline.within`.
  * - `fallback`: what answers instead, one step of `Fallback` or several in order. The result becomes an `Answer`, whose
  *   first source is `"primary"`.
@@ -76,17 +72,7 @@ export interface CircuitOptions extends CircuitBreaker.CircuitOptions {
  * @category models
  * @since 0.1.0
  */
-export interface Options {
-  readonly name: string
-  readonly key?: string | undefined
-  readonly deadline?: Duration.Input | undefined
-  readonly fallback?: Fallback.Step | readonly [Fallback.Step, ...Array<Fallback.Step>] | undefined
-  readonly retry?: Retry.Options | Retry.Policy<unknown> | undefined
-  readonly bulkhead?: Bulkhead.LimitOptions | undefined
-  readonly circuit?: CircuitOptions | undefined
-  readonly hedge?: Hedge.Options | Hedge.Policy<unknown> | undefined
-  readonly timeout?: Duration.Input | undefined
-}
+export interface Options extends internal.Options {}
 
 const TypeId = "~effect-resilience/policy/Policy"
 
@@ -128,101 +114,75 @@ type Has<O, K extends keyof Options> = K extends keyof O ? [O[K]] extends [undef
 type When<Condition, Then> = Condition extends true ? Then : never
 
 /**
- * What a policy of these options can fail with.
+ * What a policy of these options can fail with. Options that may be there count as there.
  *
  * @category type-level
  * @since 0.1.0
  */
-export type ErrorOf<O> =
-  | When<Has<O, "deadline">, Deadline.DeadlineExceeded>
-  | When<Has<O, "bulkhead">, Bulkhead.BulkheadFull>
-  | When<Has<O, "circuit">, CircuitBreaker.CircuitOpen>
-  | When<Has<O, "timeout">, Deadline.AttemptTimeout>
+export type ErrorOf<O> = O extends unknown ?
+    | When<Has<O, "deadline">, Deadline.DeadlineExceeded>
+    | When<Has<O, "bulkhead">, Bulkhead.BulkheadFull>
+    | When<Has<O, "circuit">, CircuitBreaker.CircuitOpen>
+    | When<Has<O, "timeout">, Deadline.AttemptTimeout>
+  : never
 
 type Part<O, K extends keyof Options> = K extends keyof O ? Exclude<O[K], undefined> : never
 
 type BudgetOf<P> = P extends { readonly budget?: infer B } ? [Extract<B, string>] extends [never] ? undefined : string
   : undefined
 
-type RetryServices<P> = P extends Retry.Policy<infer R> ? R
+/** A policy of `unknown` services may need all that there are. */
+type Known<R, All> = unknown extends R ? All : R
+
+type RetryServices<P> = P extends Retry.Policy<infer R> ? Known<R, RetryBudget.RetryBudget>
   : BudgetOf<P> extends string ? RetryBudget.RetryBudget
   : never
 
-type HedgeServices<P> = P extends Hedge.Policy<infer R> ? R
+type HedgeServices<P> = P extends Hedge.Policy<infer R> ? Known<R, stack.HedgeServices>
   : P extends { readonly delay: infer D } ? Hedge.ServicesOf<D, BudgetOf<P>>
   : never
 
 /**
- * The services that a policy of these options needs.
+ * The services that a policy of these options needs. Options that may be there count as there.
  *
  * @category type-level
  * @since 0.1.0
  */
-export type ServicesOf<O> =
-  | When<Has<O, "bulkhead">, Bulkhead.Bulkhead>
-  | When<Has<O, "circuit">, CircuitBreaker.CircuitBreaker>
-  | RetryServices<Part<O, "retry">>
-  | HedgeServices<Part<O, "hedge">>
+export type ServicesOf<O> = O extends unknown ?
+    | When<Has<O, "bulkhead">, Bulkhead.Bulkhead>
+    | When<Has<O, "circuit">, CircuitBreaker.CircuitBreaker>
+    | RetryServices<Part<O, "retry">>
+    | HedgeServices<Part<O, "hedge">>
+  : never
 
 /**
- * The fallback of a policy of these options, as a list.
+ * The fallback of a policy of these options, as a list; of options that may be there, a union of lists.
  *
  * @category type-level
  * @since 0.1.0
  */
-export type StepsOf<O> = O extends { readonly fallback: infer S }
-  ? S extends ReadonlyArray<Fallback.Step> ? S : S extends Fallback.Step ? readonly [S] : readonly []
-  : readonly []
+export type StepsOf<O> = O extends unknown ? "fallback" extends keyof O ? StepsIn<O["fallback"]> : readonly [] : never
+
+type StepsIn<S> = S extends ReadonlyArray<Fallback.Step> ? S : S extends Fallback.Step ? readonly [S] : readonly []
 
 type KeyOf<T> = T extends unknown ? keyof T : never
 
-type KnownPart<P, Shape> = P extends object
-  ? { readonly [J in keyof P]: J extends KeyOf<NonNullable<Shape>> ? unknown : never }
+type NoSuchOption = "there is no such option"
+
+type ExactPart<P, Shape> = P extends object
+  ? { readonly [J in keyof P]: J extends KeyOf<NonNullable<Shape>> ? unknown : NoSuchOption }
   : P
 
 /** Refuses options that there are not, also inside the parts: a misspelt guard does not guard. */
-type Known<O> = {
-  readonly [K in keyof O]: K extends "retry" | "bulkhead" | "circuit" | "hedge" ? KnownPart<O[K], Options[K]>
+type Exact<O> = {
+  readonly [K in keyof O]: K extends "retry" | "bulkhead" | "circuit" | "hedge" ? ExactPart<O[K], Options[K]>
     : K extends keyof Options ? unknown
-    : never
+    : NoSuchOption
 }
-
-const circuitOptions = (options: CircuitOptions): CircuitBreaker.CircuitOptions => {
-  const { failures, successes, ...rest } = options
-  const twice = (long: string, value: unknown) => {
-    throw new Fault.InvalidConfig({
-      module,
-      option: `circuit.${long}`,
-      value: String(value),
-      expected: "either the short form or the long one, not both"
-    })
-  }
-  if (failures !== undefined && rest.trip !== undefined) twice("failures", failures)
-  if (successes !== undefined && rest.successThreshold !== undefined) twice("successes", successes)
-  const trip = failures === undefined
-    ? undefined
-    : CircuitBreaker.consecutive(config.integer(module, "circuit.failures", failures, 1))
-  const long = {
-    ...rest,
-    ...(trip === undefined ? {} : { trip }),
-    ...(successes === undefined
-      ? {}
-      : { successThreshold: config.integer(module, "circuit.successes", successes, 1) })
-  }
-  circuits.checkOptions(module, long, "circuit.")
-  return long
-}
-
-const positive = { minimum: "1 millis" } as const
-
-const stepsOf = (fallback: Options["fallback"]): ReadonlyArray<Fallback.Step> =>
-  fallback === undefined ? [] : "label" in fallback ? [fallback] : fallback
 
 const variance = { _E: (_: never) => _, _R: (_: never) => _ }
 
-type Settings = Omit<Policy<unknown, unknown, ReadonlyArray<Fallback.Step>>, typeof TypeId>
-
-const guardsOf = ({ bulkhead, circuit, deadline, hedge, key, name, timeout }: Settings): stack.Guards => {
+const guardsOf = ({ bulkhead, circuit, deadline, hedge, key, name, timeout }: internal.Settings): stack.Guards => {
   const attempt = timeout === undefined ? undefined : Deadline.attempt(timeout, { name })
   // its services are in the type of the policy, where the options were seen
   const hedged = hedge === undefined ? undefined : Hedge.apply(hedge as Hedge.Policy<stack.HedgeServices>)
@@ -279,21 +239,9 @@ const guardsOf = ({ bulkhead, circuit, deadline, hedge, key, name, timeout }: Se
  * @since 0.1.0
  */
 export const make = <const O extends Options>(
-  options: O & Known<O>
+  options: O & Exact<O>
 ): Policy<ErrorOf<O>, ServicesOf<O>, StepsOf<O>> => {
-  const { bulkhead, circuit, deadline, fallback, hedge, key, name, retry, timeout }: Options = options
-  if (bulkhead !== undefined) bulkheads.checked(bulkhead)
-  const settings: Settings = {
-    name: config.nonEmpty(module, "name", name),
-    key: config.nonEmpty(module, "key", key ?? name),
-    deadline: deadline === undefined ? undefined : config.duration(module, "deadline", deadline, positive),
-    fallback: stepsOf(fallback),
-    retry: retry === undefined ? undefined : Retry.policy({ ...retry, name: retry.name ?? name }),
-    bulkhead,
-    circuit: circuit === undefined ? undefined : circuitOptions(circuit),
-    hedge: hedge === undefined ? undefined : Hedge.policy({ ...hedge, name: hedge.name ?? name }),
-    timeout: timeout === undefined ? undefined : config.duration(module, "timeout", timeout, positive)
-  }
+  const settings = internal.settings(options)
   // the steps are those of the options, which the compiler has forgotten for their general type
   return { [TypeId]: { ...variance, ...guardsOf(settings) }, ...settings } as unknown as Policy<
     ErrorOf<O>,
@@ -354,20 +302,24 @@ type Chained<A, E, R, Steps extends ReadonlyArray<Fallback.Step>> = ReturnType<
   typeof Fallback.chain<readonly [Fallback.Step<"primary", A, E, R, undefined>, ...Steps]>
 >
 
+type Answered<A, E, R, PE, PR, Steps extends ReadonlyArray<Fallback.Step>> =
+  Chained<A, E | Exclude<PE, Deadline.DeadlineExceeded>, R | PR, Steps> extends
+    Effect.Effect<infer A2, infer E2, infer R2> ? Effect.Effect<A2, E2 | Extract<PE, Deadline.DeadlineExceeded>, R2>
+    : never
+
 /**
- * What {@link apply} makes of an effect.
+ * What {@link apply} makes of an effect: an `Answer` where the policy has a fallback, and either where that is not known.
  *
  * @category type-level
  * @since 0.1.0
  */
-export type Applied<A, E, R, PE, PR, Steps extends ReadonlyArray<Fallback.Step>> = Steps extends readonly []
-  ? Effect.Effect<A, E | PE, R | PR>
-  : Chained<A, E | Exclude<PE, Deadline.DeadlineExceeded>, R | PR, Steps> extends Effect.Effect<
-    infer A2,
-    infer E2,
-    infer R2
-  > ? Effect.Effect<A2, E2 | Extract<PE, Deadline.DeadlineExceeded>, R2>
+export type Applied<A, E, R, P> = P extends Policy<infer PE, infer PR, infer Steps>
+  ? Steps extends readonly [] ? Effect.Effect<A, E | PE, R | PR>
+  : readonly [] extends Steps ? Effect.Effect<A, E | PE, R | PR> | Answered<A, E, R, PE, PR, Steps>
+  : Answered<A, E, R, PE, PR, Steps>
   : never
+
+type AnyPolicy = Policy<unknown, unknown, ReadonlyArray<Fallback.Step>>
 
 /**
  * Runs an effect behind the guards of a policy.
@@ -409,29 +361,16 @@ export type Applied<A, E, R, PE, PR, Steps extends ReadonlyArray<Fallback.Step>>
  * @since 0.1.0
  */
 export const apply: {
-  <PE, PR, Steps extends ReadonlyArray<Fallback.Step>>(
-    policy: Policy<PE, PR, Steps>
-  ): <A, E, R>(self: Effect.Effect<A, E, R>) => Applied<A, E, R, PE, PR, Steps>
-  <A, E, R, PE, PR, Steps extends ReadonlyArray<Fallback.Step>>(
-    self: Effect.Effect<A, E, R>,
-    policy: Policy<PE, PR, Steps>
-  ): Applied<A, E, R, PE, PR, Steps>
-} = dual(
-  2,
-  <A, E, R, PE, PR, Steps extends ReadonlyArray<Fallback.Step>>(
-    self: Effect.Effect<A, E, R>,
-    policy: Policy<PE, PR, Steps>
-  ): Applied<A, E, R, PE, PR, Steps> => {
-    const guards = policy[TypeId]
-    const once: Effect.Effect<unknown, unknown, unknown> = stack.guarded(self, guards)
-    const tried = policy.retry === undefined ? once : Retry.apply(once, policy.retry)
-    const answered = policy.fallback.length === 0
-      ? tried
-      : Fallback.chain(Fallback.step("primary", tried), ...policy.fallback)
-    // the types fold over the options as these lines do over the policy, which the compiler cannot see
-    return guards.outer(answered) as Applied<A, E, R, PE, PR, Steps>
-  }
-)
+  <P extends AnyPolicy>(policy: P): <A, E, R>(self: Effect.Effect<A, E, R>) => Applied<A, E, R, P>
+  <A, E, R, P extends AnyPolicy>(self: Effect.Effect<A, E, R>, policy: P): Applied<A, E, R, P>
+} = dual(2, <A, E, R, P extends AnyPolicy>(self: Effect.Effect<A, E, R>, policy: P): Applied<A, E, R, P> => {
+  const { [TypeId]: guards, fallback, retry } = policy
+  const once: Effect.Effect<unknown, unknown, unknown> = stack.guarded(self, guards)
+  const tried = retry === undefined ? once : Retry.apply(once, retry)
+  const answered = fallback.length === 0 ? tried : Fallback.chain(Fallback.step(internal.primary, tried), ...fallback)
+  // the types fold over the options as these lines do over the policy, which the compiler cannot see
+  return guards.outer(answered) as Applied<A, E, R, P>
+})
 
 /**
  * All services that a policy can ask for, with their defaults: `CircuitBreaker`, `Bulkhead`, `RetryBudget` and the
@@ -459,19 +398,6 @@ export const layer: Layer.Layer<
 export const layerNoop: Layer.Layer<
   CircuitBreaker.CircuitBreaker | Bulkhead.Bulkhead | RetryBudget.RetryBudget | Hedge.Latencies
 > = Layer.mergeAll(CircuitBreaker.layerNoop, Bulkhead.layerNoop, RetryBudget.layerNoop, Hedge.layerNoop)
-
-const text = (duration: Duration.Input): string => Duration.format(Duration.fromInputUnsafe(duration))
-
-const shown = (given: object): string => {
-  const parts = Object.entries(given).flatMap(([option, value]: [string, unknown]) => {
-    if (value === undefined) return []
-    if (typeof value === "string" || typeof value === "number" || typeof value === "boolean") {
-      return [`${option} ${value}`]
-    }
-    return Duration.isDuration(value) ? [`${option} ${text(value)}`] : [`${option} of its own`]
-  })
-  return parts.length === 0 ? "as the layer says" : parts.join(", ")
-}
 
 /**
  * Says what a policy does, a line for each guard, from the outside in.
@@ -503,38 +429,4 @@ const shown = (given: object): string => {
  * @category destructors
  * @since 0.1.0
  */
-export const describe = (policy: Policy<unknown, unknown, ReadonlyArray<Fallback.Step>>): string => {
-  const { bulkhead, circuit, deadline, fallback, hedge, key, name, retry, timeout } = policy
-  const lines: ReadonlyArray<readonly [guard: string, what: string | undefined]> = [
-    ["deadline", deadline === undefined ? undefined : text(deadline)],
-    [
-      "fallback",
-      fallback.length === 0 ? undefined : fallback.map(({ label }) => JSON.stringify(label)).join(", then ")
-    ],
-    ["retry", retry === undefined ? undefined : describeRetry(retry)],
-    ["bulkhead", bulkhead === undefined ? undefined : shown(bulkhead)],
-    ["circuit", circuit === undefined ? undefined : shown(circuit)],
-    ["hedge", hedge === undefined ? undefined : describeHedge(hedge)],
-    ["attempt timeout", timeout === undefined ? undefined : text(timeout)]
-  ]
-  return [
-    `policy ${JSON.stringify(name)}${key === name ? "" : `, key ${JSON.stringify(key)}`}`,
-    ...lines.flatMap(([guard, what]) => what === undefined ? [] : [`  ${guard.padEnd(15)}  ${what}`]),
-    "  work"
-  ].join("\n")
-}
-
-const describeRetry = ({ budget, maxAttempts, maxElapsed, retryRejected }: Retry.Policy<unknown>): string =>
-  [
-    `at most ${maxAttempts} attempts`,
-    ...(maxElapsed === undefined ? [] : [`within ${text(maxElapsed)}`]),
-    ...(budget === undefined ? [] : [`budget ${JSON.stringify(budget)}`]),
-    ...(retryRejected ? ["also what the guards refuse"] : [])
-  ].join(", ")
-
-const describeHedge = ({ budget, delay, maxAttempts }: Hedge.Policy<unknown>): string =>
-  [
-    `at most ${maxAttempts} attempts`,
-    Duration.isDuration(delay) ? `the next after ${text(delay)}` : `the next after the ${delay.p * 100}th percentile`,
-    ...(budget === undefined ? [] : [`budget ${JSON.stringify(budget)}`])
-  ].join(", ")
+export const describe = (policy: AnyPolicy): string => description.describe(policy)

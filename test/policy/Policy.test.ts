@@ -198,6 +198,22 @@ describe("Policy", () => {
         assert.deepStrictEqual(asked, ["check p", "protect p"])
       }).pipe(Effect.provide(Policy.layer)))
 
+    it.effect("a bulkhead that is not of this process is asked by its public methods", () =>
+      Effect.gen(function*() {
+        const asked: Array<string> = []
+        const own = Bulkhead.Bulkhead.of({
+          ...(yield* Bulkhead.make()),
+          limit: (key, options) => (self) => {
+            asked.push(`limit ${key} ${options?.maxConcurrent}`)
+            return self
+          }
+        })
+        const policy = Policy.make({ name: "p", bulkhead: { maxConcurrent: 7 }, circuit: { failures: 1 } })
+        const program = Policy.apply(Effect.succeed("sent"), policy)
+        assert.strictEqual(yield* Effect.provideService(program, Bulkhead.Bulkhead, own), "sent")
+        assert.deepStrictEqual(asked, ["limit p 7"])
+      }).pipe(Effect.provide(Policy.layer)))
+
     it.effect("layerNoop lets every call through", () =>
       Effect.gen(function*() {
         const policy = Policy.make({ name: "p", bulkhead: { maxConcurrent: 1, maxQueue: 0 }, circuit: { failures: 1 } })
@@ -277,6 +293,65 @@ describe("Policy", () => {
       }).pipe(Effect.provide(Policy.layer)))
   })
 
+  it.effect("a key of its own is a circuit and a bulkhead of its own", () =>
+    Effect.gen(function*() {
+      const policy = Policy.make({ name: "p", bulkhead: { maxConcurrent: 1, maxQueue: 0 }, circuit: { failures: 1 } })
+      const other = Policy.keyed(policy, "other")
+      const busy = yield* start(Policy.apply(Effect.never, policy))
+      assert.instanceOf(yield* Effect.flip(Policy.apply(Effect.void, policy)), Bulkhead.BulkheadFull)
+      assert.instanceOf(yield* Effect.flip(Policy.apply(down, other)), Down)
+      assert.instanceOf(yield* Effect.flip(Policy.apply(Effect.void, other)), CircuitBreaker.CircuitOpen)
+      yield* Fiber.interrupt(busy)
+      yield* Policy.apply(Effect.void, policy)
+      assert.deepStrictEqual([other.name, other.key], ["p", "other"])
+    }).pipe(Effect.provide(Policy.layer)))
+
+  describe("what may be repeated", () => {
+    const unclear = Effect.fail({ [Fault.verdictOf]: Fault.ambiguous })
+
+    const triesOf = (policy: Policy.Policy) =>
+      Effect.gen(function*() {
+        let tries = 0
+        const fiber = yield* start(Policy.apply(Effect.andThen(Effect.sync(() => ++tries), unclear), policy))
+        yield* TestClock.adjust("1 minute")
+        yield* Fiber.await(fiber)
+        return tries
+      })
+
+    it.effect("is said once for the whole policy, or by a guard for itself", () =>
+      Effect.gen(function*() {
+        const retry = { backoff: everySecond, maxAttempts: 2 }
+        assert.strictEqual(yield* triesOf(Policy.make({ name: "p", retry })), 1)
+        assert.strictEqual(yield* triesOf(Policy.make({ name: "p", retry, idempotent: true })), 2)
+        assert.strictEqual(yield* triesOf(Policy.make({ name: "p", retry: { ...retry, idempotent: true } })), 2)
+        const never = { ...retry, idempotent: false }
+        assert.strictEqual(yield* triesOf(Policy.make({ name: "p", retry: never, idempotent: true })), 1)
+      }))
+
+    it.effect("is hedged, and what is not is not", () =>
+      Effect.gen(function*() {
+        const startsOf = (policy: Policy.Policy) =>
+          Effect.gen(function*() {
+            let starts = 0
+            const fiber = yield* start(Policy.apply(Effect.andThen(Effect.sync(() => ++starts), Effect.never), policy))
+            yield* TestClock.adjust("2 seconds")
+            yield* Fiber.interrupt(fiber)
+            return starts
+          })
+        const hedge = { delay: "1 second" } as const
+        assert.strictEqual(yield* startsOf(Policy.make({ name: "p", hedge })), 1)
+        assert.strictEqual(yield* startsOf(Policy.make({ name: "p", hedge, idempotent: true })), 2)
+        const never = { ...hedge, idempotent: false }
+        assert.strictEqual(yield* startsOf(Policy.make({ name: "p", hedge: never, idempotent: true })), 1)
+      }))
+
+    it.effect("is also what retryIf says", () =>
+      Effect.gen(function*() {
+        const retry = { backoff: everySecond, maxAttempts: 3, retryIf: () => true }
+        assert.strictEqual(yield* triesOf(Policy.make({ name: "p", retry })), 3)
+      }))
+  })
+
   it.effect("never more than the limit at any point, and everybody served", () =>
     Effect.gen(function*() {
       const policy = Policy.make({
@@ -327,8 +402,8 @@ describe("Policy", () => {
         key: "tenant",
         timeout: "60 seconds",
         hedge: { delay: Hedge.percentile({ p: 0.9 }), budget: "b" },
-        circuit: { failures: 5, openFor: "30 seconds", successes: 2 },
-        bulkhead: { maxConcurrent: 3 },
+        circuit: { failures: 5, openFor: 30_000, successes: 2, countsAsFailure: () => true },
+        bulkhead: { maxConcurrent: 3, maxWait: "90 seconds" },
         retry: { maxAttempts: 4, maxElapsed: "2 minutes", budget: "b", retryRejected: true },
         fallback: [Fallback.step("smaller", Effect.void), Fallback.step("template", Effect.void)],
         deadline: "5 minutes"
@@ -338,36 +413,71 @@ describe("Policy", () => {
         "  deadline         5m",
         "  fallback         \"smaller\", then \"template\"",
         "  retry            at most 4 attempts, within 2m, budget \"b\", also what the guards refuse",
-        "  bulkhead         maxConcurrent 3",
-        "  circuit          openFor 30 seconds, trip of its own, successThreshold 2",
-        "  hedge            at most 2 attempts, the next after the 90th percentile, budget \"b\"",
+        "  bulkhead         maxConcurrent 3, maxWait 1m 30s",
+        "  circuit          openFor 30s, countsAsFailure by a function, trip consecutive (failures 5), successThreshold 2",
+        "  hedge            at most 2 attempts, the next after the 90th percentile, budget \"b\", " +
+        "only of what is marked idempotent",
         "  attempt timeout  1m",
         "  work"
       ])
     })
     it("says of a guard without options that the layer decides", () => {
-      assert.include(Policy.describe(Policy.make({ name: "p", circuit: {} })), "circuit          as the layer says")
+      const policy = Policy.make({
+        name: "p",
+        circuit: {},
+        bulkhead: { maxQueue: undefined },
+        hedge: { delay: 500, idempotent: true }
+      })
+      assert.deepStrictEqual(Policy.describe(policy).split("\n"), [
+        "policy \"p\"",
+        "  bulkhead         as the layer says",
+        "  circuit          as the layer says",
+        "  hedge            at most 2 attempts, the next after 500ms",
+        "  work"
+      ])
+    })
+    it("says what is no number by what it is", () => {
+      const policy = Policy.make({
+        name: "p",
+        circuit: { openFor: Backoff.exponential(), trip: CircuitBreaker.rateOver({ window: "1 minute" }) }
+      })
+      assert.match(Policy.describe(policy), /openFor by a schedule, trip /)
     })
   })
 
   describe("bad options fail when the policy is made, naming the option and the value", () => {
+    // for callers without types, whose options come from a file
+    const make = (options: Record<string, unknown>) =>
+      Reflect.apply(Policy.make, undefined, [{ name: "p", ...options }])
+    const step = Fallback.step("a", Effect.void)
     const cases: ReadonlyArray<readonly [option: string, value: string, make: () => unknown]> = [
       ["name", "\"\"", () => Policy.make({ name: "" })],
+      ["name", "undefined", () => make({ name: undefined })],
       ["key", "\"\"", () => Policy.make({ name: "p", key: "" })],
       ["timeout", "0", () => Policy.make({ name: "p", timeout: 0 })],
+      ["timeout", "Infinity", () => Policy.make({ name: "p", timeout: Infinity })],
       ["deadline", "-1", () => Policy.make({ name: "p", deadline: -1 })],
-      ["maxAttempts", "0", () => Policy.make({ name: "p", retry: { maxAttempts: 0 } })],
-      ["maxConcurrent", "0", () => Policy.make({ name: "p", bulkhead: { maxConcurrent: 0 } })],
-      ["openFor", "0", () => Policy.make({ name: "p", circuit: { openFor: 0 } })],
+      ["retry.maxAttempts", "0", () => Policy.make({ name: "p", retry: { maxAttempts: 0 } })],
+      ["bulkhead.maxConcurrent", "0", () => Policy.make({ name: "p", bulkhead: { maxConcurrent: 0 } })],
+      ["circuit.openFor", "0", () => Policy.make({ name: "p", circuit: { openFor: 0 } })],
       ["circuit.successes", "0", () => Policy.make({ name: "p", circuit: { successes: 0 } })],
-      ["failures", "0", () => Policy.make({ name: "p", circuit: { failures: 0 } })],
+      ["circuit.failures", "0", () => Policy.make({ name: "p", circuit: { failures: 0 } })],
       [
         "circuit.failures",
         "3",
         () => Policy.make({ name: "p", circuit: { failures: 3, trip: CircuitBreaker.consecutive(3) } })
       ],
       ["circuit.successes", "3", () => Policy.make({ name: "p", circuit: { successes: 3, successThreshold: 3 } })],
-      ["delay", "-1", () => Policy.make({ name: "p", hedge: { delay: -1 } })],
+      ["hedge.delay", "-1", () => Policy.make({ name: "p", hedge: { delay: -1 } })],
+      ["retry", "3", () => make({ retry: 3 })],
+      ["bulkhead", "3", () => make({ bulkhead: 3 })],
+      ["circuit", "true", () => make({ circuit: true })],
+      ["circuit", "null", () => make({ circuit: null })],
+      ["hedge", "\"1 second\"", () => make({ hedge: "1 second" })],
+      ["fallback", "[]", () => make({ fallback: [] })],
+      ["fallback", "{}", () => make({ fallback: [{}] })],
+      ["fallback", "\"a\"", () => Policy.make({ name: "p", fallback: [step, step] })],
+      ["fallback", "\"primary\"", () => Policy.make({ name: "p", fallback: Fallback.step("primary", Effect.void) })],
       ["key", "\"\"", () => Policy.keyed(Policy.make({ name: "p" }), "")]
     ]
     for (const [option, value, make] of cases) {
@@ -376,12 +486,16 @@ describe("Policy", () => {
           make()
         } catch (error) {
           assert.instanceOf(error, Fault.InvalidConfig)
-          assert.include(error.message, option)
-          assert.include(error.message, value.replaceAll("\"", ""))
+          assert.include(error.message, `option "${option}" is`)
+          assert.include(error.message, value)
           return
         }
         assert.fail("it was accepted")
       })
     }
+
+    it("and the policy", () => {
+      assert.throws(() => Policy.make({ name: "search", bulkhead: { maxConcurrent: 0 } }), /Policy.make of "search"/)
+    })
   })
 })

@@ -110,6 +110,60 @@ describe("Policy", () => {
     >()
   })
 
+  it("options that are not one exact literal add what any of them may add", () => {
+    const wide = (options: Omit<Policy.Options, "name">) => Policy.make({ name: "p", ...options })
+    expect(wide).type.toBe<
+      (options: Omit<Policy.Options, "name">) => Policy.Policy<
+        Deadline.DeadlineExceeded | Bulkhead.BulkheadFull | CircuitBreaker.CircuitOpen | Deadline.AttemptTimeout,
+        Bulkhead.Bulkhead | CircuitBreaker.CircuitBreaker | RetryBudget.RetryBudget | Hedge.Latencies,
+        readonly [] | readonly [Fallback.Step] | readonly [Fallback.Step, ...Array<Fallback.Step>]
+      >
+    >()
+    const either = (options: { name: string; circuit: object } | { name: string; timeout: "1 second" }) =>
+      Policy.make(options)
+    expect(either).type.toBe<
+      (options: { name: string; circuit: object } | { name: string; timeout: "1 second" }) => Policy.Policy<
+        CircuitBreaker.CircuitOpen | Deadline.AttemptTimeout,
+        CircuitBreaker.CircuitBreaker
+      >
+    >()
+    const any: Retry.Policy<unknown> = Retry.policy()
+    expect(Policy.make({ name: "p", retry: any })).type.toBe<Policy.Policy<never, RetryBudget.RetryBudget>>()
+  })
+
+  it("a fallback that may be there gives an answer or the plain result", () => {
+    type Template = Fallback.Step<"template", string, never, never, "all">
+    const maybe = (options: { readonly name: string; readonly fallback?: Template }) =>
+      call.pipe(Policy.apply(Policy.make(options)))
+    expect(maybe).type.toBe<
+      (options: { readonly name: string; readonly fallback?: Template }) =>
+        | Effect.Effect<number, "down", Scope.Scope>
+        | Effect.Effect<Fallback.Answer<number | string, "primary" | "template">, never, Scope.Scope>
+    >()
+  })
+
+  it("one of two policies adds what either may add", () => {
+    const one = (flag: boolean) =>
+      Policy.apply(
+        call,
+        flag ? Policy.make({ name: "p", circuit: {} }) : Policy.make({ name: "p", timeout: "1 second" })
+      )
+    expect(one).type.toBe<
+      (flag: boolean) =>
+        | Effect.Effect<number, "down" | CircuitBreaker.CircuitOpen, Scope.Scope | CircuitBreaker.CircuitBreaker>
+        | Effect.Effect<number, "down" | Deadline.AttemptTimeout, Scope.Scope>
+    >()
+  })
+
+  it("fits helpers that are generic in the effect", () => {
+    const policy = Policy.make({ name: "p", timeout: "1 second" })
+    const guard: <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | Deadline.AttemptTimeout, R> = (self) =>
+      Policy.apply(self, policy)
+    expect(guard(call)).type.toBe<Effect.Effect<number, "down" | Deadline.AttemptTimeout, Scope.Scope>>()
+    const helper = <E, R>(policy: Policy.Policy<E, R>) => Policy.apply(call, policy)
+    expect(helper(policy)).type.toBe<Effect.Effect<number, "down" | Deadline.AttemptTimeout, Scope.Scope>>()
+  })
+
   it("refuses options that there are not, also within the parts", () => {
     expect(Policy.make).type.not.toBeCallableWith({ name: "p", retires: {} })
     expect(Policy.make).type.not.toBeCallableWith({ name: "p", retry: { maxAttmpts: 3 } })

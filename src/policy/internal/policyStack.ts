@@ -48,6 +48,11 @@ export const separate = <A, E, R>(
   return circuit === undefined ? limited : Effect.andThen(CircuitBreaker.check(key, circuit), limited)
 }
 
+const announced = <A, E, R>(
+  breaker: circuits.CircuitEngine | undefined,
+  next: Effect.Effect<A, E, R>
+): Effect.Effect<A, E, R> => breaker?.pending === true ? Effect.andThen(breaker.announce, next) : next
+
 /** What one try holds while it runs. */
 interface Held {
   readonly context: Context.Context<never>
@@ -102,15 +107,16 @@ export const guarded = <A, E, R>(
         if (isForeign) return separate(self, guards)
 
         const now = millisIn(context)
+        const refusal = slots === undefined ? undefined : breaker?.check(key, circuit, now, context)
+        if (refusal !== undefined) return announced(breaker, Effect.fail(refusal))
         const slot = slots?.tryAcquire(key, bulkhead, now)
         if (slots !== undefined && slot === undefined) return separate(self, guards)
         held = { context, slots, slot, breaker, admission: undefined }
         if (breaker === undefined) return work
         const admission = breaker.admit(key, circuit, now, context)
-        let next: Effect.Effect<A, E | Errors, R | HedgeServices> = work
-        if (admission instanceof CircuitBreaker.CircuitOpen) next = Effect.fail(admission)
-        else held.admission = admission
-        return breaker.pending ? Effect.andThen(breaker.announce, next) : next
+        if (admission instanceof CircuitBreaker.CircuitOpen) return announced(breaker, Effect.fail(admission))
+        held.admission = admission
+        return announced(breaker, work)
       }),
       (exit) => held === undefined ? undefined : leave(held, exit)
     )
