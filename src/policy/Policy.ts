@@ -15,7 +15,7 @@
  * @since 0.1.0
  */
 // effect/ExecutionPlan goes through a list of layers and retries; it has no guard that refuses.
-import * as Duration from "effect/Duration"
+import type * as Duration from "effect/Duration"
 import type * as Effect from "effect/Effect"
 import { dual } from "effect/Function"
 import * as Layer from "effect/Layer"

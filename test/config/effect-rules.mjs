@@ -21,14 +21,14 @@ const services = {
     MemberExpression(node) {
       if (node.computed || node.object.type !== "Identifier") return
       const name = `${node.object.name}.${node.property.name}`
-      const instead = forbidden[name]
+      const instead = Object.hasOwn(forbidden, name) ? forbidden[name] : undefined
       if (instead !== undefined) {
         context.report({ node, message: `${name} cannot be swapped in a test: use ${instead}` })
       }
     },
     CallExpression(node) {
       if (node.callee.type !== "Identifier") return
-      const instead = timers[node.callee.name]
+      const instead = Object.hasOwn(timers, node.callee.name) ? timers[node.callee.name] : undefined
       if (instead !== undefined) {
         context.report({ node, message: `${node.callee.name} cannot be swapped in a test: use ${instead}` })
       }

@@ -18,7 +18,7 @@ const shared = (rule: object): string | undefined => {
   })`
 }
 
-const valueOf = (option: string, value: unknown): string => {
+const show = (option: string, value: unknown): string => {
   if (Schedule.isSchedule(value)) return "by a schedule"
   const duration = durations.has(option) && isDurationInput(value) ? Duration.fromInput(value) : Option.none()
   if (Option.isSome(duration)) return text(duration.value)
@@ -31,7 +31,7 @@ const isDurationInput = (value: unknown): value is Duration.Input =>
 
 const options = (given: object): string => {
   const parts = Object.entries(given).flatMap(([option, value]: [string, unknown]) =>
-    value === undefined ? [] : [`${option} ${valueOf(option, value)}`]
+    value === undefined ? [] : [`${option} ${show(option, value)}`]
   )
   return parts.length === 0 ? "as the layer says" : parts.join(", ")
 }

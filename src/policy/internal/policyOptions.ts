@@ -63,7 +63,8 @@ const part = <Given, Made>(
     return make(given)
   } catch (error) {
     if (!(error instanceof InvalidConfig)) throw error
-    throw new InvalidConfig({ ...error, module, option: `${option}.${error.option}` })
+    const { expected, value } = error
+    throw new InvalidConfig({ module, option: `${option}.${error.option}`, value, expected })
   }
 }
 
