@@ -68,7 +68,7 @@ export {
    * **Details**
    *
    * - `Nothing`: no answer is remembered, or only one older than the layer's `timeToLive`.
-   * - `TooOld`: there is one, older than `maxAge`; `age` says how old.
+   * - `TooOld`: there is one, older than `maxAge`; `age` says how old, and `key` whether it is one of a similar key.
    * - `Unreadable`: there is one, and the schema of the slot does not accept it, as `issue` tells; the verdict is
    *   `Malformed`, so that it is not taken for the others.
    *
@@ -174,7 +174,8 @@ export interface Options extends stores.Options {}
  * **Details**
  *
  * - `maxEntries`, `timeToLive`: as in {@link Options}, for the memory and for the store each.
- * - `prefix`: what the keys in the store begin with; default `"last-good/"`.
+ * - `prefix`: what the keys in the store begin with, before a slash; default `"last-good"`. All keys that begin so are
+ *   taken for answers, and make room for new ones.
  * - `storeTimeout`: how long one operation of the store may take; default 5 seconds.
  *
  * @category models
@@ -214,7 +215,8 @@ export const layer = (options?: Options): Layer.Layer<LastGood> => Layer.effect(
  *
  * A recall asks memory and store and serves the newer answer. When the store fails or cannot be read it serves what it
  * has in memory, with a warning, and else fails with `LastGoodStoreError`. The age of an answer from the store is told
- * by the wall clock. Of several processes with one store, the one that writes last is remembered.
+ * by the wall clock; one that is more than five minutes ahead of it cannot be read. Of several processes with one store,
+ * the one that writes last is remembered.
  *
  * Keys must be such as the store takes: one on a file system has names of limited length. Building the layer dies with
  * `InvalidConfig` when an option is out of range.
@@ -291,6 +293,11 @@ const keep = <A, RD, RE>(
  * RFC 9111, 4.2.3): of two calls at the same time, the one that began later is kept, whichever ends first. Failures and
  * interrupted calls change nothing. A degraded `Fallback.Answer` is never kept. An answer that the schema or the store
  * does not take is given back all the same, with a warning in the log.
+ *
+ * **Gotchas**
+ *
+ * What `Fallback.partial` collected is kept with its gaps, since only an `Answer` says that it is degraded: remember the
+ * parts rather than the whole.
  *
  * @category combinators
  * @since 0.1.0
@@ -457,18 +464,22 @@ export const recall = <A, RD, RE>(
     const store = yield* LastGood
     const exact = yield* store.recall(slot.name, key)
     if (exact !== undefined && exact.ageMillis <= maxAge) return yield* serve(key, exact)
+    let old = exact === undefined ? undefined : { key, ageMillis: exact.ageMillis }
     if (options?.similar !== undefined) {
       const candidates = (yield* store.keys(slot.name)).filter((candidate) => candidate !== key)
       const other = options.similar(key, candidates)
       const found = other === undefined || !candidates.includes(other)
         ? undefined
         : yield* store.recall(slot.name, other)
-      if (other !== undefined && found !== undefined && found.ageMillis <= maxAge) return yield* serve(other, found)
+      if (other !== undefined && found !== undefined) {
+        if (found.ageMillis <= maxAge) return yield* serve(other, found)
+        old ??= { key: other, ageMillis: found.ageMillis }
+      }
     }
     return yield* new NoLastGood(
-      exact === undefined
+      old === undefined
         ? { slot: slot.name, key, reason: "Nothing" }
-        : { slot: slot.name, key, reason: "TooOld", age: Duration.millis(exact.ageMillis) }
+        : { slot: slot.name, key: old.key, reason: "TooOld", age: Duration.millis(old.ageMillis) }
     )
   })
 }

@@ -234,13 +234,17 @@ describe("LastGood", () => {
         assert.deepStrictEqual(asked, [["Bern", "Basel"]])
       }).pipe(Effect.provide(LastGood.layer())))
 
-    it.effect("finds nothing in a key that there is not, and nothing too old in another", () =>
+    it.effect("finds nothing in a key that there is not, and says of what is too old that it is", () =>
       Effect.gen(function*() {
         yield* good("old", "Bern")
         yield* TestClock.adjust("2 hours")
         assert.strictEqual(yield* reason("Zurich", { similar: () => "Atlantis" }), "Nothing")
         assert.strictEqual(yield* reason("Zurich", { similar: () => undefined }), "Nothing")
-        assert.strictEqual(yield* reason("Zurich", { similar: () => "Bern", maxAge: "1 hour" }), "Nothing")
+        const late = yield* Effect.flip(
+          LastGood.recall(forecasts, "Zurich", { similar: () => "Bern", maxAge: "1 hour" })
+        )
+        const { age, key, reason: why } = late._tag === "NoLastGood" ? late : yield* Effect.die(late)
+        assert.deepStrictEqual([why, key, age], ["TooOld", "Bern", Duration.hours(2)])
       }).pipe(Effect.provide(LastGood.layer())))
   })
 

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Duration, Effect, Exit, Fiber, Latch, Layer, Logger, Schema, Scope } from "effect"
+import { Context, Duration, Effect, Exit, Fiber, Latch, Layer, Logger, Scheduler, Schema, Scope } from "effect"
 import { LastGood } from "effect-resilience"
 import { KeyValueStore } from "effect/persistence"
 import { TestClock } from "effect/testing"
@@ -58,6 +58,21 @@ const start = (kv: KeyValueStore.KeyValueStore, options?: LastGood.KeyValueStore
     )
   ))
 
+/** Lets the first fiber that it sees give way at one of its steps, and no other. */
+class YieldsAt extends Scheduler.MixedScheduler {
+  private readonly step: number
+  private first: Fiber.Fiber<unknown, unknown> | undefined
+  private count = 0
+  constructor(step: number) {
+    super()
+    this.step = step
+  }
+  override shouldYield(fiber: Fiber.Fiber<unknown, unknown>): boolean {
+    this.first ??= fiber
+    return fiber === this.first && ++this.count === this.step
+  }
+}
+
 const written = Effect.repeat(Effect.yieldNow, { times: 20 })
 
 const heard = Effect.sync(() => {
@@ -98,6 +113,40 @@ describe("LastGood.layerKeyValueStore", () => {
       data.set("last-good/skies/k", "60000 \"sunny\"")
       const process = yield* start(kv)
       assert.deepStrictEqual((yield* Effect.provide(LastGood.recall(skies, "k"), process)).age, Duration.zero)
+    }))
+
+  it.effect("of two answers of one moment its own is served", () =>
+    Effect.gen(function*() {
+      const { data, kv } = yield* makeStore
+      const process = yield* start(kv)
+      yield* Effect.provide(good("own"), process)
+      yield* written
+      data.set("last-good/skies/k", "0 \"theirs\"")
+      assert.strictEqual(yield* Effect.provide(sky(), process), "own")
+    }))
+
+  it.effect("a record of the far future is not believed", () =>
+    Effect.gen(function*() {
+      const { data, kv } = yield* makeStore
+      const process = yield* start(kv)
+      data.set("last-good/skies/near", "300000 \"sunny\"")
+      data.set("last-good/skies/far", "300001 \"sunny\"")
+      assert.strictEqual(yield* Effect.provide(sky("near"), process), "sunny")
+      assert.strictEqual(yield* Effect.provide(failure("far"), process), "LastGoodStoreError")
+      yield* Effect.provide(good("own", "far"), process)
+      assert.strictEqual(yield* Effect.provide(sky("far"), process), "own")
+      yield* written
+      assert.strictEqual(data.get("last-good/skies/far"), "0 \"own\"")
+    }))
+
+  it.effect("keeps the moment in whole milliseconds, also before 1970", () =>
+    Effect.gen(function*() {
+      const { data, kv } = yield* makeStore
+      yield* TestClock.setTime(-1000)
+      yield* TestClock.adjust(Duration.micros(1_500n))
+      yield* Effect.scoped(Effect.flatMap(start(kv), (process) => Effect.provide(good("sunny"), process)))
+      assert.strictEqual(data.get("last-good/skies/k"), "-999 \"sunny\"")
+      assert.strictEqual(yield* Effect.provide(sky(), yield* start(kv)), "sunny")
     }))
 
   it.effect("no call waits for the store, and of each key only the latest answer is written", () =>
@@ -167,6 +216,85 @@ describe("LastGood.layerKeyValueStore", () => {
       ])
     }))
 
+  it.effect("goes on writing wherever the scheduler lets a caller give way", () =>
+    Effect.gen(function*() {
+      for (let step = 1; step < 60; step++) {
+        const { data, kv } = yield* makeStore
+        const process = yield* start(kv)
+        yield* Effect.provide(good("first", "a"), process).pipe(
+          Effect.provideService(Scheduler.Scheduler, new YieldsAt(step)),
+          Effect.forkChild({ startImmediately: true }),
+          Effect.flatMap(Fiber.await)
+        )
+        yield* written
+        yield* Effect.provide(good("second", "b"), process)
+        yield* written
+        assert.deepStrictEqual([...data.keys()], ["last-good/skies/a", "last-good/skies/b"], `step ${step}`)
+      }
+    }))
+
+  it.effect("goes on writing after a logger that throws, and closes", () =>
+    Effect.gen(function*() {
+      const { control, data, kv } = yield* makeStore
+      const throwing = Logger.layer([Logger.make(() => {
+        throw new TypeError("thrown by the logger")
+      })])
+      yield* Effect.scoped(Effect.gen(function*() {
+        const process = yield* start(kv)
+        control.fails = true
+        yield* Effect.provide(good("lost", "a"), process).pipe(Effect.provide(throwing))
+        yield* Effect.provide(good("kept", "b"), process)
+        yield* Effect.yieldNow
+        control.fails = false
+        yield* written
+        yield* Effect.provide(good("kept", "c"), process)
+      }))
+      assert.include([...data.keys()], "last-good/skies/c")
+    }))
+
+  it.effect("an answer that comes while the layer closes is written too", () =>
+    Effect.gen(function*() {
+      const { data, gate, kv } = yield* makeStore
+      const scope = yield* Scope.make()
+      const process = yield* Scope.provide(start(kv), scope)
+      yield* gate.close
+      yield* Effect.provide(good("sunny", "a"), process)
+      yield* written
+      const closing = yield* Effect.forkChild(Scope.close(scope, Exit.void), { startImmediately: true })
+      yield* Effect.provide(good("rain", "b"), process)
+      assert.isUndefined(closing.pollUnsafe())
+      yield* gate.open
+      yield* Fiber.join(closing)
+      assert.strictEqual(data.size, 2)
+    }))
+
+  it.effect("of two calls the answer to the one that began later stays in the store, whatever memory has forgotten", () =>
+    Effect.gen(function*() {
+      const { data, gate, kv } = yield* makeStore
+      const process = yield* start(kv, { maxEntries: 2 })
+      const slow = yield* Latch.make(false)
+      const older = yield* Effect.provide(LastGood.remember(Effect.as(slow.await, "old"), skies, "k"), process).pipe(
+        Effect.forkChild({ startImmediately: true })
+      )
+      yield* TestClock.adjust("1 second")
+      // memory drops the one that was not asked for, and the store the one that was written first
+      yield* gate.close
+      yield* Effect.provide(good("x", "x"), process)
+      yield* written
+      yield* Effect.provide(Effect.andThen(good("a", "a"), good("new")), process)
+      assert.strictEqual(yield* Effect.provide(sky("a"), process), "a")
+      yield* gate.open
+      yield* written
+      yield* Effect.provide(good("b", "b"), process)
+      yield* written
+      assert.deepStrictEqual([...data.keys()], ["last-good/skies/k", "last-good/skies/b"])
+      yield* slow.open
+      yield* Fiber.join(older)
+      yield* written
+      assert.strictEqual(data.get("last-good/skies/k"), "1000 \"new\"")
+      assert.strictEqual(yield* Effect.provide(sky(), process), "new")
+    }))
+
   it.effect("an interrupted caller interrupts no write", () =>
     Effect.gen(function*() {
       const { control, data, gate, kv } = yield* makeStore
@@ -234,6 +362,19 @@ describe("LastGood.layerKeyValueStore", () => {
       assert.deepStrictEqual([...data.keys()], ["somebody/else", "mine/skies/y", "mine/skies/a", "mine/skies/b"])
     }))
 
+  it.effect("takes no prefix for its own that only begins like it", () =>
+    Effect.gen(function*() {
+      const { data, kv, removed } = yield* makeStore
+      for (const key of ["lg-users/1", "lg-users/2"]) data.set(key, "somebody else's")
+      const process = yield* start(kv, { maxEntries: 1, prefix: "lg" })
+      yield* Effect.provide(good("a", "a"), process)
+      yield* written
+      assert.deepStrictEqual(removed, [])
+      assert.isTrue(data.has("lg/skies/a"))
+      const empty = yield* Effect.exit(start(kv, { prefix: "" }))
+      assert.include(String(empty), "option \"prefix\" is \"\"")
+    }))
+
   it.effect("warns when it cannot make room, and goes on", () =>
     Effect.gen(function*() {
       const { kv } = yield* makeStore
@@ -252,11 +393,15 @@ describe("LastGood.layerKeyValueStore", () => {
       const { data, kv } = yield* makeStore
       yield* TestClock.setTime(10 * 86_400_000)
       data.set("last-good/skies/old", `${8 * 86_400_000} "old"`)
+      data.set("last-good/skies/just", `${9 * 86_400_000} "just"`)
       data.set("last-good/skies/odd", "what is this")
+      data.set("last-good/skies/huge", "99999999999999999999 \"sunny\"")
       data.set("last-good/skies/half", `${10 * 86_400_000} "sun`)
       const process = yield* start(kv)
       assert.strictEqual(yield* Effect.provide(failure("old"), process), "Nothing")
+      assert.strictEqual(yield* Effect.provide(sky("just"), process), "just")
       assert.strictEqual(yield* Effect.provide(failure("odd"), process), "LastGoodStoreError")
+      assert.strictEqual(yield* Effect.provide(failure("huge"), process), "LastGoodStoreError")
       assert.strictEqual(yield* Effect.provide(failure("half"), process), "Unreadable")
     }))
 

@@ -57,7 +57,7 @@ export const idOf = (slot: string, key: string): string => `${slot}/${key}`
 
 /** @internal */
 export const nowIn = (context: Context.Context<never>) => ({
-  wall: Context.get(context, Clock.Clock).currentTimeMillisUnsafe(),
+  wall: Math.floor(Context.get(context, Clock.Clock).currentTimeMillisUnsafe()),
   monotonic: millisIn(context)
 })
 
@@ -87,12 +87,21 @@ export const memory = (options: Options = {}): Effect.Effect<Service> =>
     }
   })
 
+/** What the keys begin with, up to a slash: no key of somebody else begins like that by chance. */
+const prefixOf = (prefix: string): string => {
+  config.nonEmpty(module, "prefix", prefix)
+  return prefix.endsWith("/") ? prefix : `${prefix}/`
+}
+
+// More than the clocks of two machines differ. What is further ahead was written by a clock that was wrong.
+const maxAheadMillis = 5 * 60_000
+
 /** @internal */
 export const keyValueStore = Effect.fnUntraced(function*(options: KeyValueStoreOptions) {
   const bounds = boundsOf(options)
   const memory = new LastGoodMemory(bounds)
   const store = yield* records.make({
-    prefix: options.prefix ?? "last-good/",
+    prefix: prefixOf(options.prefix ?? "last-good"),
     maxEntries: bounds.maxEntries,
     timeout: config.duration(module, "storeTimeout", options.storeTimeout ?? "5 seconds", atLeastAMilli)
   })
@@ -108,7 +117,12 @@ export const keyValueStore = Effect.fnUntraced(function*(options: KeyValueStoreO
       timed((now) => {
         const entry = memory.get(idOf(slot, key), now.monotonic)
         const own = entry === undefined ? undefined : storedOf(entry, now.monotonic)
-        return Effect.matchEffect(store.get(idOf(slot, key)).pipe(failed("recall", slot)), {
+        const recorded = Effect.filterOrFail(
+          store.get(idOf(slot, key)),
+          (record) => record === undefined || record.asOf - now.wall <= maxAheadMillis,
+          () => new Error("the record in the store is from the future")
+        )
+        return Effect.matchEffect(recorded.pipe(failed("recall", slot)), {
           onFailure: (error) =>
             own === undefined ? Effect.fail(error) : Effect.as(
               Effect.logWarning("LastGood could not ask its store, and serves what it has in memory", error),
