@@ -53,6 +53,8 @@ import * as budgets from "./internal/retryBudget.ts"
 import { Timeouts } from "./internal/timeouts.ts"
 import { RetryBudget } from "./RetryBudget.ts"
 
+const TypeId = "~effect-resilience/policy/Hedge/Policy"
+
 const PercentileId = "~effect-resilience/policy/Hedge/Percentile"
 
 /**
@@ -108,7 +110,8 @@ const isPercentile = (u: unknown): u is Percentile => Predicate.hasProperty(u, P
  * - `maxAttempts`: how many attempts a call makes at most, the first included, from 1 to 10. Default: 2.
  * - `budget`: the key of a `RetryBudget` that every further attempt is paid from, so that hedges do not double the load of
  *   something that is slow because it is overloaded. First attempts put into it and never pay; under a `Retry` that pays from
- *   the same budget, the first attempt of each of its tries does. Default: no budget.
+ *   the same budget, the first attempt of each of its tries does. A budget of your own is asked to the end once it is
+ *   asked, and given back to, behind the call: no result waits for either. Default: no budget.
  * - `idempotent`: whether the effect may be repeated without harm. Default: what the surroundings say
  *   (`Fault.Idempotent`).
  *
@@ -137,13 +140,15 @@ export interface Options<
  * @since 0.1.0
  */
 export interface Policy<out R = never> {
-  readonly "~effect-resilience/policy/Hedge/Policy"?: Types.Covariant<R> | undefined
+  readonly [TypeId]: { readonly _R: Types.Covariant<R> }
   readonly name: string
   readonly delay: Duration.Duration | Percentile
   readonly maxAttempts: number
   readonly budget: string | undefined
   readonly idempotent: boolean | undefined
 }
+
+const variance = { _R: (_: never) => _ }
 
 /**
  * The services that a policy needs: `RetryBudget` with a budget, {@link Latencies} with a {@link percentile}.
@@ -243,6 +248,7 @@ export const policy = <Delay extends Duration.Input | Percentile, Budget extends
   const module = "Hedge.policy"
   const delay: Duration.Input | Percentile = options.delay
   return {
+    [TypeId]: variance,
     name: config.nonEmpty(module, "name", options.name ?? (isPercentile(delay) ? "" : "hedge")),
     delay: isPercentile(delay) ? delay : config.duration(module, "delay", delay, { infinite: true }),
     maxAttempts: config.integer(module, "maxAttempts", options.maxAttempts ?? 2, 1, 10),
@@ -288,7 +294,8 @@ export const CurrentAttempt: Context.Reference<number> = internal.CurrentAttempt
  * Both methods take the name of the policy. Policies of one name learn together, over the longest of their windows.
  *
  * - `delay(name, percentile)`: after which time a call is slow; `undefined` as long as that is not known.
- * - `record(name, percentile, latency)`: an attempt took that long, or at least that long.
+ * - `record(name, percentile, latency)`: an attempt took that long, or at least that long. It runs behind the call, whose
+ *   result neither waits for it nor fails of it.
  *
  * **Example** (Looking at what was learned)
  *
@@ -476,7 +483,7 @@ const learning = (context: Context.Context<never>, policy: Policy<unknown>): Lea
   if (engine === undefined) {
     return Effect.map(service.delay(name, delay), (known) => ({
       ...slowAfter(policy, known === undefined ? undefined : Duration.toMillis(known)),
-      learn: (millis) => service.record(name, delay, Duration.millis(millis))
+      learn: (millis) => Effect.suspend(() => service.record(name, delay, Duration.millis(millis)))
     }))
   }
   return {
@@ -500,9 +507,16 @@ const learning = (context: Context.Context<never>, policy: Policy<unknown>): Lea
  * Once there was a second attempt, the span around gets `hedge.policy`, `hedge.attempts` and, when an attempt succeeded,
  * `hedge.winner`. `Telemetry` gets `HedgeStarted` for each further attempt, `HedgeWon` where one of them gave the result,
  * and `HedgeSkipped` where one could not start, with the reason: `NotIdempotent`, `TooFewSamples`, `Deadline` or
- * `BudgetEmpty`.
+ * `BudgetEmpty`. It is told as soon as it is known, which for `TooFewSamples` and `Deadline` is when an attempt starts, also
+ * of a call that turns out to be quick.
  *
  * **Gotchas**
+ *
+ * What stands around a hedge sees one call, however many attempts it makes: a bulkhead of `maxConcurrent` 10 around
+ * `maxAttempts` 2 lets 20 calls through at once, and the one trial of a half-open circuit can be two (`Policy` has them in
+ * that order). Where what is called must never see more than n at once, let `maxConcurrent` times `maxAttempts` be n, or
+ * put `Bulkhead.limit` inside of the hedge, around the single attempt. While all attempts have failed and a budget of your
+ * own is still asked for one more, the call waits for its answer: give it a timeout of its own.
  *
  * What an attempt acquires in a `Scope` from outside is kept by losers too until that scope closes: put `Effect.scoped`
  * inside of the hedge. An attempt that cannot be interrupted keeps the winner's result waiting until it has ended.

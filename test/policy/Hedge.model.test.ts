@@ -99,6 +99,7 @@ const model = (call: Call): Story => {
   let tokens = call.budget < 0 ? Infinity : call.budget
   let now = 0
   let due = Infinity
+  let slowAt = Infinity
   let notBefore = 0
   let closed = false
   let lastSkipped = ""
@@ -139,6 +140,7 @@ const model = (call: Call): Story => {
   const start = () => {
     const index = attempts.length
     due = Infinity
+    slowAt = now + (delay ?? Infinity)
     attempts.push({ start: now, end: now, interrupted: false })
     if (index > 0) events.push(`started ${index + 1} after ${now}`)
     const lasts = lastsOf(index, call.attempts[index]?.lasts ?? 0)
@@ -166,7 +168,7 @@ const model = (call: Call): Story => {
     if (asked !== undefined) notBefore = Math.max(notBefore, now + Duration.toMillis(asked))
     if (closed || attempts.length >= call.maxAttempts) due = Infinity
     else if (notBefore <= now) return another()
-    else if (running.size > 0) planFor(Math.max(due, notBefore))
+    else if (running.size > 0) planFor(Math.max(slowAt, notBefore))
     else due = Infinity
     nobodyLeft()
   }

@@ -309,6 +309,37 @@ describe("Hedge", () => {
         assert.deepStrictEqual(starts, [0, 1000, 2000])
       }))
 
+    it.effect("one that fails at once and says when to come back does not end the hedging beside one that runs", () =>
+      Effect.gen(function*() {
+        for (const millis of [0, 1]) {
+          const limited = Effect.fail(new Limited({ millis: 2000 - millis }))
+          const { effect, starts } = scripted([Infinity, ok("never")], [millis, limited], [10, ok("third")])
+          const began = yield* Clock.currentTimeMillis
+          assert.deepStrictEqual(yield* ended(Hedge.apply(effect, three)), Exit.succeed("third"))
+          assert.deepStrictEqual(starts.map((at) => at - began), [0, 1000, 3000])
+
+          const soon = Effect.fail(new Limited({ millis: 500 }))
+          const beside = scripted([Infinity, ok("never")], [millis, soon], [10, ok("third")])
+          const again = yield* Clock.currentTimeMillis
+          assert.deepStrictEqual(yield* ended(Hedge.apply(beside.effect, three)), Exit.succeed("third"))
+          assert.deepStrictEqual(beside.starts.map((at) => at - again), [0, 1000, 2000])
+        }
+      }))
+
+    it.effect("of two that say when to come back the later one holds", () =>
+      Effect.gen(function*() {
+        const limited = (millis: number) => Effect.fail(new Limited({ millis }))
+        const { effect, starts } = scripted(
+          [Infinity, ok("never")],
+          [1500, limited(10)],
+          [100, limited(5000)],
+          [10, ok("fourth")]
+        )
+        const four = Hedge.policy({ delay: "1 second", maxAttempts: 4, idempotent: true })
+        assert.deepStrictEqual(yield* ended(Hedge.apply(effect, four)), Exit.succeed("fourth"))
+        assert.deepStrictEqual(starts, [0, 1000, 2000, 7100])
+      }))
+
     it.effect("a retryAfter of zero is no wait", () =>
       Effect.gen(function*() {
         const { effect } = scripted([0, Effect.fail(new Limited({ millis: 0 }))], [0, ok("second")])
@@ -401,6 +432,25 @@ describe("Hedge", () => {
         yield* Fiber.interrupt(fiber)
         const exit = yield* Fiber.await(fiber)
         assert.isTrue(Exit.isFailure(exit) && Cause.hasDies(exit.cause) && Cause.hasInterrupts(exit.cause))
+      }))
+
+    it.effect("a caller who is interrupted after a win gets what losers died of, and no winner in the span", () =>
+      Effect.gen(function*() {
+        const { spans, tracer } = recordingTracer()
+        const dying = Effect.never.pipe(
+          Effect.onInterrupt(() => Effect.andThen(Effect.sleep("1 second"), Effect.die("bug")))
+        )
+        const { effect } = scripted([0, dying], [100, ok("second")])
+        const fiber = yield* start(
+          Hedge.apply(effect, aSecond).pipe(Effect.withSpan("call"), Effect.withTracer(tracer))
+        )
+        yield* TestClock.adjust("1500 millis")
+        yield* start(Fiber.interrupt(fiber))
+        yield* TestClock.adjust("1 hour")
+        const exit = yield* Fiber.await(fiber)
+        assert.isTrue(Exit.hasInterrupts(exit) && Exit.hasDies(exit))
+        assert.isFalse(spans[0]?.attributes.has("hedge.winner"))
+        assert.strictEqual(spans[0]?.attributes.get("hedge.attempts"), 2)
       }))
 
     it.effect("an attempt that ends a beat after the winner changes nothing", () =>
@@ -676,17 +726,91 @@ describe("Hedge", () => {
         assert.deepStrictEqual(seen, ["deposit search", "withdraw", "deposit search", "withdraw"])
       }))
 
-    it.effect("stops asking when the first attempt ends meanwhile, and waits for that", () =>
+    it.effect("a result does not wait for the answer, and what is granted too late is given back", () =>
       Effect.gen(function*() {
         const { layer, seen } = remote([true], 1000)
         const { effect, starts } = scripted([1500, ok("first")])
-        assert.deepStrictEqual(
-          yield* ended(Hedge.apply(effect, paying).pipe(Effect.provide(layer))),
-          Exit.succeed("first")
-        )
-        assert.deepStrictEqual(seen, ["deposit search", "interrupted"])
+        const fiber = yield* start(Hedge.apply(effect, paying).pipe(Effect.provide(layer)))
+        yield* TestClock.adjust("1500 millis")
+        assert.deepStrictEqual(fiber.pollUnsafe(), Exit.succeed("first"))
+        assert.deepStrictEqual(seen, ["deposit search"])
+        yield* TestClock.adjust("500 millis")
+        assert.deepStrictEqual(seen, ["deposit search", "withdraw", "giveBack"])
         assert.strictEqual(starts.length, 1)
       }))
+
+    it.effect("an interrupted caller does not wait for the answer either", () =>
+      Effect.gen(function*() {
+        const { layer, seen } = remote([true], 1000)
+        const { effect } = scripted([Infinity, ok("first")])
+        const fiber = yield* start(Hedge.apply(effect, paying).pipe(Effect.provide(layer)))
+        yield* TestClock.adjust("1500 millis")
+        yield* Fiber.interrupt(fiber)
+        assert.deepStrictEqual(seen, ["deposit search"])
+        yield* TestClock.adjust("500 millis")
+        assert.deepStrictEqual(seen, ["deposit search", "withdraw", "giveBack"])
+      }))
+
+    it.effect("nobody's interruption loses what is given back, and one that dies costs no answer", () =>
+      Effect.gen(function*() {
+        const budget = yield* RetryBudget.RetryBudget
+        let held = 0
+        const giving = (giveBack: Effect.Effect<void>) =>
+          RetryBudget.RetryBudget.of({
+            deposit: budget.deposit,
+            state: budget.state,
+            states: budget.states,
+            withdraw: () =>
+              Effect.andThen(
+                Effect.sleep("1 second"),
+                Effect.sync(() => {
+                  held++
+                  return { giveBack }
+                })
+              )
+          })
+        const slowly = giving(Effect.andThen(Effect.sleep("1 second"), Effect.sync(() => void held--)))
+        const { effect } = scripted<Broken>([1500, Effect.fail(new Broken())], [Infinity, ok("second")])
+        const fiber = yield* start(
+          Hedge.apply(effect, paying).pipe(Effect.provideService(RetryBudget.RetryBudget, slowly))
+        )
+        yield* TestClock.adjust("2 seconds")
+        assert.strictEqual(held, 1)
+        yield* Fiber.interrupt(fiber)
+        yield* TestClock.adjust("1 second")
+        assert.strictEqual(held, 0)
+
+        const messages: Array<unknown> = []
+        const quick = scripted<Broken>([1500, Effect.fail(new Broken())])
+        const exit = yield* ended(
+          Hedge.apply(quick.effect, paying).pipe(
+            Effect.provideService(RetryBudget.RetryBudget, giving(Effect.die("bad budget"))),
+            Effect.provide(Logger.layer([Logger.make(({ message }) => void messages.push(message))]))
+          )
+        )
+        assert.deepStrictEqual(exit, Exit.fail(new Broken()))
+        assert.include(String(messages), "what was paid for an attempt could not be given back")
+      }).pipe(Effect.provide(RetryBudget.layerNoop)))
+
+    it.effect("a timeout of the budget's own ends the asking", () =>
+      Effect.gen(function*() {
+        const budget = yield* RetryBudget.RetryBudget
+        const stuck = RetryBudget.RetryBudget.of({
+          deposit: budget.deposit,
+          state: budget.state,
+          states: budget.states,
+          withdraw: () =>
+            Effect.timeoutOrElse(Effect.never, { duration: "1 second", orElse: () => Effect.succeed(undefined) })
+        })
+        const { effect } = scripted([1500, busy(1)])
+        const fiber = yield* start(
+          Hedge.apply(effect, paying).pipe(Effect.provideService(RetryBudget.RetryBudget, stuck))
+        )
+        yield* TestClock.adjust("1999 millis")
+        assert.isUndefined(fiber.pollUnsafe())
+        yield* TestClock.adjust("1 millis")
+        assert.deepStrictEqual(yield* Fiber.await(fiber), Exit.fail(new Busy({ n: 1 })))
+      }).pipe(Effect.provide(RetryBudget.layerNoop)))
 
     it.effect("gives back what was paid for an attempt that must not start any more", () =>
       Effect.gen(function*() {
@@ -724,47 +848,23 @@ describe("Hedge", () => {
         assert.deepStrictEqual(seen, ["deposit search", "withdraw", "giveBack"])
       }))
 
-    it.effect("waits for an answer that cannot be stopped", () =>
-      Effect.gen(function*() {
-        const { effect } = scripted([1500, ok("first")])
-        const budget = yield* RetryBudget.RetryBudget
-        const slow = RetryBudget.RetryBudget.of({
-          deposit: budget.deposit,
-          state: budget.state,
-          states: budget.states,
-          withdraw: () => Effect.uninterruptible(Effect.as(Effect.sleep("1 second"), { giveBack: Effect.void }))
-        })
-        const fiber = yield* start(
-          Hedge.apply(effect, paying).pipe(Effect.provideService(RetryBudget.RetryBudget, slow))
-        )
-        yield* TestClock.adjust("1999 millis")
-        assert.isUndefined(fiber.pollUnsafe())
-        yield* TestClock.adjust("1 millis")
-        assert.strictEqual(yield* Fiber.join(fiber), "first")
-      }).pipe(Effect.provide(RetryBudget.layerNoop)))
-
-    it.effect("waits for an answer that itself makes the first attempt end", () =>
+    it.effect("asking may itself make the first attempt end", () =>
       Effect.gen(function*() {
         const gate = yield* Deferred.make<string>()
-        const budget = yield* RetryBudget.RetryBudget
-        const odd = RetryBudget.RetryBudget.of({
-          deposit: budget.deposit,
-          state: budget.state,
-          states: budget.states,
-          withdraw: () =>
-            Deferred.succeed(gate, "first").pipe(
-              Effect.andThen(Effect.never),
-              Effect.onInterrupt(() => Effect.sleep("1 second"))
-            )
-        })
-        const fiber = yield* start(
-          Hedge.apply(Deferred.await(gate), paying).pipe(Effect.provideService(RetryBudget.RetryBudget, odd))
-        )
-        yield* TestClock.adjust("1999 millis")
-        assert.isUndefined(fiber.pollUnsafe())
-        yield* TestClock.adjust("1 millis")
+        const { layer, seen } = remote([true], 1000)
+        const odd = Layer.effect(
+          RetryBudget.RetryBudget,
+          Effect.map(RetryBudget.RetryBudget, (budget) => ({
+            ...budget,
+            withdraw: (key) => Effect.andThen(Deferred.succeed(gate, "first"), budget.withdraw(key))
+          }))
+        ).pipe(Layer.provide(layer))
+        const fiber = yield* start(Hedge.apply(Deferred.await(gate), paying).pipe(Effect.provide(odd)))
+        yield* TestClock.adjust("1 second")
         assert.strictEqual(yield* Fiber.join(fiber), "first")
-      }).pipe(Effect.provide(RetryBudget.layerNoop)))
+        yield* TestClock.adjust("1 second")
+        assert.deepStrictEqual(seen, ["deposit search", "withdraw", "giveBack"])
+      }))
 
     it.effect("a budget of the user's own that dies ends the call, and stops what runs", () =>
       Effect.gen(function*() {
@@ -785,13 +885,21 @@ describe("Hedge", () => {
       interruptEverywhere({
         arrange: Effect.sync(() => {
           const { layer, seen } = remote([true, true])
-          const { effect, running } = scripted([1500, busy(1)], [500, ok("second")])
+          const { effect, running, starts } = scripted([1500, busy(1)], [500, ok("second")])
           return {
             effect: Hedge.apply(effect, paying).pipe(Effect.provide(layer)),
+            sleepsLeft: 1,
             check: () =>
-              Effect.sync(() => {
+              Effect.gen(function*() {
                 assert.strictEqual(running(), 0)
-                assert.isAtMost(seen.filter((what) => what === "withdraw").length, 1)
+                yield* Effect.repeat(Effect.yieldNow, { times: 10 })
+                yield* TestClock.adjust("1 hour")
+                const granted = seen.filter((what) => what === "withdraw").length
+                assert.isAtMost(granted, 1)
+                assert.strictEqual(
+                  seen.filter((what) => what === "giveBack").length,
+                  granted - Math.max(0, starts.length - 1)
+                )
               })
           }
         })
@@ -998,6 +1106,40 @@ describe("Hedge", () => {
         const known = Hedge.percentile({ initial: 70 })
         assert.deepStrictEqual(yield* latencies.delay("search", known), Duration.millis(70))
       }).pipe(Effect.provide(Hedge.layerNoop)))
+
+    it.effect("latencies of the user's own cost no answer when they cannot record, nor do they delay it", () =>
+      Effect.gen(function*() {
+        const thrown = () => {
+          throw new TypeError("no method")
+        }
+        for (
+          const [record, warnings] of [[() => Effect.die("full"), 1], [thrown, 1], [() => Effect.never, 0]] as const
+        ) {
+          const messages: Array<string> = []
+          const exit = yield* ended(
+            Hedge.apply(scripted([10, ok("first")]).effect, learning).pipe(
+              Effect.provideService(Hedge.Latencies, { delay: () => Effect.undefined, record }),
+              Effect.provide(Logger.layer([Logger.make(({ message }) => void messages.push(String(message)))]))
+            )
+          )
+          assert.deepStrictEqual(exit, Exit.succeed("first"))
+          assert.strictEqual(messages.length, warnings)
+          assert.isTrue(messages.every((message) => message.includes("what an attempt took could not be recorded")))
+        }
+      }))
+
+    it.effect("a delay of a fraction ends with the millisecond, and not before it", () =>
+      Effect.gen(function*() {
+        const { effect, starts } = scripted([Infinity, ok("first")], [0, ok("second")])
+        const exit = yield* ended(
+          Effect.provideService(Hedge.apply(effect, learning), Hedge.Latencies, {
+            delay: () => Effect.succeed(Duration.micros(10_200n)),
+            record: () => Effect.void
+          })
+        )
+        assert.deepStrictEqual(exit, Exit.succeed("second"))
+        assert.deepStrictEqual(starts, [0, 11])
+      }))
 
     it.effect("asks latencies of the user's own by their methods", () =>
       Effect.gen(function*() {

@@ -78,8 +78,6 @@ class Timer {
 
 type Skipped = Extract<Telemetry.Event, { readonly _tag: "HedgeSkipped" }>["reason"]
 
-const noop = (): void => undefined
-
 /**
  * One hedged call. Everything it decides is a synchronous step: an attempt has ended, the delay is over, the caller was
  * interrupted. A step may be entered from within another, because starting or stopping a fiber runs it, and it may end
@@ -99,11 +97,11 @@ class Hedging<A, E, R> {
   private closed = false
   /** Somebody asked us to come back no earlier than that. */
   private notBefore = Number.NEGATIVE_INFINITY
-  /** When the next attempt would start because those before it are slow. */
-  private dueAt = Infinity
+  /** When the latest attempt will be slow. */
+  private slowAt = Infinity
   private timer: Timer | undefined
   /** A budget that is not of this process is being asked. */
-  private asking: Stoppable | undefined
+  private asking = false
   private skipped: Skipped | undefined
 
   /** The result is known, or nobody waits for it any more: all that is left is to see everything stop. */
@@ -150,7 +148,7 @@ class Hedging<A, E, R> {
 
   private start(now: number): void {
     const attempt: Attempt = { number: ++this.started, startedAt: now, fiber: undefined }
-    this.dueAt = Infinity
+    this.slowAt = now + (this.setup.delay ?? Infinity)
     this.running = [...this.running, attempt]
     if (attempt.number > 1) {
       const { number } = attempt
@@ -214,11 +212,11 @@ class Hedging<A, E, R> {
   /** An attempt has failed, and the next starts at once if it may. */
   private next(now: number): void {
     this.stopTimer()
-    if (this.asking !== undefined) return
+    if (this.asking) return
     if (this.closed || this.started >= this.setup.maxAttempts) return this.settle()
     if (this.notBefore - now <= rounding) return this.tryStart(now)
     // Only beside an attempt that is running: what nobody waits for is the business of `Retry`.
-    if (this.running.length > 0) this.arm(Math.max(this.dueAt, this.notBefore), now)
+    if (this.running.length > 0) this.arm(Math.max(this.slowAt, this.notBefore), now)
     this.settle()
   }
 
@@ -234,7 +232,6 @@ class Hedging<A, E, R> {
   private arm(at: number, now: number): void {
     if (at === Infinity) return
     if (at - now >= remainingIn(this.context) - rounding) return this.skip("Deadline")
-    this.dueAt = at
     const { timeouts } = this.setup
     // A delay of its own is a timer of its own.
     const own = timeouts === undefined || at - now > timeouts.millis + rounding
@@ -260,20 +257,20 @@ class Hedging<A, E, R> {
     else this.refuse("BudgetEmpty")
   }
 
+  /**
+   * No interruption comes between what is granted and its record. So the call cannot stop the asking, and does not wait
+   * for its end: what is granted too late is given back.
+   */
   private ask(withdraw: Effect.Effect<Withdrawal | undefined>): void {
-    this.asking = { interruptUnsafe: noop }
-    const fiber = Effect.runForkWith(this.context)(withdraw)
-    this.asking = fiber
-    fiber.addObserver((exit) => this.answered(exit))
-    if (this.stopping && fiber.pollUnsafe() === undefined) fiber.interruptUnsafe()
+    this.asking = true
+    Effect.runForkWith(this.context)(Effect.uninterruptible(withdraw)).addObserver((exit) => this.answered(exit))
   }
 
   private answered(exit: Exit.Exit<Withdrawal | undefined>): void {
-    this.asking = undefined
+    this.asking = false
     const withdrawal = Exit.isSuccess(exit) ? exit.value : undefined
-    if (!this.stopping) return this.step(() => this.paid(exit, withdrawal))
-    this.later(withdrawal?.giveBack)
-    this.stopped()
+    if (!this.stopping) this.step(() => this.paid(exit, withdrawal))
+    else if (withdrawal !== undefined) this.giveBack(withdrawal)
   }
 
   private paid(exit: Exit.Exit<unknown>, withdrawal: Withdrawal | undefined): void {
@@ -282,8 +279,20 @@ class Hedging<A, E, R> {
     const now = millisOf(this.clock)
     if (!this.closed && this.notBefore - now <= rounding) return this.start(now)
     // An attempt has failed in the meantime in a way that forbids the next one, or puts it off.
-    this.later(withdrawal.giveBack)
     this.next(now)
+    this.giveBack(withdrawal)
+  }
+
+  private giveBack(withdrawal: Withdrawal): void {
+    const given = this.caught("what was paid for an attempt could not be given back", withdrawal.giveBack)
+    Effect.runForkWith(this.context)(Effect.uninterruptible(given))
+  }
+
+  private caught(what: string, self: Effect.Effect<void>): Effect.Effect<void> {
+    return Effect.catchCause(
+      self,
+      (cause) => Effect.logWarning(`Hedge "${this.setup.name}": ${what}; the result stands`, cause)
+    )
   }
 
   private refuse(reason: Skipped): void {
@@ -294,7 +303,7 @@ class Hedging<A, E, R> {
 
   /** Nobody runs and nobody will: the call ends as its first attempt did. */
   private settle(): void {
-    if (!this.stopping && this.running.length === 0 && this.asking === undefined && this.first !== undefined) {
+    if (!this.stopping && this.running.length === 0 && !this.asking && this.first !== undefined) {
       this.decide(this.first, undefined)
     }
   }
@@ -325,11 +334,10 @@ class Hedging<A, E, R> {
 
   private interruptAll(fiberId: number | undefined): void {
     for (const { fiber } of this.running) fiber?.interruptUnsafe(fiberId)
-    this.asking?.interruptUnsafe(fiberId)
   }
 
   private isStopped(): boolean {
-    return this.running.length === 0 && this.asking === undefined
+    return this.running.length === 0
   }
 
   private stopped(): void {
@@ -364,8 +372,8 @@ class Hedging<A, E, R> {
     return result
   }
 
-  private later(effect: Effect.Effect<void> | undefined): void {
-    if (effect !== undefined && effect !== Effect.void) this.leftovers = [...this.leftovers, effect]
+  private later(effect: Effect.Effect<void>): void {
+    if (effect !== Effect.void) this.leftovers = [...this.leftovers, effect]
   }
 
   private tell(event: () => Telemetry.Event): void {
@@ -379,7 +387,11 @@ class Hedging<A, E, R> {
   }
 
   private learn(millis: number, now: number): void {
-    this.later(this.setup.learn?.(millis, now))
+    const learning = this.setup.learn?.(millis, now)
+    if (learning === undefined) return
+    // Behind the call as well: whoever learns slowly, or not at all, takes no answer away.
+    const learned = this.caught("what an attempt took could not be recorded", learning)
+    this.later(Effect.asVoid(Effect.forkDetach(learned, { startImmediately: true })))
   }
 
   /**
