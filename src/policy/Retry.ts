@@ -4,7 +4,6 @@
  * @since 0.1.0
  */
 import * as Cause from "effect/Cause"
-import type * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import { dual } from "effect/Function"
@@ -34,7 +33,9 @@ import type { RetryBudget } from "./RetryBudget.ts"
  *   what the surroundings say.
  * - `retryIf`: overrules the verdict for the errors it knows, and leaves the rest to it with `undefined`.
  * - `retryRejected`: whether what one of our own guards refused (`Rejected`: an open circuit, a full bulkhead) is tried
- *   again, after at least the time that the refusal names. Default: `false`, so that a fallback can answer at once.
+ *   again, after at least the time that the refusal names. It gives up where that time is longer than the cap of the
+ *   backoff, 60 seconds by default: for a circuit that stays open longer, raise the cap. Default: `false`, so that a
+ *   fallback can answer at once.
  * - `budget`: the key of the `RetryBudget` that retries are paid from. Default: none.
  *
  * @category models
@@ -135,7 +136,8 @@ const toPull = {
  * Its output is the delay. A schedule sees neither the start of the first try, nor a try that succeeds, nor that its delay
  * is interrupted, and does not run the effect. So `maxElapsed` counts from the first failure, a `budget` hears only of
  * the first attempts that fail and gets nothing back for an interrupted delay, and `idempotent` holds for the
- * classification only. {@link apply} has none of these limits.
+ * classification only. `Effect.retry` fails with the last error, whatever it is: when a circuit opens or a bulkhead fills
+ * up between two tries, with that refusal instead of what went wrong. {@link apply} has none of these limits.
  *
  * **Example** (Logging every retry)
  *
@@ -157,19 +159,12 @@ const toPull = {
  */
 export const schedule = <R>(policy: Policy<R>): Schedule.Schedule<Duration.Duration, unknown, never, R> =>
   Schedule.fromStep(Effect.sync(() => {
-    const run = new internal.Run(policy, undefined)
-    let isFirst = true
-    return (now: number, error: unknown) => {
-      const next = run.next(error, toPull, now)
-      const { budget } = policy
-      if (!isFirst || budget === undefined) return next
-      isFirst = false
-      return Effect.contextWith((context: Context.Context<never>) => internal.depositing(context, budget, next))
-    }
+    const run = new internal.Run<Cause.Done<Duration.Duration>>(policy, undefined, undefined)
+    return (now: number, error: unknown) => run.next(error, toPull, now)
   }))
 
 /**
- * Runs an effect, and again as long as the policy allows; fails with the last error of the effect.
+ * Runs an effect, and again as long as the policy allows; fails with the last error of the effect itself.
  *
  * **Details**
  *
@@ -179,17 +174,20 @@ export const schedule = <R>(policy: Policy<R>): Schedule.Schedule<Duration.Durat
  *
  * What one of our own guards refused (`Rejected`: an open circuit, a full bulkhead) is not retried, so that a fallback can
  * answer at once. Where there is nothing else to fall back to, wait for it with `retryRejected: true`, and bound the wait
- * with `maxElapsed` or a deadline.
+ * with `maxElapsed` or a deadline. A refusal is what the caller gets only where no try was ever sent. After one that was
+ * sent and failed, a refusal ends the retrying, and the caller gets the failure: it is what went wrong, and says whether
+ * anything may have happened.
  *
  * A delay that does not end before the `Deadline` around is not waited for: the error comes back while there is still
  * time to answer something else.
  *
  * With a `budget`, each run puts a first attempt into it and each retry takes one out; where it is empty the error comes
  * back at once. A retry that never begins, because its delay is interrupted, is given back. What was `Rejected` was never
- * sent, and trying it again costs nothing.
+ * sent: it does not count as a first attempt, and trying it again costs nothing.
  *
  * The span around gets `retry.policy`, `retry.attempts` and, when the policy gave up, `retry.gave_up`, once a try has
- * failed; `Telemetry` gets `RetryScheduled` and `RetryGaveUp`, whose `attempt` and `attempts` count the tries made.
+ * failed; `Telemetry` gets `RetryScheduled` and `RetryGaveUp`, whose `attempt` and `attempts` count the tries made, and
+ * whose `verdict` is that of the last of them, `Rejected` where it was refused.
  *
  * **Example** (Retrying what fails for a moment)
  *

@@ -8,7 +8,8 @@
  * **Details**
  *
  * First attempts are never held up and never pay. `Retry` with the option `budget`, and `Hedge` likewise, pay here; all
- * that name the same key share what is in it. Each of them counts its own first attempts: where one stands inside the
+ * that name the same key share what is in it. What a guard of ours refused (`Rejected`) was never sent: to `Retry` it is
+ * neither a first attempt nor a retry. Each of them counts its own first attempts: where one stands inside the
  * other, give each a key of its own, or one call counts twice. Time is measured with the monotonic clock.
  *
  * The rule is that of Finagle's `RetryBudget` (https://finagle.github.io/blog/2016/02/08/retry-budgets) and of
@@ -79,6 +80,17 @@ export interface State {
 }
 
 /**
+ * One first attempt counted. Where it turns out that a guard refused it, so that nothing was sent, `takeBack` undoes that;
+ * doing so twice does nothing.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Deposit {
+  readonly takeBack: Effect.Effect<void>
+}
+
+/**
  * One retry paid for. Where it never begins, because its delay was interrupted, `giveBack` puts it back; doing so twice
  * does nothing.
  *
@@ -98,9 +110,12 @@ export interface Withdrawal {
  *
  * **Details**
  *
- * - `deposit(key)`: a first attempt begins.
+ * - `deposit(key)`: a first attempt begins. A budget of your own that gives back no `Deposit` counts refused ones, too.
  * - `withdraw(key)`: pays for a retry; `undefined`, at once, where the budget is empty.
  * - `state(key)` reads a budget, `states` all that are remembered. Neither changes anything.
+ *
+ * Guards look past the methods of a service made here and decide in one step, so they do not see a method that is replaced
+ * in place (`vi.spyOn`): to change one, provide a copy (`{ ...budget, withdraw }`), which is asked by its methods.
  *
  * **Example** (Paying for retries by hand)
  *
@@ -123,7 +138,7 @@ export interface Withdrawal {
  * @since 0.1.0
  */
 export class RetryBudget extends Context.Service<RetryBudget, {
-  readonly deposit: (key: string) => Effect.Effect<void>
+  readonly deposit: (key: string) => Effect.Effect<Deposit | void>
   readonly withdraw: (key: string) => Effect.Effect<Withdrawal | undefined>
   readonly state: (key: string) => Effect.Effect<State>
   readonly states: Effect.Effect<ReadonlyArray<State>>
@@ -132,38 +147,28 @@ export class RetryBudget extends Context.Service<RetryBudget, {
 const at = <A>(step: (now: number) => A): Effect.Effect<A> =>
   Effect.contextWith((context: Context.Context<never>) => Effect.succeed(step(millisIn(context))))
 
-class InProcess extends budgets.WithEngine {
-  readonly deposit: RetryBudget["Service"]["deposit"]
-  readonly withdraw: RetryBudget["Service"]["withdraw"]
-  readonly state: RetryBudget["Service"]["state"]
-  readonly states: RetryBudget["Service"]["states"]
+/** Does nothing the second time. */
+const once = (step: () => void): Effect.Effect<void> => {
+  let isDone = false
+  return Effect.sync(() => {
+    if (isDone) return
+    isDone = true
+    step()
+  })
+}
 
-  constructor(all: budgets.Budgets) {
-    super(all)
-    this.deposit = (key) => at((now) => all.deposit(key, now))
-    this.withdraw = (key) =>
+const serviceOf = (all: budgets.Budgets): RetryBudget["Service"] =>
+  RetryBudget.of({
+    deposit: (key) =>
       at((now) => {
-        if (!all.tryWithdraw(key, now)) return undefined
-        let held = true
-        return {
-          giveBack: Effect.sync(() => {
-            if (held) all.giveBack(key, now)
-            held = false
-          })
-        }
-      })
-    this.state = (key) => at((now) => all.snapshot(key, now))
-    this.states = at((now) => all.snapshots(now))
-  }
-}
-
-class Noop extends budgets.WithEngine {
-  readonly deposit: RetryBudget["Service"]["deposit"] = () => Effect.void
-  readonly withdraw: RetryBudget["Service"]["withdraw"] = () => Effect.succeed({ giveBack: Effect.void })
-  readonly state: RetryBudget["Service"]["state"] = (key) =>
-    Effect.succeed({ key, firstAttempts: 0, retries: 0, available: Infinity })
-  readonly states: RetryBudget["Service"]["states"] = Effect.succeed([])
-}
+        all.deposit(key, now)
+        return { takeBack: once(() => all.takeBack(key, now)) }
+      }),
+    withdraw: (key) =>
+      at((now) => all.tryWithdraw(key, now) ? { giveBack: once(() => all.giveBack(key, now)) } : undefined),
+    state: (key) => at((now) => all.snapshot(key, now)),
+    states: at((now) => all.snapshots(now))
+  })
 
 /**
  * Creates a `RetryBudget` that keeps its budgets in this process.
@@ -208,7 +213,8 @@ export const make = (options: Options = {}): Effect.Effect<RetryBudget["Service"
       base.windowMillis
     )
     const maxKeys = config.integer("RetryBudget", "maxKeys", options.maxKeys ?? 10_000, 1)
-    return RetryBudget.of(new InProcess(new budgets.Budgets((key) => byKey.get(key) ?? base, maxKeys, longestWindow)))
+    const engine = new budgets.Budgets((key) => byKey.get(key) ?? base, maxKeys, longestWindow)
+    return budgets.withEngine(serviceOf(engine), engine)
   })
 
 /**
@@ -255,4 +261,15 @@ export const layer = (options?: Options): Layer.Layer<RetryBudget> => Layer.effe
  * @category layers
  * @since 0.1.0
  */
-export const layerNoop: Layer.Layer<RetryBudget> = Layer.succeed(RetryBudget, new Noop(budgets.unlimited))
+export const layerNoop: Layer.Layer<RetryBudget> = Layer.succeed(
+  RetryBudget,
+  budgets.withEngine(
+    RetryBudget.of({
+      deposit: () => Effect.void,
+      withdraw: () => Effect.succeed({ giveBack: Effect.void }),
+      state: (key) => Effect.succeed({ key, firstAttempts: 0, retries: 0, available: Infinity }),
+      states: Effect.succeed([])
+    }),
+    budgets.unlimited
+  )
+)

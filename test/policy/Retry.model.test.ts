@@ -72,19 +72,23 @@ const expected = (plan: Plan) => {
   let now = 0
   let tokens = plan.tokens ?? Infinity
   let isLast = false
-  const ended = (end: string) => ({ calls, events, end, at: now, tokens })
+  let wasSent = false
+  let failure: string | undefined
+  const ended = (end: string) => ({ calls, events, end, at: now, tokens, firstAttempts: wasSent ? 1 : 0 })
 
   for (let attempt = 1;; attempt++) {
     calls.push(now)
     const outcome = outcomes[attempt - 1]
+    if (outcome?.kind !== "Rejected") wasSent = true
     if (outcome === undefined) return ended("success")
     now += outcome.took
     if (outcome.kind === "success" || outcome.kind === "defect") return ended(outcome.kind)
 
+    if (outcome.kind !== "Rejected") failure = `${outcome.kind} ${attempt}`
     const tag = outcome.kind === "Ambiguous" && plan.idempotent ? "Transient" : outcome.kind
     const gaveUp = (reason: Extract<Telemetry.Event, { readonly _tag: "RetryGaveUp" }>["reason"]) => {
       events.push({ _tag: "RetryGaveUp", policy: "model", attempts: attempt, verdict: tag, reason })
-      return ended(`${outcome.kind} ${attempt}`)
+      return ended(failure ?? `${outcome.kind} ${attempt}`)
     }
     const again = ["Transient", "Throttled", "Overloaded", "TimedOut", "Malformed"].includes(tag) ||
       (tag === "Rejected" && plan.retryRejected)
@@ -168,7 +172,9 @@ it.effect.prop(
         end: model.end,
         at: model.at
       })
-      if (plan.tokens !== undefined) assert.strictEqual((yield* budget.state("key")).available, model.tokens)
+      if (plan.tokens === undefined) return
+      const { available, firstAttempts } = yield* budget.state("key")
+      assert.deepStrictEqual([available, firstAttempts], [model.tokens, model.firstAttempts])
     }).pipe(Effect.provide(TestClock.layer())),
   { arbitrary: { runs: runs(500, 20_000), seed: 1 }, timeout: runs(30_000, 600_000) }
 )

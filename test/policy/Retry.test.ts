@@ -1,6 +1,19 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Clock, Duration, Effect, Exit, Fiber, Random, Schedule, Schema } from "effect"
-import { Backoff, Deadline, Fault, Hedge, Retry, RetryBudget, Telemetry } from "effect-resilience"
+import {
+  Backoff,
+  Bulkhead,
+  Checkpoint,
+  CheckpointStore,
+  CircuitBreaker,
+  Deadline,
+  Fault,
+  Hedge,
+  Policy,
+  Retry,
+  RetryBudget,
+  Telemetry
+} from "effect-resilience"
 import { TestClock } from "effect/testing"
 import * as deadline from "../../src/policy/internal/deadline.ts"
 import { recordingTracer } from "../recordingTracer.ts"
@@ -393,6 +406,119 @@ describe("Retry", () => {
       }))
   })
 
+  describe("a refusal by a guard of ours after a try that was sent", () => {
+    class Refused extends Schema.TaggedError<Refused>("test/Refused")("Refused", { millis: Schema.Finite }) {
+      get [Fault.verdictOf]() {
+        return Fault.rejected(this.millis)
+      }
+    }
+    const refused = (millis: number) => new Refused({ millis })
+
+    it.effect("by an open circuit or a full bulkhead, gives the caller its own error", () =>
+      Effect.gen(function*() {
+        const policy = Retry.policy({ backoff: everySecond })
+
+        const first = scripted(busy(9))
+        const tripping = first.effect.pipe(
+          CircuitBreaker.protect("circuit", { trip: CircuitBreaker.consecutive(1) }),
+          Retry.apply(policy)
+        )
+        const inOutage = yield* start(tripping)
+        yield* TestClock.adjust("1 second")
+        assert.deepStrictEqual(yield* Fiber.await(inOutage), Exit.fail(new Busy({ n: 1 })))
+        assert.strictEqual(first.calls.length, 1)
+        const error = yield* Effect.flip(tripping)
+        assert.strictEqual(error._tag, "CircuitOpen")
+
+        const one = Bulkhead.limit("bulkhead", { maxConcurrent: 1, maxQueue: 0 })
+        const second = yield* start(scripted(busy(9)).effect.pipe(one, Retry.apply(policy)))
+        yield* start(one(Effect.never))
+        yield* TestClock.adjust("1 second")
+        assert.deepStrictEqual(yield* Fiber.await(second), Exit.fail(new Busy({ n: 1 })))
+      }).pipe(Effect.provide(Policy.layer)))
+
+    it.effect("gives the caller its own error with retryRejected, too, for whatever reason it gives up", () =>
+      Effect.gen(function*() {
+        const policies: ReadonlyArray<readonly [reason: string, Retry.Options & { readonly budget?: undefined }]> = [
+          ["Exhausted", { maxAttempts: 4 }],
+          ["RetryAfterTooLong", { backoff: Backoff.constant({ delay: "1 second", cap: "6999 millis" }) }],
+          ["Elapsed", { maxElapsed: "7 seconds" }],
+          ["Deadline", {}],
+          ["NotRetryable", { retryIf: (error) => error instanceof Refused && error.millis > 1 ? false : undefined }]
+        ]
+        for (const [reason, options] of policies) {
+          const { events, listen } = listening()
+          const { effect } = scripted([
+            new Busy({ n: 1 }),
+            refused(1),
+            new Busy({ n: 2 }),
+            refused(7000),
+            refused(7000)
+          ])
+          const end = (yield* Clock.currentTimeMillis) + 9_000
+          const fiber = yield* effect.pipe(
+            Retry.apply(Retry.policy({ backoff: everySecond, retryRejected: true, ...options })),
+            listen,
+            reason === "Deadline" ? Effect.provideService(deadline.Current, end) : (self) => self,
+            start
+          )
+          yield* TestClock.adjust("1 hour")
+          assert.deepStrictEqual(yield* Fiber.await(fiber), Exit.fail(new Busy({ n: 2 })), reason)
+          const told = events.flatMap((event) =>
+            event._tag === "RetryGaveUp" ? [`${event.verdict} ${event.reason}`] : []
+          )
+          assert.deepStrictEqual(told, [`Rejected ${reason}`])
+        }
+      }))
+
+    it.effect("is what the caller gets only where nothing was ever sent", () =>
+      Effect.gen(function*() {
+        const { effect } = scripted([refused(1), refused(2), refused(3)])
+        const policy = Retry.policy({ backoff: everySecond, retryRejected: true, maxAttempts: 3 })
+        const fiber = yield* start(Retry.apply(effect, policy))
+        yield* TestClock.adjust("1 hour")
+        assert.deepStrictEqual(yield* Fiber.await(fiber), Exit.fail(refused(3)))
+      }))
+
+    it.effect("passes on the cause of the failure as it was", () =>
+      Effect.gen(function*() {
+        const cause = Cause.combine(Cause.fail(new Busy({ n: 1 })), Cause.fail(new Busy({ n: 2 })))
+        let calls = 0
+        const call = Effect.suspend((): Effect.Effect<never, Busy | Refused> =>
+          ++calls === 1 ? Effect.failCause(cause) : refused(1)
+        )
+        const fiber = yield* start(Retry.apply(call, Retry.policy({ backoff: everySecond })))
+        yield* TestClock.adjust("1 second")
+        assert.deepStrictEqual(yield* Fiber.await(fiber), Exit.failCause(cause))
+      }))
+
+    it.effect("does not make an \"atMostOnce\" step run again: it is AmbiguousStep, now and on resume", () =>
+      Effect.gen(function*() {
+        let paid = 0
+        const pay = Effect.suspend(() => {
+          paid++
+          return Effect.never
+        })
+        const policy = Policy.make({
+          name: "payments",
+          timeout: "1 second",
+          retry: { backoff: everySecond, maxAttempts: 2 },
+          circuit: { failures: 1 }
+        })
+        const program = Checkpoint.step("pay", { effects: "atMostOnce" }, Policy.apply(pay, policy)).pipe(
+          Checkpoint.run({ id: "invoice" }),
+          Effect.flip
+        )
+        for (const reason of ["Failed", "Unfinished"]) {
+          const fiber = yield* start(program)
+          yield* TestClock.adjust("5 minutes")
+          const error = yield* Fiber.join(fiber)
+          assert.deepStrictEqual(error._tag === "AmbiguousStep" && [error.step, error.reason], ["pay", reason])
+        }
+        assert.strictEqual(paid, 1)
+      }).pipe(Effect.provide([Policy.layer, CheckpointStore.layerMemory])))
+  })
+
   describe("maxElapsed", () => {
     it.effect("starts no try later, and does not wait for a delay that does not fit", () =>
       Effect.gen(function*() {
@@ -545,6 +671,22 @@ describe("Retry", () => {
       assert.deepStrictEqual(calls, [0])
     }))
 
+  it.effect("tells a wait without end from a deadline that is too near", () =>
+    Effect.gen(function*() {
+      const { events, listen } = listening()
+      const policy = Retry.policy({ backoff: Schedule.spaced("Infinity") })
+      yield* Retry.apply(new Busy({ n: 1 }), policy).pipe(listen, Effect.exit)
+      yield* Retry.apply(Effect.fail("for ever"), policy).pipe(
+        Fault.withClassifier(() => ({ _tag: "Throttled", retryAfter: Duration.infinity })),
+        listen,
+        Effect.exit
+      )
+      assert.deepStrictEqual(events.map((event) => event._tag === "RetryGaveUp" && event.reason), [
+        "Exhausted",
+        "RetryAfterTooLong"
+      ])
+    }))
+
   it.effect("keeps nothing of the tries before, however many there are", () =>
     Effect.gen(function*() {
       const depths: Array<number> = []
@@ -557,7 +699,13 @@ describe("Retry", () => {
       const policy = Retry.policy({ backoff: Backoff.constant({ delay: 0 }), maxAttempts: 20_000, budget: "a" })
       const exit = yield* Retry.apply(call, policy).pipe(Effect.provide(RetryBudget.layerNoop), Effect.exit)
       assert.deepStrictEqual(exit, Exit.fail(new Busy({ n: 20_000 })))
-      assert.strictEqual(new Set(depths).size, 1)
+      const refused = Effect.mapError(call, (error) => ({ [Fault.verdictOf]: Fault.rejected(), error }))
+      yield* Retry.apply(refused, { ...policy, retryRejected: true }).pipe(
+        Effect.provide(RetryBudget.layerNoop),
+        Effect.exit
+      )
+      assert.strictEqual(calls, 40_000)
+      assert.strictEqual(new Set(depths).size, 2)
     }))
 
   it.effect("ends with the schedule where that ends first", () =>

@@ -14,7 +14,8 @@ const Command = Schema.Struct({
 })
 
 const action = (dice: number) => {
-  if (dice < 40) return "deposit"
+  if (dice < 35) return "deposit"
+  if (dice < 45) return "take back"
   if (dice < 70) return "withdraw"
   if (dice < 80) return "give back"
   return dice < 97 ? "wait" : "jump"
@@ -32,7 +33,7 @@ const windowOfA = 1_000
 
 /** A budget as one would tell it: everything remembered, everything counted anew. */
 class Model {
-  deposits: ReadonlyArray<number> = []
+  deposits: ReadonlyArray<{ readonly at: number }> = []
   withdrawals: ReadonlyArray<{ readonly at: number }> = []
   readonly ratio: number
   readonly floor: number
@@ -45,11 +46,19 @@ class Model {
   counts(now: number) {
     const slot = (time: number) => Math.floor(time * 20 / this.window)
     const isRecent = (at: number) => slot(now) - slot(at) < 20
-    const firstAttempts = this.deposits.filter(isRecent).length
+    const firstAttempts = this.deposits.filter(({ at }) => isRecent(at)).length
     const retries = this.withdrawals.filter(({ at }) => isRecent(at)).length
     // in whole thousandths, so that no fraction is lost on the way
     const balance = Math.round(this.ratio * firstAttempts * 1_000) + Math.round(this.floor * 1_000) - retries * 1_000
     return { firstAttempts, retries, available: Math.max(0, Math.floor(balance / 1_000)) }
+  }
+  deposit(now: number) {
+    const deposit = { at: now }
+    this.deposits = [...this.deposits, deposit]
+    return deposit
+  }
+  takeBack(deposit: { readonly at: number }) {
+    this.deposits = this.deposits.filter((other) => other !== deposit)
   }
   withdraw(now: number) {
     if (this.counts(now).available < 1) return undefined
@@ -63,13 +72,13 @@ class Model {
   /** What the budget is for, said without slots. */
   keepsItsPromise(now: number) {
     const retries = this.withdrawals.filter(({ at }) => now - at < this.window * 0.95).length
-    const firstAttempts = this.deposits.filter((at) => now - at < this.window).length
+    const firstAttempts = this.deposits.filter(({ at }) => now - at < this.window).length
     return retries <= this.ratio * firstAttempts + this.floor + 1e-6
   }
 }
 
 it.effect.prop(
-  "behaves like its model under random first attempts, retries, interrupted delays and clock moves",
+  "behaves like its model under random first attempts, refusals, retries, interrupted delays and clock moves",
   { setup: Setup, commands: Commands },
   ({ commands, setup }) =>
     Effect.gen(function*() {
@@ -88,6 +97,7 @@ it.effect.prop(
         readonly modelled: { readonly at: number }
         readonly model: Model
       }> = []
+      const undone: Array<Effect.Effect<void>> = []
       let now = 0
 
       for (const command of commands) {
@@ -95,8 +105,18 @@ it.effect.prop(
         const model = models[key]
         switch (action(command.dice)) {
           case "deposit": {
-            yield* budget.deposit(key)
-            model.deposits = [...model.deposits, now]
+            const deposit = yield* budget.deposit(key)
+            const modelled = model.deposit(now)
+            if (deposit === undefined) break
+            undone.push(Effect.andThen(deposit.takeBack, Effect.sync(() => model.takeBack(modelled))))
+            break
+          }
+          case "take back": {
+            // the latest first: an old one has expired
+            const [takeBack] = undone.splice(-1 - command.which % Math.max(1, undone.length), 1)
+            if (takeBack === undefined) break
+            yield* takeBack
+            if (command.millis % 2 === 0) yield* takeBack
             break
           }
           case "withdraw": {

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Clock, Duration, Effect, Exit, Fiber, Schedule, Schema } from "effect"
-import { Backoff, Fault, Retry, RetryBudget, Telemetry } from "effect-resilience"
+import { Backoff, CircuitBreaker, Deadline, Fault, Retry, RetryBudget, Telemetry } from "effect-resilience"
 import { TestClock } from "effect/testing"
 import { Budgets, engineOf, settings } from "../../src/policy/internal/retryBudget.ts"
 import { cancelSources, everyCancelSource, interruptEverywhere } from "../support/interruptEverywhere.ts"
@@ -232,6 +232,47 @@ describe("RetryBudget", () => {
       }))
   })
 
+  describe("taking back", () => {
+    it.effect("makes a first attempt never have been, once", () =>
+      Effect.gen(function*() {
+        const budget = yield* strict({ ratio: 1 })
+        yield* budget.deposit("a")
+        const deposit = yield* budget.deposit("a")
+        assert.isTrue(deposit !== undefined)
+        if (deposit === undefined) return
+        yield* deposit.takeBack
+        yield* deposit.takeBack
+        assert.deepStrictEqual(yield* budget.state("a"), { key: "a", firstAttempts: 1, retries: 0, available: 1 })
+      }))
+
+    it.effect("takes back the deposit of its own time, and one that has expired not at all", () =>
+      Effect.gen(function*() {
+        const budget = yield* strict({ ratio: 1, window: "20 seconds" })
+        const early = yield* budget.deposit("a")
+        yield* TestClock.adjust("10 seconds")
+        yield* depositing(budget, "a", 2)
+        const late = yield* budget.deposit("a")
+        assert.isTrue(early !== undefined && late !== undefined)
+        if (early === undefined || late === undefined) return
+        yield* late.takeBack
+        yield* TestClock.adjust("10 seconds")
+        assert.strictEqual(yield* available(budget, "a"), 2)
+        yield* early.takeBack
+        assert.strictEqual(yield* available(budget, "a"), 2)
+      }))
+
+    it.effect("leaves no less than nothing where retries were paid from it meanwhile", () =>
+      Effect.gen(function*() {
+        const budget = yield* strict({ ratio: 1 })
+        const deposit = yield* budget.deposit("a")
+        assert.strictEqual(yield* drain(budget, "a"), 1)
+        if (deposit !== undefined) yield* deposit.takeBack
+        assert.deepStrictEqual(yield* budget.state("a"), { key: "a", firstAttempts: 0, retries: 1, available: 0 })
+        yield* budget.deposit("a")
+        assert.isUndefined(yield* budget.withdraw("a"))
+      }))
+  })
+
   describe("giving back", () => {
     it.effect("makes room for another retry, once", () =>
       Effect.gen(function*() {
@@ -370,6 +411,85 @@ describe("RetryBudget", () => {
         assert.strictEqual((yield* budget.state("a")).retries, 0)
       }))
 
+    it.effect("calls that a guard refused are no first attempts: after 100 of them an outage is as bounded as before", () =>
+      Effect.gen(function*() {
+        const budget = yield* strict()
+        let sent = 0
+        const work = Effect.suspend(() => {
+          sent++
+          return Effect.fail(new Busy({ n: sent }))
+        })
+        const guarded = Effect.exit(work.pipe(
+          CircuitBreaker.protect("a", { trip: CircuitBreaker.consecutive(1_000) }),
+          Retry.apply(Retry.policy({ budget: "a", backoff: everySecond, maxAttempts: 2 })),
+          provided(budget)
+        ))
+        const hold = yield* CircuitBreaker.isolate("a")
+        for (let i = 0; i < 100; i++) yield* guarded
+        assert.deepStrictEqual(yield* budget.state("a"), { key: "a", firstAttempts: 0, retries: 0, available: 0 })
+        yield* hold.release
+        const fiber = yield* start(Effect.forEach(Array.from({ length: 20 }), () => guarded, { concurrency: 20 }))
+        yield* TestClock.adjust("1 second")
+        yield* Fiber.join(fiber)
+        assert.strictEqual(sent, 24)
+      }).pipe(Effect.provide(CircuitBreaker.layer())))
+
+    it.effect("what was refused at first is a first attempt when it is sent, also long after", () =>
+      Effect.gen(function*() {
+        const budget = yield* strict({ ratio: 1 })
+        const verdicts = [Fault.rejected("1 minute"), Fault.rejected("1 minute"), Fault.transient]
+        let calls = 0
+        const call = Effect.suspend(() => {
+          const verdict = verdicts[calls++]
+          return verdict === undefined ? Effect.succeed(calls) : Effect.fail({ [Fault.verdictOf]: verdict })
+        })
+        const waiting = Retry.policy({ budget: "a", backoff: everySecond, retryRejected: true })
+        const fiber = yield* start(call.pipe(Retry.apply(waiting), provided(budget)))
+        assert.strictEqual((yield* budget.state("a")).firstAttempts, 0)
+        yield* TestClock.adjust("1 minute")
+        assert.strictEqual((yield* budget.state("a")).firstAttempts, 0)
+        yield* TestClock.adjust("1 minute")
+        assert.deepStrictEqual(yield* budget.state("a"), { key: "a", firstAttempts: 1, retries: 1, available: 0 })
+        yield* TestClock.adjust("1 second")
+        assert.strictEqual(yield* Fiber.join(fiber), 4)
+        assert.deepStrictEqual(yield* budget.state("a"), { key: "a", firstAttempts: 1, retries: 1, available: 0 })
+      }))
+
+    it.effect("a refusal after a try that was sent takes nothing back", () =>
+      Effect.gen(function*() {
+        const budget = yield* strict({ ratio: 1 })
+        let calls = 0
+        const call = Effect.suspend(() =>
+          Effect.fail(++calls === 1 ? new Busy({ n: 1 }) : { [Fault.verdictOf]: Fault.rejected() })
+        )
+        const fiber = yield* start(call.pipe(Retry.apply(policy), provided(budget), Effect.exit))
+        yield* TestClock.adjust("1 second")
+        yield* Fiber.join(fiber)
+        assert.deepStrictEqual(yield* budget.state("a"), { key: "a", firstAttempts: 1, retries: 1, available: 0 })
+      }))
+
+    it.effect("counts one first attempt at most where some were refused, at whatever step it is interrupted", () =>
+      interruptEverywhere({
+        arrange: Effect.gen(function*() {
+          const budget = yield* strict()
+          let calls = 0
+          const call = Effect.suspend(() =>
+            ++calls < 3 ? Effect.fail({ [Fault.verdictOf]: Fault.rejected() }) : Effect.never
+          )
+          const waiting = Retry.policy({ budget: "a", backoff: everySecond, retryRejected: true })
+          return {
+            effect: call.pipe(Retry.apply(waiting), Deadline.within("5 seconds"), provided(budget), Effect.exit),
+            check: Effect.fnUntraced(function*() {
+              const { firstAttempts, retries } = yield* budget.state("a")
+              assert.strictEqual(retries, 0)
+              // a try that had begun when the interruption came may have been sent
+              assert.isAtMost(firstAttempts, 1)
+              if (calls === 3) assert.strictEqual(firstAttempts, 1)
+            })
+          }
+        })
+      }))
+
     it.effect("a retry whose delay is interrupted is given back, by every cancel source", () =>
       everyCancelSource({
         sources: cancelSources,
@@ -428,13 +548,31 @@ describe("RetryBudget", () => {
         assert.deepStrictEqual(yield* Fiber.await(fiber), Exit.fail(new Busy({ n: 2 })))
         assert.strictEqual(count.calls, 2)
       }))
+
+    it.effect("as a Schedule does not hear of what was refused", () =>
+      Effect.gen(function*() {
+        const budget = yield* RetryBudget.RetryBudget
+        const waiting = Retry.policy({ budget: "a", backoff: everySecond, retryRejected: true })
+        const step = yield* Schedule.toStep(Retry.schedule(waiting))
+        const firstAttempts = Effect.map(budget.state("a"), (state) => state.firstAttempts)
+        yield* step(0, { [Fault.verdictOf]: Fault.rejected() })
+        assert.strictEqual(yield* firstAttempts, 0)
+        for (const n of [1, 2]) {
+          yield* step(0, new Busy({ n }))
+          assert.strictEqual(yield* firstAttempts, 1)
+        }
+      }).pipe(Effect.provide(RetryBudget.layer())))
   })
 
   describe("a service of the user's own", () => {
     const own = () => {
       const log: Array<string> = []
       const budget: Service = {
-        deposit: (key) => Effect.sync(() => log.push(`deposit ${key}`)),
+        deposit: (key) =>
+          Effect.sync(() => {
+            log.push(`deposit ${key}`)
+            return { takeBack: Effect.sync(() => log.push(`take back ${key}`)) }
+          }),
         withdraw: (key) =>
           Effect.sync(() => {
             log.push(`withdraw ${key}`)
@@ -472,13 +610,34 @@ describe("RetryBudget", () => {
         assert.deepStrictEqual(log, ["deposit a", "withdraw a", "withdraw a", "give back a"])
       }))
 
-    it.effect("that replaces a method of ours is asked by that", () =>
+    it.effect("takes back first attempts that a guard refused, where it can", () =>
+      Effect.gen(function*() {
+        const { budget, log } = own()
+        const refused = Effect.fail({ [Fault.verdictOf]: Fault.rejected() })
+        const twice = Retry.policy({ budget: "a", backoff: everySecond, retryRejected: true, maxAttempts: 2 })
+        const fiber = yield* start(Effect.exit(refused.pipe(Retry.apply(twice), provided(budget))))
+        yield* TestClock.adjust("1 second")
+        yield* Fiber.join(fiber)
+        assert.deepStrictEqual(log, ["deposit a", "take back a", "deposit a", "take back a"])
+
+        const plain: Service = { ...budget, deposit: (key) => Effect.sync(() => void log.push(`deposit ${key}`)) }
+        yield* refused.pipe(Retry.apply(policy), provided(plain), Effect.exit)
+        assert.deepStrictEqual(log.slice(4), ["deposit a"])
+      }))
+
+    it.effect("that replaces a method of ours is asked by that, however the copy was made", () =>
       Effect.gen(function*() {
         const inProcess = yield* RetryBudget.make()
-        const budget: Service = { ...inProcess, withdraw: () => Effect.undefined }
-        const exit = yield* failing(2).effect.pipe(Retry.apply(policy), provided(budget), Effect.exit)
-        assert.deepStrictEqual(exit, Exit.fail(new Busy({ n: 1 })))
-        assert.strictEqual((yield* inProcess.state("a")).firstAttempts, 1)
+        const empty: Pick<Service, "withdraw"> = { withdraw: () => Effect.undefined }
+        const copies: ReadonlyArray<Service> = [
+          { ...inProcess, ...empty },
+          Object.assign(Object.create(inProcess), empty)
+        ]
+        for (const budget of copies) {
+          const exit = yield* failing(2).effect.pipe(Retry.apply(policy), provided(budget), Effect.exit)
+          assert.deepStrictEqual(exit, Exit.fail(new Busy({ n: 1 })))
+        }
+        assert.strictEqual((yield* inProcess.state("a")).firstAttempts, 2)
       }))
   })
 

@@ -35,7 +35,7 @@ type Step = Effect.Success<ReturnType<typeof Schedule.toStep<unknown, unknown, n
 interface Then<A, E, R> {
   /** After this delay, announced and paid for, comes the next try. */
   readonly retry: (delay: Duration.Duration) => Effect.Effect<A, E, R>
-  readonly giveUp: Effect.Effect<A, E, R>
+  readonly giveUp: Effect.Effect<never, E>
 }
 
 /**
@@ -44,64 +44,55 @@ interface Then<A, E, R> {
  *
  * @internal
  */
-export class Run {
+export class Run<E> {
   private readonly policy: Settings
   private started: number | undefined
   private attempt = 0
   private isLast = false
   private step: Step | undefined
   private paid: Effect.Effect<void> | undefined
+  private takeBack: Effect.Effect<void> | undefined
+  /** How the last try failed that no guard of ours refused: what such a guard says is not what went wrong. */
+  private failed: Effect.Effect<never, E> | undefined
   private failedAt = 0
   private metadata = Schedule.CurrentMetadata.defaultValue()
 
-  /** `started` is when the first try began, in monotonic milliseconds; without it time counts from the first failure. */
-  constructor(policy: Settings, started: number | undefined) {
+  /**
+   * `started` is when the first try began, in monotonic milliseconds; without it time counts from the first failure.
+   * `takeBack` undoes what the budget was told of the first try; without it the budget has not been told.
+   */
+  constructor(policy: Settings, started: number | undefined, takeBack: Effect.Effect<void> | undefined) {
     this.policy = policy
     this.started = started
+    this.takeBack = takeBack
   }
 
   /** Decides what comes after a failure. `wallMillis` is the time that the schedule of delays is told. */
-  next<A, E, R>(error: unknown, then: Then<A, E, R>, wallMillis?: number): Effect.Effect<A, E, R> {
+  next<A, R>(error: unknown, then: Then<A, E, R>, wallMillis?: number): Effect.Effect<A, E, R> {
     return Effect.contextWith((context: Context.Context<never>) => {
       const { policy } = this
-      const now = millisIn(context)
-      this.attempt++
-      this.started ??= now
       const verdict = Fault.classifyIn(
         policy.idempotent === undefined ? context : Context.add(context, Fault.Idempotent, policy.idempotent),
         error
       )
-      if (!isWanted(policy, error, verdict)) return this.giveUp(context, then, verdict, "NotRetryable")
-      if (this.attempt >= policy.maxAttempts) return this.giveUp(context, then, verdict, "Exhausted")
-      if (this.isLast) return this.giveUp(context, then, verdict, "Elapsed")
-      const maxElapsed = policy.maxElapsed === undefined ? Infinity : Duration.toMillis(policy.maxElapsed)
-      const decision: backoff.Decision = { verdict, roomMillis: maxElapsed - (now - this.started), isShortened: false }
-      const planned: ReturnType<Step> = Effect.provideService(
-        this.plan(error, wallMillis ?? Context.get(context, Clock.Clock).currentTimeMillisUnsafe()),
-        backoff.Decided,
-        decision
-      )
-      return Pull.matchEffect(planned, {
-        onSuccess: ([, planned]) => this.schedule(context, then, decision, planned),
-        onFailure: Effect.failCause,
-        // a backoff ends early for one reason only, and says so by handing back the wait that it refused
-        onDone: (leftover) =>
-          this.giveUp(
-            context,
-            then,
-            verdict,
-            Duration.isDuration(leftover) && Duration.isPositive(leftover) &&
-              Duration.toMillis(leftover) === backoff.retryAfterMillis(verdict)
-              ? "RetryAfterTooLong"
-              : "Exhausted"
-          )
-      })
+      const counted = this.count(context, verdict)
+      if (verdict._tag !== "Rejected") this.failed = then.giveUp
+      const decided = this.decide(context, error, then, verdict, wallMillis)
+      return counted === undefined ? decided : Effect.andThen(counted, decided)
     })
   }
 
-  /** The next try begins: what was paid for it is spent. */
-  begin(): void {
+  /** The next try begins: what was paid for it is spent, and where all before it were refused, it is the first attempt. */
+  begin<A, R>(once: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> {
     this.paid = undefined
+    const { budget } = this.policy
+    if (budget === undefined || this.failed !== undefined) return once
+    return Effect.contextWith((context: Context.Context<never>) =>
+      depositing(context, budget, (takeBack) => {
+        this.takeBack = takeBack
+        return once
+      })
+    )
   }
 
   /** Gives back what was paid for a try that has not begun. */
@@ -128,6 +119,53 @@ export class Run {
     return this.metadata
   }
 
+  /** Sees to it that the budget counts one first attempt, which is the first try that was sent. */
+  private count(context: Context.Context<never>, verdict: Fault.Verdict): Effect.Effect<void> | undefined {
+    const { policy: { budget }, takeBack } = this
+    if (budget === undefined || this.failed !== undefined) return undefined
+    this.takeBack = undefined
+    if (verdict._tag === "Rejected") return takeBack
+    return takeBack === undefined ? depositing(context, budget, () => Effect.void) : undefined
+  }
+
+  private decide<A, R>(
+    context: Context.Context<never>,
+    error: unknown,
+    then: Then<A, E, R>,
+    verdict: Fault.Verdict,
+    wallMillis: number | undefined
+  ): Effect.Effect<A, E, R> {
+    const { policy } = this
+    const now = millisIn(context)
+    this.attempt++
+    this.started ??= now
+    if (!isWanted(policy, error, verdict)) return this.giveUp(context, then, verdict, "NotRetryable")
+    if (this.attempt >= policy.maxAttempts) return this.giveUp(context, then, verdict, "Exhausted")
+    if (this.isLast) return this.giveUp(context, then, verdict, "Elapsed")
+    const maxElapsed = policy.maxElapsed === undefined ? Infinity : Duration.toMillis(policy.maxElapsed)
+    const decision: backoff.Decision = { verdict, roomMillis: maxElapsed - (now - this.started), isShortened: false }
+    const planned: ReturnType<Step> = Effect.provideService(
+      this.plan(error, wallMillis ?? Context.get(context, Clock.Clock).currentTimeMillisUnsafe()),
+      backoff.Decided,
+      decision
+    )
+    return Pull.matchEffect(planned, {
+      onSuccess: ([, planned]) => this.schedule(context, then, decision, planned),
+      onFailure: Effect.failCause,
+      // a backoff ends early for one reason only, and says so by handing back the wait that it refused
+      onDone: (leftover) =>
+        this.giveUp(
+          context,
+          then,
+          verdict,
+          Duration.isDuration(leftover) && Duration.isPositive(leftover) &&
+            Duration.toMillis(leftover) === backoff.retryAfterMillis(verdict)
+            ? "RetryAfterTooLong"
+            : "Exhausted"
+        )
+    })
+  }
+
   private plan(error: unknown, now: number): ReturnType<Step> {
     this.failedAt = now
     if (this.step !== undefined) return this.step(now, error)
@@ -137,7 +175,7 @@ export class Run {
     })
   }
 
-  private schedule<A, E, R>(
+  private schedule<A, R>(
     context: Context.Context<never>,
     then: Then<A, E, R>,
     decision: backoff.Decision,
@@ -182,7 +220,7 @@ export class Run {
     return Effect.succeed(true)
   }
 
-  private announce<A, E, R>(
+  private announce<A, R>(
     context: Context.Context<never>,
     then: Then<A, E, R>,
     verdict: Fault.Verdict,
@@ -201,13 +239,14 @@ export class Run {
     )
   }
 
-  private giveUp<A, E, R>(
+  private giveUp<A, R>(
     context: Context.Context<never>,
     then: Then<A, E, R>,
     verdict: Fault.Verdict,
     reason: GivenUp
   ): Effect.Effect<A, E, R> {
     const { attempt, policy } = this
+    const end = verdict._tag === "Rejected" && this.failed !== undefined ? this.failed : then.giveUp
     const heard = Telemetry.emitIn(context, () => ({
       _tag: "RetryGaveUp",
       policy: policy.name,
@@ -221,7 +260,7 @@ export class Run {
         "retry.attempts": attempt,
         "retry.gave_up": reason
       }),
-      heard === Effect.void ? then.giveUp : Effect.andThen(heard, then.giveUp)
+      heard === Effect.void ? end : Effect.andThen(heard, end)
     )
   }
 }
@@ -231,25 +270,28 @@ const isWanted = (policy: Settings, error: unknown, verdict: Fault.Verdict): boo
     (Fault.isRetryable(verdict) || (policy.retryRejected && verdict._tag === "Rejected"))
 
 /**
- * Tells the budget, where there is one, of a first attempt, and goes on with it.
+ * Tells the budget of a first attempt, and goes on with what undoes that.
  *
  * @internal
  */
 export const depositing = <A, E, R>(
   context: Context.Context<never>,
   key: string,
-  first: Effect.Effect<A, E, R>
+  next: (takeBack: Effect.Effect<void>) => Effect.Effect<A, E, R>
 ): Effect.Effect<A, E, R> => {
   const service = Context.getUnsafe(context, RetryBudget)
   const engine = engineOf(service)
-  if (engine === undefined) return Effect.andThen(service.deposit(key), first)
-  engine.deposit(key, millisIn(context))
-  return first
+  if (engine === undefined) {
+    return Effect.flatMap(service.deposit(key), (deposit) => next(deposit?.takeBack ?? Effect.void))
+  }
+  const now = millisIn(context)
+  engine.deposit(key, now)
+  return next(Effect.sync(() => engine.takeBack(key, now)))
 }
 
 const afterFailure = <A, E, R>(
   self: Effect.Effect<A, E, R>,
-  run: Run,
+  run: Run<E>,
   cause: Cause.Cause<E>
 ): Effect.Effect<A, E, R> => {
   const failure = onlyFailure(cause)
@@ -257,10 +299,7 @@ const afterFailure = <A, E, R>(
   return run.next(failure.error, {
     retry: (delay) => {
       const metadata = run.describe(failure.error, delay)
-      const next = Effect.suspend(() => {
-        run.begin()
-        return Effect.provideService(self, Schedule.CurrentMetadata, metadata)
-      })
+      const next = Effect.suspend(() => run.begin(Effect.provideService(self, Schedule.CurrentMetadata, metadata)))
       return Effect.sleep(delay).pipe(
         Effect.andThen(Effect.annotateCurrentSpan("retry.attempts", metadata.attempt + 1)),
         Effect.andThen(Effect.catchCause(next, (cause) => afterFailure(self, run, cause)))
@@ -276,10 +315,11 @@ const retrying = <A, E, R>(
   first: Effect.Effect<A, E, R>,
   self: Effect.Effect<A, E, R>,
   policy: Settings,
-  started: number | undefined
+  started: number | undefined,
+  takeBack: Effect.Effect<void> | undefined
 ): Effect.Effect<A, E, R> =>
   Effect.catchCause(first, (cause) => {
-    const run = new Run(policy, started)
+    const run = new Run<E>(policy, started, takeBack)
     const rest = afterFailure(self, run, cause)
     return policy.budget === undefined ? rest : Effect.onExit(rest, () => run.end())
   })
@@ -292,24 +332,33 @@ const retrying = <A, E, R>(
  */
 export const retried = <A, E, R>(self: Effect.Effect<A, E, R>, policy: Settings): Effect.Effect<A, E, R> => {
   const { budget, idempotent, maxElapsed } = policy
-  const untimed = retrying(self, self, policy, undefined)
+  const plain = retrying(self, self, policy, undefined, undefined)
   const outermost = Schedule.CurrentMetadata.defaultValue()
 
-  return Effect.contextWith((context: Context.Context<R>) => {
-    let first = untimed
+  const begin = (
+    context: Context.Context<never>,
+    takeBack: Effect.Effect<void> | undefined
+  ): Effect.Effect<A, E, R> => {
+    let first = plain
     // A retry inside a retry begins with a first try of its own.
     const isFirst = Context.get(context, Schedule.CurrentMetadata).attempt === 0
-    if (maxElapsed !== undefined || !isFirst) {
+    if (maxElapsed !== undefined || takeBack !== undefined || !isFirst) {
       first = retrying(
         isFirst ? self : Effect.provideService(self, Schedule.CurrentMetadata, outermost),
         self,
         policy,
-        maxElapsed === undefined ? undefined : millisIn(context)
+        maxElapsed === undefined ? undefined : millisIn(context),
+        takeBack
       )
     }
-    if (idempotent !== undefined && Context.get(context, Fault.Idempotent) !== idempotent) {
-      first = Effect.provideService(first, Fault.Idempotent, idempotent)
-    }
-    return budget === undefined ? first : depositing(context, budget, first)
-  })
+    return idempotent === undefined || Context.get(context, Fault.Idempotent) === idempotent
+      ? first
+      : Effect.provideService(first, Fault.Idempotent, idempotent)
+  }
+
+  return Effect.contextWith((context: Context.Context<R>) =>
+    budget === undefined
+      ? begin(context, undefined)
+      : depositing(context, budget, (takeBack) => begin(context, takeBack))
+  )
 }

@@ -11,6 +11,8 @@ const module = "RetryBudget"
 export interface Engine {
   /** A first attempt begins. */
   readonly deposit: (key: string, now: number) => void
+  /** Takes back a deposit whose attempt was never sent. */
+  readonly takeBack: (key: string, depositedAt: number) => void
   /** Pays for one more attempt, where there is something left to pay with. */
   readonly tryWithdraw: (key: string, now: number) => boolean
   /** Takes back a withdrawal whose attempt never began. */
@@ -98,14 +100,12 @@ class Budget {
     return true
   }
 
+  takeBack(depositedAt: number): void {
+    if (this.undo(0, depositedAt)) this.deposited--
+  }
+
   giveBack(withdrawnAt: number): void {
-    const slot = this.slotAt(withdrawnAt)
-    const at = slots + placeOf(slot)
-    const count = this.ring[at] ?? 0
-    // what has expired is given back already, and what was withdrawn from a budget forgotten since was another's
-    if (withdrawnAt < this.since || this.newest - slot >= slots || count === 0) return
-    this.ring[at] = count - 1
-    this.withdrawn--
+    if (this.undo(slots, withdrawnAt)) this.withdrawn--
   }
 
   snapshot(now: number): Snapshot {
@@ -116,6 +116,16 @@ class Budget {
       retries: this.withdrawn,
       available: Math.max(0, Math.floor(this.balance()))
     }
+  }
+
+  private undo(offset: number, time: number): boolean {
+    const slot = this.slotAt(time)
+    const at = offset + placeOf(slot)
+    const count = this.ring[at] ?? 0
+    // what has expired is undone already, and what was done to a budget forgotten since was another's
+    if (time < this.since || this.newest - slot >= slots || count === 0) return false
+    this.ring[at] = count - 1
+    return true
   }
 
   private balance(): number {
@@ -171,6 +181,10 @@ export class Budgets implements Engine {
     this.budget(key, now).deposit(now)
   }
 
+  takeBack(key: string, depositedAt: number): void {
+    this.byKey.get(key)?.takeBack(depositedAt)
+  }
+
   tryWithdraw(key: string, now: number): boolean {
     return this.budget(key, now).tryWithdraw(now)
   }
@@ -215,27 +229,20 @@ export class Budgets implements Engine {
   }
 }
 
-const engine = Symbol("effect-resilience/policy/RetryBudget/engine")
+const engines = new WeakMap<object, Engine>()
 
 /**
- * The engine of a service of ours; a service of the user's own has none, and is asked by its methods.
+ * The engine of a service of ours. A service of the user's own has none, nor has a copy of one of ours, whose methods
+ * may be others: these are asked by their methods.
  *
  * @internal
  */
-export const engineOf = (service: object): Engine | undefined =>
-  service instanceof WithEngine ? service[engine] : undefined
+export const engineOf = (service: object): Engine | undefined => engines.get(service)
 
-/**
- * A service of ours. A class, because the check for one is cheap, and because a copy that replaces a method loses the
- * engine, which would not know of it.
- *
- * @internal
- */
-export class WithEngine {
-  readonly [engine]: Engine
-  constructor(own: Engine) {
-    this[engine] = own
-  }
+/** @internal */
+export const withEngine = <Service extends object>(service: Service, engine: Engine): Service => {
+  engines.set(service, engine)
+  return service
 }
 
 /**
@@ -245,6 +252,7 @@ export class WithEngine {
  */
 export const unlimited: Engine = {
   deposit: () => undefined,
+  takeBack: () => undefined,
   tryWithdraw: () => true,
   giveBack: () => undefined
 }
