@@ -531,6 +531,27 @@ describe("Deadline.within", () => {
     duration: Schema.Literals([0, 1, 40, 50, 60, 100, 200])
   })
 
+  it.effect("counts what the work takes before it first waits, and stops it when nothing is left", () =>
+    TestClock.testClockWith((clock) => {
+      let computed = 0
+      const computing = {
+        ...clock,
+        monotonicTimeNanosUnsafe: () => clock.monotonicTimeNanosUnsafe() + BigInt(computed) * 1_000_000n
+      }
+      return Effect.gen(function*() {
+        const work = Effect.gen(function*() {
+          computed = 400
+          assert.deepStrictEqual(yield* Deadline.remaining, Option.some(Duration.millis(600)))
+          return yield* Effect.never
+        })
+        const fiber = yield* start(Effect.exit(Deadline.within(work, second, { name: "job" })))
+        yield* TestClock.adjust(599)
+        assert.isUndefined(fiber.pollUnsafe())
+        yield* TestClock.adjust(1)
+        assert.deepStrictEqual(fiber.pollUnsafe(), Exit.succeed(Exit.fail(exceeded("job", second))))
+      }).pipe(Effect.provideService(Clock.Clock, computing))
+    }))
+
   it.effect.prop(
     "nested deadlines take the minimum, in any order and over many levels",
     {

@@ -197,6 +197,23 @@ describe("timed", () => {
       sleep: (duration) => clock.sleep(Duration.millis(Math.floor(Duration.toMillis(duration))))
     }))))
 
+  it.effect("a timer that drops fractions is set once for whole milliseconds, however long the machine has been up", () => {
+    const { count, counted } = countingSleeps()
+    const dropping = withClock((clock) => ({
+      sleep: (duration) => clock.sleep(Duration.millis(Math.trunc(Duration.toMillis(duration))))
+    }))
+    return Effect.gen(function*() {
+      for (let i = 1; i <= 100; i++) {
+        if (i % 25 === 0) yield* TestClock.setTime(10 ** (i / 10))
+        yield* TestClock.adjust(i * 0.1)
+        const fiber = yield* start(Effect.exit(timed(Effect.never, new Timeouts(1000), late)))
+        yield* TestClock.adjust(1000)
+        assert.deepStrictEqual(fiber.pollUnsafe(), Exit.succeed(Exit.fail("late")))
+      }
+      assert.strictEqual(count.all, 100)
+    }).pipe(counted, dropping)
+  })
+
   describe("no sleep stays when no call is running", () => {
     for (
       const [name, end] of [
@@ -494,6 +511,48 @@ describe("timed", () => {
       assert.deepStrictEqual(throwing.pollUnsafe(), Exit.succeed(Exit.die(boom)))
       yield* TestClock.adjust(1)
       assert.deepStrictEqual(last.pollUnsafe(), Exit.succeed(Exit.fail("late")))
+    }))
+
+  describe("a sign of life after the end does nothing", () => {
+    for (
+      const [name, end] of [
+        [
+          "after a success",
+          (_: Fiber.Fiber<unknown>, gate: Deferred.Deferred<void>) => Deferred.succeed(gate, undefined)
+        ],
+        ["after an interruption", (fiber: Fiber.Fiber<unknown>) => Fiber.interrupt(fiber)],
+        ["after the timeout", () => TestClock.adjust(1000)]
+      ] as const
+    ) {
+      it.effect(name, () => {
+        const { count, counted } = countingSleeps()
+        return Effect.gen(function*() {
+          const gate = yield* Deferred.make<void>()
+          const context = yield* Effect.context<never>()
+          let beat: () => void = () => undefined
+          const onStart = (given: () => void) => void (beat = given)
+          const timeouts = new Timeouts(1000)
+          const fiber = yield* start(Effect.exit(timedIn(context, Deferred.await(gate), timeouts, late, { onStart })))
+          yield* end(fiber, gate)
+          yield* Fiber.await(fiber)
+          yield* settle
+          const { all } = count
+          beat()
+          assert.deepStrictEqual(count, { open: 0, all })
+        }).pipe(counted)
+      })
+    }
+  })
+
+  it.effect("who succeeds while he is stopped for his caller leaves no defect behind", () =>
+    Effect.gen(function*() {
+      const work = Effect.uninterruptible(Effect.sleep(100))
+      const fiber = yield* start(timed(work, new Timeouts(1000), late))
+      const interrupting = yield* start(Fiber.interrupt(fiber))
+      yield* TestClock.adjust(100)
+      yield* Fiber.join(interrupting)
+      const exit = yield* Fiber.await(fiber)
+      assert.isTrue(Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause))
     }))
 
   it.effect("tells what its finalizers died of, also to the caller who interrupts it", () =>

@@ -109,8 +109,7 @@ class Queue {
   private sleep(aim: number, millis: number, again = false): void {
     this.endSleep()
     this.aim = aim
-    // Sums of fractions miss whole milliseconds by less than anybody can see, and the clock would wait for one more.
-    const duration = Duration.millis(Math.max(0, Math.round(millis * 1000) / 1000))
+    const duration = Duration.millis(Math.max(0, millis))
     this.busy = true
     const sleeper = this.fork(Effect.suspend(() => this.clock.sleep(duration)))
     this.busy = false
@@ -290,7 +289,7 @@ class Call<A, E, E2> implements Entry {
   private late(cause: Cause.Cause<E>): Effect.Effect<never, E | E2> {
     const others = cause.reasons.filter((reason) => !Cause.isInterruptReason(reason))
     // It failed by itself, where it could not be interrupted, and that says more than the timeout does.
-    if (others.length === cause.reasons.length || others.some(Cause.isFailReason)) return failWith(others)
+    if (others.some(Cause.isFailReason)) return failWith(others)
     if (this.lost !== undefined) return failWith([...this.lost.reasons, ...others])
     const error = this.error()
     const failure = failWith<E | E2>([Cause.makeFailReason(error), ...others])
