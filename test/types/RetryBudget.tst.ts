@@ -37,6 +37,13 @@ describe("RetryBudget", () => {
     expect(Effect.provide(retried, RetryBudget.layerNoop)).type.toBe<Effect.Effect<number>>()
   })
 
+  it("of the user's own may give back no deposit", () => {
+    expect<RetryBudget.RetryBudget["Service"]["deposit"]>().type.toBeAssignableFrom(() => Effect.void)
+    expect<RetryBudget.RetryBudget["Service"]["deposit"]>().type.toBeAssignableFrom(() =>
+      Effect.succeed({ takeBack: Effect.void })
+    )
+  })
+
   it("is built from nothing, and its options only fail as defects", () => {
     expect(RetryBudget.layer({ ratio: 0.1 })).type.toBe<Layer.Layer<RetryBudget.RetryBudget>>()
     expect(RetryBudget.make()).type.toBe<Effect.Effect<RetryBudget.RetryBudget["Service"]>>()
