@@ -207,6 +207,20 @@ describe("RetryBudget", () => {
       assert.isAtMost(most, 2 * own.windowMillis)
     })
 
+    it.effect("are forgotten so, too, where some have a window of their own", () =>
+      Effect.gen(function*() {
+        const engine = engineOf(
+          yield* RetryBudget.make({ window: "1 second", keys: { slow: { window: "3 seconds" } } })
+        )
+        assert.instanceOf(engine, Budgets)
+        let most = 0
+        for (let now = 0; now < 20_000; now++) {
+          engine.deposit(`key ${now}`, now)
+          most = Math.max(most, engine.size)
+        }
+        assert.isAtMost(most, 4_000)
+      }))
+
     it.effect("that are read are not remembered", () =>
       Effect.gen(function*() {
         const budget = yield* RetryBudget.make()
@@ -646,6 +660,9 @@ describe("RetryBudget", () => {
       const budget = yield* RetryBudget.RetryBudget
       yield* budget.deposit("a")
       assert.strictEqual(yield* drain(budget, "a"), 1_000)
+      const withdrawal = yield* budget.withdraw("a")
+      assert.isDefined(withdrawal)
+      yield* withdrawal.giveBack
       assert.deepStrictEqual(yield* budget.state("a"), { key: "a", firstAttempts: 0, retries: 0, available: Infinity })
       assert.deepStrictEqual(yield* budget.states, [])
       const fiber = yield* start(Retry.apply(failing(2).effect, Retry.policy({ budget: "a", backoff: everySecond })))
