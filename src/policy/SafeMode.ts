@@ -71,9 +71,8 @@ export interface KeyOptions {
  * **Details**
  *
  * - `keys`: options that replace those above, and those of {@link guard}, for the keys named.
- * - `maxKeys`: how many keys are remembered; default 10,000. Only those are that have failed, or are in safe mode, or
- *   have a running call. The ones unused for longest make room, those not in safe mode first; a key with a running call
- *   never does.
+ * - `maxKeys`: how many keys without a running call are remembered; default 10,000. Only those are that have failed, or
+ *   are in safe mode. The ones unused for longest make room, those not in safe mode first.
  * - `idleTimeToLive`: when the failures of an unused key that is not in safe mode are forgotten; default one hour.
  *
  * @category models
@@ -251,14 +250,14 @@ export const make: (
     fresh = []
     unpublished.push(...changes)
     const heard = changes.map((change) => Telemetry.emitIn(context, () => ({ _tag: "SafeModeChanged", ...change })))
-    return Effect.uninterruptible(Effect.andThen(publish, Effect.all(heard, { discard: true })))
+    return Effect.andThen(publish, Effect.all(heard, { discard: true }))
   }
 
   const byHand = (step: (now: number) => void): Effect.Effect<void> =>
-    Effect.contextWith((context: Context.Context<never>) => {
+    Effect.uninterruptible(Effect.contextWith((context: Context.Context<never>) => {
       step(millisIn(context))
       return announce(context)
-    })
+    }))
 
   const guard = <B, E2, R2, Label extends string>(key: string, options: GuardOptions<B, E2, R2, Label>) => {
     checkedGuard(options)
@@ -286,8 +285,7 @@ export const make: (
         const watched = Effect.onExit(
           Effect.contextWith((context: Context.Context<R>) => {
             call = states.begin(key, millisIn(context))
-            const left = announce(context)
-            return left === Effect.void ? self : Effect.andThen(left, self)
+            return self
           }),
           settle
         )
@@ -308,13 +306,14 @@ export const make: (
 
   return SafeMode.of({
     guard,
-    state: (key) => Effect.sync(() => states.state(key)),
+    state: (key) =>
+      Effect.contextWith((context: Context.Context<never>) => Effect.sync(() => states.state(key, millisIn(context)))),
     states: Effect.contextWith((context: Context.Context<never>) =>
       Effect.sync(() => states.states(millisIn(context)))
     ),
     changes: Stream.fromPubSubTake(hub),
     enter: (key) => byHand((now) => states.enter(key, now)),
-    reset: (key) => byHand(() => states.reset(key))
+    reset: (key) => byHand((now) => states.reset(key, now))
   })
 })
 

@@ -2,6 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Cause, Context, Deferred, Effect, Exit, Fiber, Schema, Stream } from "effect"
 import { CircuitBreaker, Fallback, Fault, SafeMode, Telemetry } from "effect-resilience"
 import { TestClock } from "effect/testing"
+import { SafeModeKeys } from "../../src/policy/internal/safeModeKeys.ts"
 import { everyCancelSource, interruptEverywhere } from "../support/interruptEverywhere.ts"
 
 class Told extends Schema.TaggedError<Told>("test/Told")("Told", { verdict: Fault.Verdict }) {
@@ -326,7 +327,21 @@ describe("SafeMode", () => {
           yield* Effect.all([after("named", 4), after("caller", 4), after("layer")]),
           [2, 4, 5]
         )
-      }).pipe(Effect.provide(SafeMode.layer({ failures: 5, keys: { named: { failures: 2 } } }))))
+
+        const counts = { countsAsFailure: (verdict: Fault.Verdict) => verdict._tag === "Refused", failures: 1 }
+        const refusing = (key: string) => errorOf(Fault.refused).pipe(SafeMode.guard(key, { safe, ...counts }))
+        const overloaded = (key: string) => failing.pipe(SafeMode.guard(key, { safe, ...counts }))
+        assert.strictEqual((yield* refusing("caller's own")).source, "safe")
+        assert.deepStrictEqual(yield* Effect.flip(overloaded("caller's other")), down)
+        assert.strictEqual((yield* Effect.flip(refusing("strict"))).message, "told to be Refused")
+        assert.strictEqual((yield* overloaded("strict")).source, "safe")
+      }).pipe(Effect.provide(SafeMode.layer({
+        failures: 5,
+        keys: {
+          named: { failures: 2 },
+          strict: { countsAsFailure: (verdict) => verdict._tag === "Overloaded" }
+        }
+      }))))
 
     it.effect("that cannot work are refused when the guard is built", () =>
       Effect.gen(function*() {
@@ -343,6 +358,8 @@ describe("SafeMode", () => {
         assert.throws(() =>
           SafeMode.guard("k", { safe, failures: 0 })(failing), /guard.failures/)
         assert.throws(() => SafeMode.guard(failing, "k", { safe, label: "" }), /guard.label/)
+        const safeMode = yield* SafeMode.make()
+        assert.throws(() => safeMode.guard("k", { safe, label: "" }), /guard.label/)
       }))
 
     it.effect("layerNoop answers nothing and remembers nothing", () =>
@@ -363,11 +380,66 @@ describe("SafeMode", () => {
         const safeMode = yield* SafeMode.SafeMode
         yield* Effect.flip(guarded(failing, "failing"))
         yield* guarded(failing, "active").pipe(Effect.exit, Effect.repeat({ times: 2 }))
-        yield* TestClock.adjust("59 minutes")
-        assert.strictEqual((yield* safeMode.states).length, 2)
+        yield* TestClock.adjust("30 minutes")
+        yield* Effect.flip(guarded(failing, "later"))
+        yield* TestClock.adjust("29 minutes")
+        assert.strictEqual((yield* safeMode.states).length, 3)
         yield* TestClock.adjust("1 minute")
-        assert.deepStrictEqual(yield* safeMode.states, [{ key: "active", active: true, failures: 3 }])
+        assert.deepStrictEqual(yield* safeMode.states, [
+          { key: "active", active: true, failures: 3 },
+          { key: "later", active: false, failures: 1 }
+        ])
       }).pipe(Effect.provide(SafeMode.layer())))
+
+    it.effect("what is forgotten is not counted on, whoever looks at it first", () =>
+      Effect.gen(function*() {
+        const safeMode = yield* SafeMode.SafeMode
+        const failTwice = Effect.repeat(Effect.flip(guarded(failing)), { times: 1 })
+        yield* failTwice
+        yield* TestClock.adjust("59 minutes")
+        assert.strictEqual((yield* stateOf("k")).failures, 2)
+        yield* TestClock.adjust("1 minute")
+        assert.strictEqual((yield* stateOf("k")).failures, 0)
+        yield* failTwice
+        assert.strictEqual((yield* stateOf("k")).failures, 2)
+        const running = yield* begin()
+        yield* TestClock.adjust("2 hours")
+        assert.strictEqual((yield* stateOf("k")).failures, 2)
+        assert.strictEqual((yield* running.end(failing)).source, "safe")
+        assert.isTrue((yield* safeMode.state("k")).active)
+      }).pipe(Effect.provide(SafeMode.layer())))
+
+    it("what works costs no memory, and what is forgotten none either", () => {
+      const changes: Array<unknown> = []
+      const keys = new SafeModeKeys({ maxKeys: 2, idleTimeToLive: 1000 }, (change) => changes.push(change))
+      const call = (key: string, outcome: "success" | "failure" | "ignored", now: number) =>
+        keys.settle(keys.begin(key, now), outcome, 9, now)
+      call("a", "success", 0)
+      call("a", "ignored", 0)
+      assert.strictEqual(keys.size, 0)
+      call("a", "failure", 0)
+      keys.enter("a", 0)
+      keys.reset("a", 0)
+      assert.strictEqual(keys.size, 0)
+      assert.strictEqual(changes.length, 2)
+      call("a", "failure", 0)
+      call("b", "failure", 500)
+      call("c", "failure", 999)
+      assert.strictEqual(keys.size, 2)
+      call("d", "failure", 1999)
+      assert.strictEqual(keys.size, 1)
+      assert.strictEqual(changes.length, 2)
+    })
+
+    it.effect("healthy calls take no room from a key in safe mode, running or ended", () =>
+      Effect.gen(function*() {
+        const safeMode = yield* SafeMode.SafeMode
+        yield* safeMode.enter("active")
+        const calls = yield* Effect.forEach(["a", "b", "c"], (key) => begin(key))
+        assert.isTrue((yield* stateOf("active")).active)
+        for (const call of calls) yield* call.end(Effect.succeed("well"))
+        assert.deepStrictEqual(yield* safeMode.states, [{ key: "active", active: true, failures: 0 }])
+      }).pipe(Effect.provide(SafeMode.layer({ maxKeys: 1 }))))
 
     it.effect("makes room with the key unused for longest, one not in safe mode first, and tells of the other", () =>
       Effect.gen(function*() {
@@ -386,8 +458,8 @@ describe("SafeMode", () => {
         )
         assert.deepStrictEqual(yield* known, ["c", "d", "e"])
         assert.deepStrictEqual(events, [
-          { _tag: "SafeModeChanged", key: "a", active: false, failures: 0 },
-          { _tag: "SafeModeChanged", key: "e", active: true, failures: 0 }
+          { _tag: "SafeModeChanged", key: "e", active: true, failures: 0 },
+          { _tag: "SafeModeChanged", key: "a", active: false, failures: 0 }
         ])
       }).pipe(Effect.provide(SafeMode.layer({ maxKeys: 3 }))))
 
@@ -426,6 +498,28 @@ describe("SafeMode", () => {
               assert.deepStrictEqual(yield* safeMode.states, [])
             })
         }))
+      }))
+
+    it.effect("at every step tells of a change that was made by hand", () =>
+      interruptEverywhere({
+        minSteps: 3,
+        arrange: Effect.gen(function*() {
+          const safeMode = yield* SafeMode.make()
+          const changes: Array<SafeMode.State> = []
+          yield* Stream.runForEach(safeMode.changes, (change) => Effect.sync(() => changes.push(change))).pipe(
+            Effect.forkScoped({ startImmediately: true })
+          )
+          return {
+            effect: Effect.andThen(safeMode.enter("k"), safeMode.reset("k")),
+            check: () =>
+              Effect.gen(function*() {
+                yield* Effect.repeat(Effect.yieldNow, { times: 4 })
+                const { active } = yield* safeMode.state("k")
+                if (active) assert.deepStrictEqual(changes.map((change) => change.active), [true])
+                else assert.isTrue(changes.length === 0 || changes.length === 2)
+              })
+          }
+        })
       }))
 
     it.effect("from every source counts for nothing", () =>

@@ -36,7 +36,7 @@ export interface Bounds {
  * decision and its record.
  *
  * A key is remembered while it has something to remember: a running call, failures, or safe mode. What works costs no
- * memory.
+ * memory, and takes none from what does not.
  *
  * @internal
  */
@@ -73,27 +73,26 @@ export class SafeModeKeys {
       }
     }
     const { active } = entry
-    this.rest(entry)
+    this.rest(entry, now)
     return active
   }
 
   enter(key: string, now: number): void {
     const entry = this.entryOf(key, now)
-    this.unrest(entry)
     this.activate(entry)
-    this.rest(entry)
+    this.rest(entry, now)
   }
 
-  reset(key: string): void {
+  reset(key: string, now: number): void {
     const entry = this.byKey.get(key)
     if (entry === undefined) return
-    this.unrest(entry)
     this.leave(entry)
-    this.rest(entry)
+    this.rest(entry, now)
   }
 
-  state(key: string): Change {
-    const entry = this.byKey.get(key)
+  state(key: string, now: number): Change {
+    const known = this.byKey.get(key)
+    const entry = known === undefined || this.isExpired(known, now) ? undefined : known
     return { key, active: entry?.active ?? false, failures: entry?.failures ?? 0 }
   }
 
@@ -101,6 +100,10 @@ export class SafeModeKeys {
     this.sweep(now)
     return Array.from(this.byKey.values(), ({ active, failures, key }) => ({ key, active, failures }))
       .filter(({ active, failures }) => active || failures > 0)
+  }
+
+  get size(): number {
+    return this.byKey.size
   }
 
   private activate(entry: Entry): void {
@@ -124,11 +127,15 @@ export class SafeModeKeys {
 
   private entryOf(key: string, now: number): Entry {
     const known = this.byKey.get(key)
-    if (known !== undefined) return known
-    this.makeRoom(now)
+    if (known !== undefined && !this.isExpired(known, now)) return known
+    if (known !== undefined) this.forget(known)
     const entry: Entry = { key, active: false, failures: 0, fence: 0, running: 0, lastUsed: now }
     this.byKey.set(key, entry)
     return entry
+  }
+
+  private isExpired({ active, lastUsed, running }: Entry, now: number): boolean {
+    return !active && running === 0 && now - lastUsed >= this.bounds.idleTimeToLive
   }
 
   private unrest(entry: Entry): void {
@@ -136,11 +143,16 @@ export class SafeModeKeys {
     this.idle.active.delete(entry.key)
   }
 
-  private rest(entry: Entry): void {
+  private rest(entry: Entry, now: number): void {
     if (entry.running > 0) return
-    if (entry.active) this.idle.active.set(entry.key, entry)
-    else if (entry.failures > 0) this.idle.failing.set(entry.key, entry)
-    else this.byKey.delete(entry.key)
+    this.unrest(entry)
+    if (!entry.active && entry.failures === 0) {
+      this.byKey.delete(entry.key)
+      return
+    }
+    this.makeRoom(now)
+    const idle = entry.active ? this.idle.active : this.idle.failing
+    idle.set(entry.key, entry)
   }
 
   private forget(entry: Entry): void {
@@ -154,15 +166,16 @@ export class SafeModeKeys {
 
   private sweep(now: number): void {
     for (const entry of this.idle.failing.values()) {
-      if (now - entry.lastUsed < this.bounds.idleTimeToLive) return
+      if (!this.isExpired(entry, now)) return
       this.forget(entry)
     }
   }
 
   private makeRoom(now: number): void {
     this.sweep(now)
-    while (this.byKey.size >= this.bounds.maxKeys) {
-      const [unused] = this.idle.failing.size > 0 ? this.idle.failing.values() : this.idle.active.values()
+    const { active, failing } = this.idle
+    while (failing.size + active.size >= this.bounds.maxKeys) {
+      const [unused] = failing.size > 0 ? failing.values() : active.values()
       if (unused === undefined) return
       this.forget(unused)
     }
