@@ -99,6 +99,28 @@ describe("timed", () => {
     }).pipe(counted)
   })
 
+  it.effect("needs no more sleeps for calls that end before the others, or begin when others time out", () => {
+    const { count, counted } = countingSleeps()
+    return Effect.gen(function*() {
+      const timeouts = new Timeouts(1000)
+      const context = yield* Effect.context<never>()
+      yield* TestClock.adjust(300)
+      yield* start(Effect.exit(timed(Effect.never, timeouts, late)))
+      yield* start(Effect.exit(timedIn(context, Effect.never, timeouts, late, { startedAt: 100 })))
+      assert.deepStrictEqual(count, { open: 1, all: 2 })
+      yield* TestClock.adjust(1000)
+      yield* settle
+
+      const before = count.all
+      const again = timed(Effect.never, timeouts, late).pipe(Effect.catch(() => timed(Effect.never, timeouts, late)))
+      const fiber = yield* start(Effect.exit(again))
+      yield* TestClock.adjust(1000)
+      assert.deepStrictEqual(count, { open: 1, all: before + 2 })
+      yield* TestClock.adjust(1000)
+      assert.deepStrictEqual(yield* Fiber.join(fiber), Exit.fail("late"))
+    }).pipe(counted)
+  })
+
   it.effect("a call that begins in the step in which the last one ended is timed", () =>
     Effect.gen(function*() {
       const timeouts = new Timeouts(1000)
@@ -324,6 +346,29 @@ describe("timed", () => {
           throw boom
         }
       }))))
+
+    it.effect("whose time throws when a call first waits: the call dies of it also when it takes longer to stop", () => {
+      let broken = true
+      return Effect.gen(function*() {
+        const timeouts = new Timeouts(1000)
+        const stopped = yield* Deferred.make<void>()
+        const work = Effect.onInterrupt(Effect.never, () => Deferred.await(stopped))
+        const context = yield* Effect.context<never>()
+        const first = yield* start(Effect.exit(timedIn(context, work, timeouts, late, { startedAt: 0 })))
+        broken = false
+        const second = yield* start(Effect.exit(timed(Effect.never, timeouts, late)))
+        yield* TestClock.adjust(1000)
+        assert.deepStrictEqual(yield* Fiber.join(second), Exit.fail("late"))
+        assert.isUndefined(first.pollUnsafe())
+        yield* Deferred.succeed(stopped, undefined)
+        assert.deepStrictEqual(yield* Fiber.join(first), Exit.die(boom))
+      }).pipe(withClock((clock) => ({
+        monotonicTimeNanosUnsafe: () => {
+          if (broken) throw boom
+          return clock.monotonicTimeNanosUnsafe()
+        }
+      })))
+    })
 
     it.effect("whose time throws when the time is over: every call ends of it, and later ones are timed", () => {
       let broken = false
