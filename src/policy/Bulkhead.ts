@@ -24,7 +24,6 @@
 import * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import { dual } from "effect/Function"
 import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import * as Fault from "../Fault.ts"
@@ -129,7 +128,8 @@ export interface LimitOptions {
  *   turn: a key with a thousand waiting calls delays the first one of another key by one slot at most.
  * - `maxKeys`: how many keys are remembered; default 10,000. The ones unused for longest make room, a tenth at a time. A
  *   key with a call, and one that was resized or closed by hand, is never forgotten, so there are more while so many are.
- * - `idleTimeToLive`: when an unused key is forgotten; default one hour.
+ * - `idleTimeToLive`: how long an unused key is remembered at least; default one hour. It is forgotten with a call to any
+ *   key, the first after twice that time at the latest.
  *
  * @category models
  * @since 0.1.0
@@ -147,15 +147,20 @@ export interface Options extends LimitOptions {
  * **Details**
  *
  * - `limit(key, options)` runs an effect in a slot of the key; fails with `BulkheadFull` where there is none. The options
- *   are used for a key that the service does not configure by name, and hold for all its calls until others are given.
+ *   of the first caller hold for a key that the service does not configure by name: see {@link limit}.
  * - `state(key)` reads one key, `states` all that are remembered. Neither changes anything.
  * - `resize(key, maxConcurrent)` changes how many calls run. Into new slots go at once those who wait, in order; of fewer
- *   slots, calls that run keep theirs to their end. It holds until the key is resized again, whatever options say. Dies
- *   with `InvalidConfig` where the number is none of at least 1.
+ *   slots, calls that run keep theirs to their end. It holds whatever options say, until the key is resized again;
+ *   `resize(key, undefined)` goes back to what they say. Dies with `InvalidConfig` where the number is none of at least 1.
  * - `close(key)` refuses the calls of the key from now on and those that wait, and lets those that run end. It returns
  *   when nothing runs any more; whoever interrupts it stops waiting, and the key stays closed. `closeAll` does so for all
  *   keys, also those not used yet.
- * - `open(key)` and `openAll` end this. A `close` that still waits returns, then as well.
+ * - `open(key)` and `openAll` end this. A `close` that still waits returns then, and `closeAll` waits for the other keys.
+ *
+ * **Gotchas**
+ *
+ * `close(key)` and `closeAll` inside of a call of the key wait for this very call, and so for ever: start them in a fiber
+ * of their own (`Effect.forkDetach`).
  *
  * **Example** (Changing the limit under way)
  *
@@ -203,7 +208,7 @@ export class Bulkhead extends Context.Service<Bulkhead, {
   ) => <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | BulkheadFull, R>
   readonly state: (key: string) => Effect.Effect<State>
   readonly states: Effect.Effect<ReadonlyArray<State>>
-  readonly resize: (key: string, maxConcurrent: number) => Effect.Effect<void>
+  readonly resize: (key: string, maxConcurrent: number | undefined) => Effect.Effect<void>
   readonly close: (key: string) => Effect.Effect<void>
   readonly closeAll: Effect.Effect<void>
   readonly open: (key: string) => Effect.Effect<void>
@@ -227,15 +232,28 @@ const afterWaiting = <A, E, R>(
   engine: bulkheads.Engine,
   waiter: bulkheads.Waiter,
   self: Effect.Effect<A, E, R>,
-  key: string,
   context: Context.Context<never>
 ): Effect.Effect<A, E | BulkheadFull, R> => {
+  const { key } = waiter.compartment
   const waitedMillis = millisIn(context) - waiter.since
   if (waiter.refusal !== undefined) return refuse(key, waiter.refusal, waitedMillis, context)
   engine.begin(waiter)
   if (!waiter.hadToWait) return self
   return Effect.andThen(Telemetry.emitIn(context, () => ({ _tag: "BulkheadWaited", key, waitedMillis })), self)
 }
+
+const awaitTurn = <A, E, R>(
+  engine: bulkheads.Engine,
+  waiter: bulkheads.Waiter,
+  self: Effect.Effect<A, E, R>,
+  context: Context.Context<never>
+): Effect.Effect<A, E | BulkheadFull, R> =>
+  Effect.callback((resume) =>
+    waiter.onEnd(() => {
+      // Whoever gives a slot away goes on first, and does not run the work of the next one in its own step.
+      resume(Effect.flatMap(Effect.yieldNow, () => afterWaiting(engine, waiter, self, context)))
+    })
+  )
 
 const limitWith = (engine: bulkheads.Engine): Bulkhead["Service"]["limit"] => (key, options) => {
   if (options !== undefined) bulkheads.checked(options)
@@ -250,14 +268,12 @@ const limitWith = (engine: bulkheads.Engine): Bulkhead["Service"]["limit"] => (k
           slot = engine.tryAcquire(key, options, now)
           if (slot !== undefined) return self
           const place = engine.wait(key, options, now, context)
-          if (place._tag === "Refusal") return refuse(key, place, 0, context)
-          waiter = place
-          return Effect.callback<A, E | BulkheadFull, R>((resume) =>
-            place.onEnd(() => {
-              // Whoever gives a slot away goes on first, and does not run the work of the next one in its own step.
-              resume(Effect.flatMap(Effect.yieldNow, () => afterWaiting(engine, place, self, key, context)))
-            })
-          )
+          if (place._tag === "Waiter") waiter = place
+          const turn = place._tag === "Refusal"
+            ? refuse(key, place, 0, context)
+            : awaitTurn(engine, place, self, context)
+          const warning = engine.takeWarning(key)
+          return warning === undefined ? turn : Effect.andThen(Effect.logWarning(warning), turn)
         }),
         () => {
           if (slot !== undefined) engine.release(slot, millisIn(context))
@@ -272,8 +288,14 @@ const limitWith = (engine: bulkheads.Engine): Bulkhead["Service"]["limit"] => (k
 const byHand = (step: (now: number) => void): Effect.Effect<void> =>
   Effect.contextWith((context: Context.Context<never>) => Effect.sync(() => step(millisIn(context))))
 
-const untilIdle = (engine: bulkheads.Engine, key: string | undefined): Effect.Effect<void> =>
-  Effect.callback<void>((resume) => Effect.sync(engine.watch(key, () => resume(Effect.void))))
+/**
+ * Closes and waits in one step, so that no `open` comes between. Whoever ends the last call goes on first, and does not
+ * run what comes after closing in its own step.
+ */
+const closing = (close: (now: number, done: () => void) => () => void): Effect.Effect<void> =>
+  Effect.contextWith((context: Context.Context<never>) =>
+    Effect.callback<void>((resume) => Effect.sync(close(millisIn(context), () => resume(Effect.yieldNow))))
+  )
 
 /**
  * Creates a `Bulkhead` that counts the calls of this process.
@@ -314,9 +336,12 @@ export const make = (options: Options = {}): Effect.Effect<Bulkhead["Service"]> 
         Effect.sync(() => engine.snapshots(millisIn(context)))
       ),
       resize: (key, maxConcurrent) =>
-        byHand((now) => engine.resize(key, bulkheads.concurrency("resize.maxConcurrent", maxConcurrent), now)),
-      close: (key) => Effect.andThen(byHand((now) => engine.close(key, now)), untilIdle(engine, key)),
-      closeAll: Effect.andThen(Effect.sync(() => engine.closeAll()), untilIdle(engine, undefined)),
+        byHand((now) => {
+          if (maxConcurrent !== undefined) bulkheads.concurrency("resize.maxConcurrent", maxConcurrent)
+          engine.resize(key, maxConcurrent, now)
+        }),
+      close: (key) => closing((now, done) => engine.close(key, now, done)),
+      closeAll: closing((_, done) => engine.closeAll(done)),
       open: (key) => byHand((now) => engine.open(key, now)),
       openAll: Effect.sync(() => engine.openAll())
     })
@@ -376,15 +401,28 @@ export const layerNoop: Layer.Layer<Bulkhead> = Layer.succeed(Bulkhead, {
   openAll: Effect.void
 })
 
+// Not `dual`: a guard in the data-last style is built, and its options are looked at, before it sees an effect.
+type EffectFirst = [self: Effect.Effect<unknown, unknown, unknown>, key: string, options?: LimitOptions | undefined]
+type EffectLast = [key: string, options?: LimitOptions | undefined]
+
+const isEffectFirst = (args: EffectFirst | EffectLast): args is EffectFirst => Effect.isEffect(args[0])
+
+const makeLimit = (key: string, options?: LimitOptions) => {
+  if (options !== undefined) bulkheads.checked(options)
+  return <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E | BulkheadFull, R | Bulkhead> =>
+    Effect.contextWith((context: Context.Context<Bulkhead>) => Context.get(context, Bulkhead).limit(key, options)(self))
+}
+
 /**
  * Runs an effect in a slot of a key; fails with `BulkheadFull`, without running it, where there is none and none becomes
  * free in time.
  *
  * **Details**
  *
- * The options are those of {@link LimitOptions}, used for a key that the service does not configure by name. They belong
- * to the key: where two callers give different ones, those given last hold. Throws `InvalidConfig` when one is out of
- * range.
+ * The options are those of {@link LimitOptions}, used for a key that the service does not configure by name (`keys`).
+ * Those of the first caller who gives any hold for as long as the key is remembered. A caller without options takes the
+ * key as it is; one with other options does, too, and a warning is logged, once for each key, that says in what they
+ * differ. `resize` changes the limit while running. Throws `InvalidConfig` when an option is out of range.
  *
  * The slot is free when the work has stopped. Interrupting a call that waits frees its place at once; one that had just
  * got its slot hands it on. `Telemetry` gets `BulkheadWaited` when a call starts after waiting, and `BulkheadRejected`.
@@ -411,26 +449,15 @@ export const layerNoop: Layer.Layer<Bulkhead> = Layer.succeed(Bulkhead, {
  * @category combinators
  * @since 0.1.0
  */
-export const limit: {
-  (
-    key: string,
-    options?: LimitOptions
-  ): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | BulkheadFull, R | Bulkhead>
-  <A, E, R>(
-    self: Effect.Effect<A, E, R>,
-    key: string,
-    options?: LimitOptions
-  ): Effect.Effect<A, E | BulkheadFull, R | Bulkhead>
-} = dual(
-  (args) => Effect.isEffect(args[0]),
-  <A, E, R>(
-    self: Effect.Effect<A, E, R>,
-    key: string,
-    options?: LimitOptions
-  ): Effect.Effect<A, E | BulkheadFull, R | Bulkhead> => {
-    if (options !== undefined) bulkheads.checked(options)
-    return Effect.contextWith((context: Context.Context<Bulkhead>) =>
-      Context.get(context, Bulkhead).limit(key, options)(self)
-    )
-  }
-)
+export function limit(
+  key: string,
+  options?: LimitOptions
+): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | BulkheadFull, R | Bulkhead>
+export function limit<A, E, R>(
+  self: Effect.Effect<A, E, R>,
+  key: string,
+  options?: LimitOptions
+): Effect.Effect<A, E | BulkheadFull, R | Bulkhead>
+export function limit(...args: EffectFirst | EffectLast): unknown {
+  return isEffectFirst(args) ? makeLimit(args[1], args[2])(args[0]) : makeLimit(args[0], args[1])
+}

@@ -17,7 +17,6 @@
 import * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import { dual } from "effect/Function"
 import * as Layer from "effect/Layer"
 import type * as Redis from "effect/persistence/Redis"
 import type * as Scope from "effect/Scope"
@@ -195,7 +194,8 @@ export const rate: (options?: {
  * **Details**
  *
  * As {@link rate}, over a span of time. The span is kept in 20 buckets, so that a call is forgotten when it is between
- * 95 % and 100 % of `window` old, and neither cost nor memory grow with the traffic.
+ * 95 % and 100 % of `window` old, and neither cost nor memory grow with the traffic: some 300 bytes for each circuit, and
+ * 200 more for one that has seen a failure.
  *
  * **Example** (Opening when a fifth of the last minute's calls failed)
  *
@@ -310,7 +310,8 @@ export interface CircuitOptions extends circuitSettings.CircuitOptions {}
  * - `keys`: options that replace those above for the keys named.
  * - `maxKeys`: how many circuits are remembered; default 10,000. The closed ones unused for longest make room, a tenth
  *   at a time; where there are none, those whose open time is over, and then those that are open. A circuit with a
- *   running call or a hold is never forgotten, so there are more while so many are busy.
+ *   running call or a hold is never forgotten, so there are more while so many are busy. One takes 300 to 400 bytes, and
+ *   what its rule says beside that.
  * - `idleTimeToLive`: how long an unused circuit is remembered at least; default one hour. It is forgotten with a call
  *   to any key, the first after twice that time at the latest. For one that has opened the time begins at the end of its
  *   open time, and is no shorter than that was: while it refuses calls it stays. A key that is used again after that
@@ -344,8 +345,8 @@ export interface Hold {
  * - `reset(key)` closes a circuit and forgets its counts. Holds stay.
  * - `isolate(key)` refuses every call until all holds are released; then the circuit goes on in the state it had, with
  *   its counts. One that was half-open starts its probes again.
- * - `configure(options)` replaces the options of the whole service. States and counts stay, and so do the options that
- *   callers gave.
+ * - `configure(options)` replaces the options of the whole service. States and counts stay, and so do the options of the
+ *   first callers.
  *
  * Calls that were running when a circuit opened, was reset or isolated run on, and how they end changes nothing.
  *
@@ -489,6 +490,20 @@ export const layerNoop: Layer.Layer<CircuitBreaker> = Layer.succeed(CircuitBreak
   configure: () => Effect.void
 })
 
+// Not `dual`: a guard in the data-last style is built, and its options are looked at, before it sees an effect.
+type EffectFirst = [self: Effect.Effect<unknown, unknown, unknown>, key: string, options?: CircuitOptions | undefined]
+type EffectLast = [key: string, options?: CircuitOptions | undefined]
+
+const isEffectFirst = (args: EffectFirst | EffectLast): args is EffectFirst => Effect.isEffect(args[0])
+
+const makeProtect = (key: string, options?: CircuitOptions) => {
+  circuitSettings.checkOptions(module, options)
+  return <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E | CircuitOpen, R | CircuitBreaker> =>
+    Effect.contextWith((context: Context.Context<CircuitBreaker>) =>
+      Context.get(context, CircuitBreaker).protect(key, options)(self)
+    )
+}
+
 /**
  * Runs an effect through the circuit of a key; fails with `CircuitOpen`, without running it, where the circuit refuses.
  *
@@ -498,14 +513,19 @@ export const layerNoop: Layer.Layer<CircuitBreaker> = Layer.succeed(CircuitBreak
  * does not. When the classifier throws, the call dies of it and counts for nothing.
  *
  * `options` say how the circuit of this key behaves, where the layer does not configure the key by name (`keys`); what
- * they leave out is as the layer has it. Throws `InvalidConfig` where they are out of range; the call dies of it where
- * they only are so together with the layer's. A circuit has one set of options at a time, that of the last caller who
- * gave any: other options take effect as with `configure`, without losing counts.
+ * they leave out is as the layer has it. Throws `InvalidConfig` where they are out of range. Where only together with the
+ * layer's they would be, the layer's give way: with an `openFor` longer than its `maxOpenFor`, this is as long.
+ *
+ * A circuit follows the options of the first caller who gives any for as long as it is remembered; one that was there
+ * before takes them over and keeps its counts. A caller without options takes the circuit as it is. So does one with
+ * other options, and a warning is logged, once for each key, that says in what they differ: configure such a key in the
+ * layer, or let each caller have a key of its own. `configure` changes settings while running.
  *
  * **Gotchas**
  *
- * Make the options once, outside of the function that calls: they are told apart by identity, and a new object for each
- * call is read anew each time.
+ * Make the options once, outside of the function that calls: the same object is known again at once, a new one for each
+ * call is read and compared each time. Schedules, functions and rules of your own are the same only where they are the
+ * same object.
  *
  * **Example** (Falling back while a circuit is open)
  *
@@ -543,29 +563,18 @@ export const layerNoop: Layer.Layer<CircuitBreaker> = Layer.succeed(CircuitBreak
  * @category combinators
  * @since 0.1.0
  */
-export const protect: {
-  (
-    key: string,
-    options?: CircuitOptions
-  ): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | CircuitOpen, R | CircuitBreaker>
-  <A, E, R>(
-    self: Effect.Effect<A, E, R>,
-    key: string,
-    options?: CircuitOptions
-  ): Effect.Effect<A, E | CircuitOpen, R | CircuitBreaker>
-} = dual(
-  (args) => Effect.isEffect(args[0]),
-  <A, E, R>(
-    self: Effect.Effect<A, E, R>,
-    key: string,
-    options?: CircuitOptions
-  ): Effect.Effect<A, E | CircuitOpen, R | CircuitBreaker> => {
-    circuitSettings.checkOptions(module, options)
-    return Effect.contextWith((context: Context.Context<CircuitBreaker>) =>
-      Context.get(context, CircuitBreaker).protect(key, options)(self)
-    )
-  }
-)
+export function protect(
+  key: string,
+  options?: CircuitOptions
+): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | CircuitOpen, R | CircuitBreaker>
+export function protect<A, E, R>(
+  self: Effect.Effect<A, E, R>,
+  key: string,
+  options?: CircuitOptions
+): Effect.Effect<A, E | CircuitOpen, R | CircuitBreaker>
+export function protect(...args: EffectFirst | EffectLast): unknown {
+  return isEffectFirst(args) ? makeProtect(args[1], args[2])(args[0]) : makeProtect(args[0], args[1])
+}
 
 /**
  * Fails with `CircuitOpen` exactly when {@link protect} would refuse a call at this moment. It is no call: it takes no
@@ -629,29 +638,38 @@ export const reset = (key: string): Effect.Effect<void, never, CircuitBreaker> =
  *
  * **Gotchas**
  *
- * A hold that nobody releases stays: release it in a finalizer.
- *
- * **Example** (Holding a circuit open for as long as a scope)
- *
- * ```ts import.meta.vitest
- * import { Effect } from "effect"
- * import { CircuitBreaker } from "effect-resilience"
- *
- * const held = Effect.acquireRelease(CircuitBreaker.isolate("billing"), (hold) => hold.release)
- *
- * const program = Effect.scoped(Effect.andThen(held, CircuitBreaker.state("billing"))).pipe(
- *   Effect.provide(CircuitBreaker.layer())
- * )
- *
- * const state = await Effect.runPromise(program)
- * state // => { _tag: "Isolated", key: "billing", holders: 1 }
- * ```
+ * A hold that nobody releases stays: {@link isolateScoped} cannot be forgotten.
  *
  * @category accessors
  * @since 0.1.0
  */
 export const isolate = (key: string): Effect.Effect<Hold, never, CircuitBreaker> =>
   CircuitBreaker.use((breaker) => breaker.isolate(key))
+
+/**
+ * {@link isolate} until the scope closes, however it does.
+ *
+ * **Example** (Holding a circuit open during a migration)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { CircuitBreaker } from "effect-resilience"
+ *
+ * const program = Effect.gen(function*() {
+ *   const migration = CircuitBreaker.state("billing")
+ *   const during = yield* Effect.scoped(Effect.andThen(CircuitBreaker.isolateScoped("billing"), migration))
+ *   const after = yield* CircuitBreaker.state("billing")
+ *   return [during._tag, after._tag]
+ * }).pipe(Effect.provide(CircuitBreaker.layer()))
+ *
+ * await Effect.runPromise(program) // => ["Isolated", "Closed"]
+ * ```
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const isolateScoped = (key: string): Effect.Effect<void, never, CircuitBreaker | Scope.Scope> =>
+  Effect.asVoid(Effect.acquireRelease(isolate(key), (hold) => hold.release))
 
 /**
  * How one circuit in Redis behaves.
@@ -683,7 +701,8 @@ export interface RedisCircuitOptions extends circuitRedisSettings.SharedCircuitO
  *   process lives it renews the lease.
  * - `holdLease`: how long after the death of a process its holds stay; default 30 seconds.
  * - `idleTimeToLive`: when a circuit that nobody uses is forgotten, counted from the end of its open time; default one
- *   hour. Every key in Redis has an expiry.
+ *   hour, and no shorter than `probeTimeout`. Every key in Redis has an expiry. A call that takes longer while no other
+ *   one uses its key is forgotten with it, and how it ends is not counted.
  * - `storeTimeout`: how long a call waits for Redis, for its admission and again for its record; default 250
  *   milliseconds.
  * - `onStoreError`: what happens to calls while Redis does not answer. `"local"` (default): circuits in this process take
@@ -721,6 +740,7 @@ export interface RedisOptions extends circuitRedisSettings.SharedOptions {}
  * - A hold ends with the service that took it. While Redis is away it refuses in this process, and in the others as soon
  *   as Redis is back.
  * - `protect` and `check` follow a caller's options as far as {@link RedisCircuitOptions} go, and warn once about others.
+ *   Each process goes by the first caller of its own, and remembers whose options hold for the 10,000 keys it used last.
  *   `configure` changes those, too, and dies with `InvalidConfig` for others; the options about Redis itself stay.
  * - Open times are measured by the wall clock of the Redis server, `probeTimeout` by this process.
  *

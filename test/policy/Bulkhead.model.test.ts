@@ -27,7 +27,8 @@ const Command = Schema.Struct({
   options: upTo(brought.length - 1),
   end: Schema.Literals(["success", "failure", "defect", "interrupted"]),
   millis: Schema.Literals([1, 100, 400, 500, 999, 1000, 2000]),
-  limit: Schema.Literals([1, 2, 3, 5])
+  /** 0 for none of its own. */
+  limit: Schema.Literals([0, 1, 2, 3, 5])
 })
 
 /** Mostly calls and their ends: what refuses everything has to be rare for the rest to be seen. */
@@ -82,6 +83,8 @@ class Share {
   queue: Array<Modelled> = []
   closed = false
   resized: number | undefined
+  /** Whether a caller has brought options: those of the first one hold. */
+  isAsked = false
   /** When it last became its turn to wait for: the lowest is served first. */
   ticket: number | undefined
   settings: { readonly maxConcurrent: number; readonly maxQueue: number; readonly maxWait: number }
@@ -98,7 +101,8 @@ class Model {
   readonly shares: Record<Key, Share>
   readonly refused = new Map<number, Refused>()
   readonly granted: Array<number> = []
-  closing: Array<{ readonly id: number; readonly key: Key | undefined }> = []
+  /** Who closes, and the keys that they still wait for. */
+  closing: Array<{ readonly id: number; readonly keys: Set<Key> }> = []
   private readonly base: Share["settings"]
   private readonly total: number
   private tickets = 0
@@ -141,9 +145,11 @@ class Model {
       next.ticket = undefined
       this.ticketing()
     }
-    this.closing = this.closing.filter(({ key }) =>
-      (key === undefined ? this.running : this.shares[key].running).length > 0
-    )
+    for (const key of keys) if (this.shares[key].running.length === 0) this.stopWaitingFor(key)
+    this.closing = this.closing.filter((closing) => closing.keys.size > 0)
+  }
+  private stopWaitingFor(key: Key) {
+    for (const closing of this.closing) closing.keys.delete(key)
   }
   private refuse(id: number, share: Share, reason: Refused["reason"]) {
     const full = share.running.length < share.limit && this.running.length >= this.total
@@ -157,7 +163,10 @@ class Model {
   }
   start(id: number, key: Key, own: (typeof brought)[number], now: number, noTime: boolean) {
     const share = this.shares[key]
-    if (own !== undefined && key !== "named") share.settings = { ...this.base, ...own }
+    if (own !== undefined && key !== "named" && !share.isAsked) {
+      share.isAsked = true
+      share.settings = { ...this.base, ...own }
+    }
     this.settle()
     const call = { id, key, until: now + share.settings.maxWait }
     if (share.closed) return this.refuse(id, share, "Closed")
@@ -188,7 +197,7 @@ class Model {
   }
   resize(key: Key, limit: number) {
     const share = this.shares[key]
-    share.resized = limit === share.settings.maxConcurrent ? undefined : limit
+    share.resized = limit === 0 ? undefined : limit
     this.settle()
   }
   close(id: number, key: Key | undefined) {
@@ -198,14 +207,14 @@ class Model {
       share.queue = []
       for (const call of queue) this.refuse(call.id, share, "Closed")
     }
-    this.closing.push({ id, key })
+    this.closing.push({ id, keys: new Set(key === undefined ? keys : [key]) })
     this.settle()
   }
   open(key: Key | undefined) {
-    for (const share of key === undefined ? this.all : [this.shares[key]]) share.closed = false
-    this.closing = this.closing.filter((closing) =>
-      closing.key !== undefined && key !== undefined && closing.key !== key
-    )
+    for (const opened of key === undefined ? keys : [key]) {
+      this.shares[opened].closed = false
+      this.stopWaitingFor(opened)
+    }
     this.settle()
   }
 }
@@ -324,7 +333,7 @@ it.effect.prop(
             break
           }
           case "resize": {
-            yield* service.resize(key, command.limit)
+            yield* service.resize(key, command.limit === 0 ? undefined : command.limit)
             model.resize(key, command.limit)
             break
           }

@@ -1,8 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Deferred, Effect, Exit, Fiber, Ref, References, Schema, type Scope } from "effect"
-import { Bulkhead, Fault, Telemetry } from "effect-resilience"
+import { Cause, Deferred, Effect, Exit, Fiber, Logger, Ref, References, Schema, type Scope } from "effect"
+import { Bulkhead, Fault, Policy, Telemetry } from "effect-resilience"
 import { TestClock } from "effect/testing"
-import { engineOf } from "../../src/policy/internal/bulkheadEngine.ts"
+import { Engine, engineOf } from "../../src/policy/internal/bulkheadEngine.ts"
 import { Current as DeadlineCurrent } from "../../src/policy/internal/deadline.ts"
 import { everyCancelSource, interruptEverywhere } from "../support/interruptEverywhere.ts"
 
@@ -46,6 +46,18 @@ const start = (key = "k", options?: Bulkhead.LimitOptions) =>
 
 const startMany = (n: number, key = "k", options?: Bulkhead.LimitOptions) =>
   Effect.replicateEffect(start(key, options), n)
+
+/** What is logged on the way. */
+const withLogs = <A, E, R>(self: (logs: Array<string>) => Effect.Effect<A, E, R>) =>
+  Effect.suspend(() => {
+    const logs: Array<string> = []
+    const logger = Logger.make(({ logLevel, message }) => logs.push(`${logLevel}: ${String(message)}`))
+    return Effect.provide(self(logs), Logger.layer([logger]))
+  })
+
+const objection = (key: string, differing: string) =>
+  `Warn: Bulkhead "${key}" keeps the options of its first caller; those of another one differ in ${differing} ` +
+  "and do nothing: configure the key in the layer (\"keys\"), or use another key"
 
 const started = (calls: ReadonlyArray<{ readonly hasStarted: () => boolean }>) =>
   calls.map(({ hasStarted }) => hasStarted())
@@ -697,9 +709,21 @@ describe("Bulkhead", () => {
         yield* TestClock.adjust("2 hours")
         assert.strictEqual((yield* bulkhead.use((service) => service.states)).length, 1)
         // back to what the options say, and nothing is left to remember
-        yield* bulkhead.use((service) => service.resize("k", 2))
+        yield* bulkhead.use((service) => service.resize("k", undefined))
+        assert.strictEqual((yield* stateOf()).limit, 2)
         yield* TestClock.adjust("2 hours")
         assert.deepStrictEqual(yield* bulkhead.use((service) => service.states), [])
+      }).pipe(withBulkhead()))
+
+    it.effect("to what the options happen to say holds as any other number does", () =>
+      Effect.gen(function*() {
+        yield* bulkhead.use((service) => service.resize("k", 3))
+        const calls = yield* startMany(4, "k", { maxConcurrent: 10 })
+        assert.deepStrictEqual(started(calls), [true, true, true, false])
+        yield* TestClock.adjust("2 hours")
+        assert.strictEqual((yield* stateOf()).limit, 3)
+        yield* bulkhead.use((service) => service.resize("k", undefined))
+        assert.strictEqual((yield* stateOf()).limit, 10)
       }).pipe(withBulkhead()))
 
     it.effect("refuses a number that is no limit", () =>
@@ -790,6 +814,86 @@ describe("Bulkhead", () => {
         yield* Effect.forEach(["a", "b", "new", "newer"], (key) => Effect.void.pipe(Bulkhead.limit(key)))
       }).pipe(withBulkhead(one)))
 
+    it.effect("closeAll waits for what runs under the keys that stay closed, whichever of them is opened", () =>
+      Effect.gen(function*() {
+        const [a, b] = yield* Effect.all([start("a"), start("b")])
+        const closing = yield* bulkhead.use((service) => service.closeAll).pipe(
+          Effect.forkChild({ startImmediately: true })
+        )
+        yield* bulkhead.use((service) => service.open("other"))
+        yield* bulkhead.use((service) => service.open("b"))
+        const again = yield* start("b")
+        yield* settle
+        assert.isUndefined(closing.pollUnsafe())
+        yield* a.end
+        assert.deepStrictEqual(closing.pollUnsafe(), Exit.void)
+        assert.strictEqual(yield* running("b"), 2)
+        yield* Effect.andThen(b.end, again.end)
+      }).pipe(withBulkhead()))
+
+    for (const which of ["close", "closeAll"] as const) {
+      it.effect(`an open right after ${which} is never missed, wherever its fiber yields`, () =>
+        Effect.forEach([3, 4, 5, 6, 7, 8, 9, 10], (operations) =>
+          Effect.gen(function*() {
+            const service = yield* bulkhead
+            const holder = yield* start()
+            const closing = yield* (which === "close" ? service.close("k") : service.closeAll).pipe(
+              Effect.provideService(References.MaxOpsBeforeYield, operations),
+              Effect.forkChild({ startImmediately: true })
+            )
+            yield* service.openAll
+            yield* Effect.replicateEffect(settle, 4)
+            // it came before the open, which ended it, or after it
+            assert.strictEqual(closing.pollUnsafe() !== undefined, !(yield* stateOf()).closed)
+            yield* service.openAll
+            yield* Fiber.join(closing)
+            yield* holder.end
+          }).pipe(withBulkhead())))
+    }
+
+    it.effect("whoever gives up waiting for it is not told any more", () =>
+      Effect.sync(() => {
+        const engine = new Engine({})
+        const slot = engine.tryAcquire("k", undefined, 0) ?? assert.fail("no slot")
+        let told = 0
+        engine.close("k", 0, () => told++)
+        const stop = engine.close("k", 0, () => assert.fail("told"))
+        const stopAll = engine.closeAll(() => assert.fail("told"))
+        stop()
+        stopAll()
+        engine.release(slot, 0)
+        assert.strictEqual(told, 1)
+      }))
+
+    it.effect("a thousand closers, each of whom ends what the next one waits for, all return", () =>
+      Effect.gen(function*() {
+        const service = yield* bulkhead
+        const first = yield* start("0")
+        const closers = yield* Effect.forEach(
+          Array.from({ length: 2000 }, (_, i) => i),
+          (i) =>
+            service.close(String(i)).pipe(service.limit(String(i + 1)), Effect.forkChild({ startImmediately: true }))
+        )
+        yield* first.end
+        yield* Fiber.joinAll(closers)
+        assert.strictEqual((yield* service.states).filter((state) => state.running > 0).length, 0)
+      }).pipe(withBulkhead()))
+
+    it.effect("takes the turn of its key, which queues up anew when it is open again", () =>
+      Effect.gen(function*() {
+        const holder = yield* start("holder")
+        const gone = yield* start("a")
+        yield* bulkhead.use((service) => service.close("a"))
+        assert.strictEqual(yield* reasonOf(gone.fiber), "Closed")
+        const b = yield* start("b")
+        yield* bulkhead.use((service) => service.open("a"))
+        const a = yield* start("a")
+        yield* holder.end
+        assert.deepStrictEqual(started([a, b]), [false, true])
+        yield* b.end
+        yield* a.end
+      }).pipe(withBulkhead({ total: 1 })))
+
     it.effect("who is refused by it and opens the key again finds it open", () =>
       Effect.gen(function*() {
         yield* start()
@@ -820,16 +924,77 @@ describe("Bulkhead", () => {
         assert.deepInclude(yield* stateOf("not used yet"), { limit: 5, maxQueue: 9 })
       }).pipe(withBulkhead({ maxConcurrent: 5, maxQueue: 9, keys: { named: { maxConcurrent: 1 } } })))
 
-    it.effect("those given last hold, also for who waits already, and a call without any changes nothing", () =>
+    it.effect("of the first caller hold, and another one is warned of what differs, once for each key", () =>
+      withLogs((logs) =>
+        Effect.gen(function*() {
+          for (const key of ["k", "other"]) {
+            const calls = yield* startMany(2, key, { maxConcurrent: 1, maxQueue: 1 })
+            assert.deepStrictEqual(started(calls), [true, false])
+            const other = { maxConcurrent: 2, maxWait: "1 second" } as const
+            for (const options of [other, undefined, { maxConcurrent: 1, maxQueue: 2 }, other]) {
+              assert.deepInclude(yield* refusal(key, options), { reason: "QueueFull", limit: 1 })
+            }
+            yield* Effect.forEach(calls, ({ interrupt }) => interrupt)
+          }
+          assert.deepStrictEqual(logs, [
+            objection("k", "maxConcurrent, maxQueue, maxWait"),
+            objection("other", "maxConcurrent, maxQueue, maxWait")
+          ])
+        }).pipe(withBulkhead())
+      ))
+
+    it.effect("that mean the same are the same, however they are written, and a call without any changes nothing", () =>
+      withLogs((logs) =>
+        Effect.gen(function*() {
+          yield* Effect.void.pipe(Bulkhead.limit("k", { maxConcurrent: 2, maxWait: "1 minute" }))
+          yield* Effect.void.pipe(Bulkhead.limit("k", { maxConcurrent: 2, maxWait: 60_000 }))
+          yield* Effect.void.pipe(Bulkhead.limit("k", { maxConcurrent: 2, maxQueue: 100, maxWait: { minutes: 1 } }))
+          yield* Effect.void.pipe(Bulkhead.limit("k"))
+          yield* Effect.void.pipe(Bulkhead.limit("named", { maxConcurrent: 2 }))
+          yield* Effect.void.pipe(Bulkhead.limit("named", { maxConcurrent: 3 }))
+          assert.strictEqual((yield* stateOf()).limit, 2)
+          assert.deepStrictEqual(logs, [])
+        }).pipe(withBulkhead({ keys: { named: {} } }))
+      ))
+
+    it.effect("that come after a caller without any are the first ones, also for who waits already", () =>
       Effect.gen(function*() {
-        const calls = yield* startMany(2, "k", { maxConcurrent: 1, maxQueue: 1 })
-        const third = yield* start("k", { maxConcurrent: 2, maxQueue: 1 })
+        const calls = yield* startMany(4)
+        const fifth = yield* start("k", { maxConcurrent: 4 })
         yield* settle
-        assert.deepStrictEqual(started([...calls, third]), [true, true, false])
-        assert.strictEqual((yield* refusal()).limit, 2)
-        assert.strictEqual((yield* refusal("k", { maxConcurrent: 1, maxQueue: 1 })).limit, 1)
-        assert.deepInclude(yield* stateOf(), { running: 2, limit: 1 })
+        assert.deepStrictEqual(started([...calls, fifth]), [true, true, true, true, false])
+        assert.deepInclude(yield* stateOf(), { running: 4, waiting: 1, limit: 4 })
       }).pipe(withBulkhead()))
+
+    it.effect("that do nothing are warned of in a call through a policy, too, and the call runs", () =>
+      withLogs((logs) =>
+        Effect.gen(function*() {
+          const one = Policy.make({ name: "p", bulkhead: { maxConcurrent: 1 } })
+          const two = Policy.make({ name: "p", bulkhead: { maxConcurrent: 2, maxQueue: 0 } })
+          for (let i = 0; i < 3; i++) {
+            yield* Policy.apply(Effect.void, one)
+            assert.strictEqual(yield* Policy.apply(Effect.succeed("sent"), two), "sent")
+          }
+          assert.deepInclude(yield* stateOf("p"), { running: 0, limit: 1 })
+          assert.deepStrictEqual(logs, [objection("p", "maxConcurrent, maxQueue")])
+        }).pipe(Effect.provide(Policy.layer))
+      ))
+
+    it.effect("that do nothing leak nothing at whatever step the call is interrupted", () =>
+      interruptEverywhere({
+        arrange: Effect.gen(function*() {
+          const service = yield* Bulkhead.make(one)
+          yield* Effect.void.pipe(service.limit("k", { maxConcurrent: 1, maxQueue: 1 }))
+          return {
+            effect: Effect.sleep("1 second").pipe(service.limit("k", { maxConcurrent: 2 })),
+            check: () =>
+              Effect.gen(function*() {
+                assert.deepInclude(yield* service.state("k"), { running: 0, waiting: 0 })
+                assert.strictEqual(yield* Effect.succeed("free").pipe(service.limit("k")), "free")
+              })
+          }
+        })
+      }))
 
     it.effect("wrong ones fail when the guard is built, naming the option and the value", () =>
       Effect.gen(function*() {
@@ -850,8 +1015,10 @@ describe("Bulkhead", () => {
         const service = yield* Bulkhead.make()
         const build = Effect.sync(() => service.limit("k", { maxQueue: -1 }))
         const applied = Effect.sync(() => Bulkhead.limit(Effect.void, "k", { maxConcurrent: 0 }))
+        const built = Effect.sync(() => Bulkhead.limit("k", { maxConcurrent: 0 }))
         invalid("maxQueue")(yield* Effect.exit(build))
         invalid("maxConcurrent")(yield* Effect.exit(applied))
+        invalid("maxConcurrent")(yield* Effect.exit(built))
       }))
   })
 
@@ -873,14 +1040,37 @@ describe("Bulkhead", () => {
         assert.strictEqual((yield* refusal("closed")).reason, "Closed")
       }).pipe(withBulkhead()))
 
-    it.effect("what was forgotten begins anew, and is looked for whenever a new key comes", () =>
+    it.effect("what was forgotten begins anew, and is looked for with a call to any key", () =>
       Effect.gen(function*() {
         yield* Effect.void.pipe(Bulkhead.limit("k", { maxConcurrent: 7 }))
-        yield* TestClock.adjust("1 hour")
+        yield* TestClock.adjust("30 minutes")
+        yield* Effect.void.pipe(Bulkhead.limit("other"))
+        yield* TestClock.adjust(30 * 60_000 - 1)
+        yield* Effect.void.pipe(Bulkhead.limit("other"))
         assert.strictEqual((yield* stateOf()).limit, 7)
+        yield* TestClock.adjust(1)
         yield* Effect.void.pipe(Bulkhead.limit("other"))
         assert.strictEqual((yield* stateOf()).limit, 3)
       }).pipe(withBulkhead()))
+
+    it.effect("idle keys are forgotten also where no new key ever comes", () =>
+      Effect.gen(function*() {
+        const names = Array.from({ length: 100 }, (_, i) => `key-${i}`)
+        yield* Effect.forEach(names, (key) => Effect.void.pipe(Bulkhead.limit(key)))
+        const engine = engineOf(yield* bulkhead)
+        assert.instanceOf(engine, Engine)
+        yield* TestClock.adjust("1 minute")
+        yield* Effect.void.pipe(Bulkhead.limit("key-7"))
+        assert.strictEqual(engine.size, 1)
+      }).pipe(withBulkhead({ idleTimeToLive: "1 minute" })))
+
+    it.effect("a key that was used again is not the one unused for longest", () =>
+      Effect.gen(function*() {
+        const use = (i: number) => Effect.andThen(TestClock.adjust(1), Effect.void.pipe(Bulkhead.limit(`key-${i}`)))
+        yield* Effect.forEach([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 0], use)
+        yield* use(10)
+        assert.deepStrictEqual(yield* keys, [0, 1, 3, 4, 5, 6, 7, 8, 9, 10].map((i) => `key-${i}`))
+      }).pipe(withBulkhead({ maxKeys: 10 })))
 
     it.effect("never forgets a key whose only call waits for the total", () =>
       Effect.gen(function*() {

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit } from "effect"
+import { Effect, Exit, Stream } from "effect"
 import { CircuitBreaker, Fault, Telemetry } from "effect-resilience"
 import { TestClock } from "effect/testing"
 import { everyCancelSource, interruptEverywhere } from "../support/interruptEverywhere.ts"
@@ -135,6 +135,51 @@ describe("interruption at every step", () => {
           })
         }
       })
+    }))
+
+  for (const change of ["isolate", "reset", "configure"] as const) {
+    it.effect(`of ${change} tells of what it changed, or changes nothing`, () =>
+      interruptEverywhere({
+        minSteps: 3,
+        arrange: Effect.gen(function*() {
+          const breaker = yield* circuits.open
+          const seen: Array<string> = []
+          yield* breaker.transitions.pipe(
+            Stream.runForEach(({ to }) => Effect.sync(() => seen.push(to))),
+            Effect.forkScoped({ startImmediately: true })
+          )
+          const changes = {
+            isolate: breaker.isolate("k"),
+            reset: breaker.reset("k"),
+            configure: breaker.configure({ ...quick, metricsOnly: true })
+          }
+          return {
+            effect: changes[change],
+            check: Effect.fnUntraced(function*() {
+              const { _tag } = yield* breaker.state("k")
+              yield* Effect.replicateEffect(Effect.yieldNow, 5)
+              assert.deepStrictEqual(seen, _tag === "Open" ? [] : [_tag])
+            })
+          }
+        })
+      }))
+  }
+
+  it.effect("of a scoped hold releases it", () =>
+    interruptEverywhere({
+      arrange: Effect.map(circuits.closed, (breaker) => ({
+        effect: CircuitBreaker.isolateScoped("k").pipe(
+          Effect.andThen(CircuitBreaker.state("k")),
+          Effect.tap((state) => Effect.sync(() => assert.deepInclude(state, { _tag: "Isolated", holders: 1 }))),
+          Effect.andThen(work),
+          Effect.scoped,
+          Effect.provideService(CircuitBreaker.CircuitBreaker, breaker)
+        ),
+        check: Effect.fnUntraced(function*() {
+          assert.strictEqual((yield* breaker.state("k"))._tag, "Closed")
+          yield* nothingIsHeld(breaker)
+        })
+      }))
     }))
 
   it.effect("of calls whose listener throws leaves nothing behind", () =>

@@ -160,7 +160,8 @@ const trips = ({ rule, size }: Means, past: ReadonlyArray<Past>, now: number): b
 class Model {
   readonly key: string
   base: Means
-  caller: Partial<Means> = {}
+  /** What the first caller with options made of them. */
+  asked: Partial<Means> | undefined
   exists = false
   changes: Array<string> = []
   state: "Closed" | "Open" | "HalfOpen" = "Closed"
@@ -181,7 +182,7 @@ class Model {
     this.base = base
   }
   get settings(): Means {
-    return { ...this.base, ...(this.key === "named" ? named : this.caller) }
+    return { ...this.base, ...(this.key === "named" ? named : this.asked) }
   }
   get tag() {
     if (this.holds > 0) return "Isolated"
@@ -202,11 +203,11 @@ class Model {
       if (state === "Closed") this.closedAt = now
     })
   }
-  configure(base: Means, caller: Partial<Means>, now: number) {
+  configure(base: Means, asked: Partial<Means> | undefined, now: number) {
     this.change(() => {
       const before = this.settings
       this.base = base
-      this.caller = caller
+      this.asked = asked
       const after = this.settings
       if (this.state !== "Closed" && after.metricsOnly) {
         const { exists } = this
@@ -244,7 +245,7 @@ class Model {
   }
   /** The call that was admitted, or why it was not. */
   start(caller: Partial<Means> | undefined, now: number) {
-    if (caller !== undefined) this.configure(this.base, caller, now)
+    if (this.asked === undefined && caller !== undefined) this.configure(this.base, caller, now)
     this.exists = true
     const refused = this.refusal(this.settings, now)
     if (refused !== undefined) return refused
@@ -386,7 +387,8 @@ it.effect.prop(
           }
           case "check": {
             const refused = yield* breaker.check(key, options).pipe(Effect.flip, Effect.map(told), Effect.option)
-            const settings = means === undefined || key === "named" ? model.settings : { ...model.base, ...means }
+            const isFirst = key !== "named" && model.asked === undefined && means !== undefined
+            const settings = isFirst ? { ...model.base, ...means } : model.settings
             assert.deepStrictEqual(refused._tag === "Some" ? refused.value : undefined, model.refusal(settings, now))
             return [model]
           }
@@ -406,7 +408,7 @@ it.effect.prop(
           case "configure": {
             const next = setups[command.setup] ?? setup
             yield* breaker.configure(serviceOptions(next))
-            for (const each of models.values()) each.configure(next, each.caller, now)
+            for (const each of models.values()) each.configure(next, each.asked, now)
             return models.values()
           }
           case "reset": {

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Duration, Effect, Exit, Fiber } from "effect"
-import { CircuitBreaker, Fault, Telemetry } from "effect-resilience"
+import { Deferred, Duration, Effect, Exit, Fiber, Logger, Schedule } from "effect"
+import { CircuitBreaker, Fault, Policy, Telemetry } from "effect-resilience"
 import { TestClock } from "effect/testing"
 
 const down = Effect.fail({ [Fault.verdictOf]: Fault.transient })
@@ -12,6 +12,18 @@ const sturdy: CircuitBreaker.CircuitOptions = { trip: CircuitBreaker.consecutive
 
 const call = <A, E, R>(self: Effect.Effect<A, E, R>, options?: CircuitBreaker.CircuitOptions, key = "k") =>
   Effect.exit(CircuitBreaker.protect(self, key, options))
+
+/** What is logged on the way. */
+const withLogs = <A, E, R>(self: (logs: Array<string>) => Effect.Effect<A, E, R>) =>
+  Effect.suspend(() => {
+    const logs: Array<string> = []
+    const logger = Logger.make(({ logLevel, message }) => logs.push(`${logLevel}: ${String(message)}`))
+    return Effect.provide(self(logs), Logger.layer([logger]))
+  })
+
+const objection = (key: string, differing: string) =>
+  `Warn: Circuit "${key}" keeps the options of its first caller; those of another one differ in ${differing} ` +
+  "and do nothing: configure the key in the layer (\"keys\"), or use another key"
 
 const times = <A, E, R>(n: number, self: Effect.Effect<A, E, R>) => Effect.replicateEffect(self, n, { discard: true })
 
@@ -89,16 +101,172 @@ describe("options of a caller", () => {
       })
     }).pipe(Effect.provide(CircuitBreaker.layer({ keys: { k: { trip: CircuitBreaker.consecutive(2) } } }))))
 
-  it.effect("of two callers the last one wins, and no counts are lost", () =>
-    Effect.gen(function*() {
-      yield* times(4, call(down, sturdy))
-      yield* call(bad, fragile)
-      assert.deepStrictEqual(yield* CircuitBreaker.state("k"), { _tag: "Closed", key: "k", calls: 4, failures: 4 })
-      yield* call(down, sturdy)
-      assert.strictEqual(yield* tagOf(), "Closed")
-      yield* call(down, sturdy)
-      assert.deepInclude(yield* CircuitBreaker.state("k"), { _tag: "Open", retryAfter: Duration.minutes(1) })
-    }).pipe(Effect.provide(CircuitBreaker.layer())))
+  it.effect("of two callers the first one's hold, and the other one is warned of what differs, once for each key", () =>
+    withLogs((logs) =>
+      Effect.gen(function*() {
+        for (const key of ["k", "other"]) {
+          yield* times(4, call(down, sturdy, key))
+          assert.deepStrictEqual(yield* call(ok, { ...fragile, metricsOnly: true }, key), Exit.succeed("ok"))
+          yield* call(bad, fragile, key)
+          assert.deepInclude(yield* CircuitBreaker.state(key), { _tag: "Closed", calls: 5, failures: 4 })
+          yield* times(6, call(down, key === "k" ? fragile : sturdy, key))
+          assert.deepInclude(yield* CircuitBreaker.state(key), { _tag: "Open", retryAfter: Duration.minutes(1) })
+        }
+        assert.deepStrictEqual(logs, [
+          objection("k", "trip, openFor, metricsOnly"),
+          objection("other", "trip, openFor, metricsOnly")
+        ])
+      }).pipe(Effect.provide(CircuitBreaker.layer()))
+    ))
+
+  it.effect("of one key with rules of two kinds open its circuit as the first one's say, also for two policies of one name", () =>
+    withLogs((logs) =>
+      Effect.gen(function*() {
+        let sent = 0
+        const failing = Effect.andThen(Effect.sync(() => sent++), down)
+        const chat = Policy.make({ name: "anthropic", circuit: { failures: 5 } })
+        const batch = Policy.make({ name: "anthropic", circuit: { trip: CircuitBreaker.rate({ minimumCalls: 10 }) } })
+        for (let i = 0; i < 500; i++) {
+          yield* Effect.exit(Policy.apply(failing, chat))
+          yield* Effect.exit(Policy.apply(failing, batch))
+        }
+        assert.strictEqual(sent, 5)
+        assert.strictEqual(yield* tagOf("anthropic"), "Open")
+        assert.deepStrictEqual(logs, [objection("anthropic", "trip")])
+      }).pipe(Effect.provide(Policy.layer))
+    ))
+
+  it.effect("of another caller close nothing that is open, not even metricsOnly", () =>
+    withLogs(() =>
+      Effect.gen(function*() {
+        yield* call(down, fragile)
+        const error = yield* Effect.flip(CircuitBreaker.check("k", { metricsOnly: true }))
+        assert.deepStrictEqual(yield* call(ok, { metricsOnly: true }), Exit.fail(error))
+        assert.strictEqual(error.state, "Open")
+      }).pipe(Effect.provide(CircuitBreaker.layer()))
+    ))
+
+  const counting: CircuitBreaker.TripRule = {
+    window: () => ({ record: ({ failed }) => failed }),
+    healthy: ({ failed }) => !failed
+  }
+  const backoff = Schedule.exponential("1 second")
+  const everything = (): CircuitBreaker.CircuitOptions => ({
+    trip: CircuitBreaker.any(
+      CircuitBreaker.consecutive(5),
+      CircuitBreaker.any(CircuitBreaker.rate({ size: 30 }), counting),
+      CircuitBreaker.rateOver({ window: "2 minutes" }),
+      CircuitBreaker.slowRate({ slowerThan: "1 second" }),
+      CircuitBreaker.slowRate({ slowerThan: "1 second", window: "1 minute" })
+    ),
+    openFor: "30 seconds",
+    maxOpenFor: "1 hour",
+    halfOpenPermits: 2,
+    successThreshold: 3,
+    successOutOf: 4,
+    probeTimeout: { minutes: 3 },
+    metricsOnly: false,
+    countsAsFailure: Fault.countsAsFailure
+  })
+
+  it.effect("that mean the same are the same, however they are written", () =>
+    withLogs((logs) =>
+      Effect.gen(function*() {
+        yield* call(ok, everything())
+        yield* call(ok, everything())
+        yield* call(ok, { ...everything(), openFor: 30_000, maxOpenFor: undefined, probeTimeout: "180 seconds" })
+        yield* call(ok, { openFor: backoff }, "schedule")
+        yield* call(ok, { openFor: backoff, successThreshold: 2 }, "schedule")
+        yield* call(ok, { trip: counting }, "rule")
+        yield* call(ok, { trip: counting, openFor: undefined }, "rule")
+        yield* call(ok, {}, "default")
+        yield* call(ok, { trip: CircuitBreaker.consecutive(5), openFor: "60 seconds" }, "default")
+        assert.deepStrictEqual(logs, [])
+      }).pipe(Effect.provide(CircuitBreaker.layer()))
+    ))
+
+  it.effect("are told apart in every detail", () =>
+    withLogs((logs) =>
+      Effect.gen(function*() {
+        const { any, consecutive, rate, rateOver, slowRate } = CircuitBreaker
+        const first = rate({ size: 20, threshold: 0.5, minimumCalls: 10 })
+        const trips: ReadonlyArray<readonly [CircuitBreaker.TripRule, CircuitBreaker.TripRule]> = [
+          [consecutive(5), consecutive(6)],
+          [first, rate({ size: 21, threshold: 0.5, minimumCalls: 10 })],
+          [first, rate({ size: 20, threshold: 0.6, minimumCalls: 10 })],
+          [first, rate({ size: 20, threshold: 0.5, minimumCalls: 11 })],
+          [rateOver({ window: "1 minute" }), rateOver({ window: "2 minutes" })],
+          [rateOver({ window: 20 }), rate({ size: 20 })],
+          [slowRate({ slowerThan: 1 }), slowRate({ slowerThan: 2 })],
+          [slowRate({ slowerThan: 1, size: 20 }), slowRate({ slowerThan: 1, window: 20 })],
+          [any(first, consecutive(5)), any(first, consecutive(6))],
+          [any(first), any(first, consecutive(5))],
+          [any(first), first],
+          [counting, { ...counting }],
+          [first, { ...first }]
+        ]
+        for (const [at, [one, other]] of trips.entries()) {
+          yield* call(ok, { trip: one }, `trip ${at}`)
+          yield* call(ok, { trip: other }, `trip ${at}`)
+        }
+        assert.deepStrictEqual(logs, trips.map((_, at) => objection(`trip ${at}`, "trip")))
+        logs.length = 0
+
+        const others: CircuitBreaker.CircuitOptions = {
+          openFor: Schedule.exponential("1 second"),
+          maxOpenFor: "2 hours",
+          halfOpenPermits: 3,
+          successThreshold: 2,
+          successOutOf: 5,
+          probeTimeout: "1 minute",
+          metricsOnly: true,
+          countsAsFailure: (verdict) => Fault.countsAsFailure(verdict)
+        }
+        const changed = Object.entries(others)
+        for (const [option, value] of changed) {
+          yield* call(ok, { ...everything(), openFor: backoff }, option)
+          yield* call(ok, { ...everything(), openFor: backoff, [option]: value }, option)
+        }
+        assert.deepStrictEqual(logs, changed.map(([option]) => objection(option, option)))
+      }).pipe(Effect.provide(CircuitBreaker.layer()))
+    ))
+
+  it.effect("that come after a caller without any are the first ones: they hold, once, and no counts are lost", () =>
+    withLogs((logs) =>
+      Effect.gen(function*() {
+        yield* times(4, call(down))
+        assert.deepStrictEqual(yield* call(bad, sturdy), yield* call(bad))
+        yield* call(down)
+        assert.deepStrictEqual(yield* CircuitBreaker.state("k"), { _tag: "Closed", key: "k", calls: 5, failures: 5 })
+        yield* call(down, fragile)
+        assert.deepInclude(yield* CircuitBreaker.state("k"), { _tag: "Open", retryAfter: Duration.minutes(1) })
+        assert.deepStrictEqual(logs, [objection("k", "trip, openFor")])
+      }).pipe(Effect.provide(CircuitBreaker.layer()))
+    ))
+
+  it.effect("of a forgotten circuit are forgotten with it", () =>
+    withLogs((logs) =>
+      Effect.gen(function*() {
+        yield* call(ok, sturdy)
+        yield* TestClock.adjust("1 hour")
+        yield* call(down, fragile)
+        assert.strictEqual(yield* tagOf(), "Open")
+        assert.deepStrictEqual(logs, [])
+      }).pipe(Effect.provide(CircuitBreaker.layer()))
+    ))
+
+  it.effect("are compared again when the layer's have changed", () =>
+    withLogs((logs) =>
+      Effect.gen(function*() {
+        const same: CircuitBreaker.CircuitOptions = { openFor: "1 minute" }
+        yield* call(ok, {})
+        yield* call(ok, same)
+        assert.deepStrictEqual(logs, [])
+        yield* configure({ openFor: "2 minutes" })
+        yield* call(ok, same)
+        assert.deepStrictEqual(logs, [objection("k", "openFor")])
+      }).pipe(Effect.provide(CircuitBreaker.layer()))
+    ))
 
   it.effect("a caller without options takes the circuit as it is", () =>
     Effect.gen(function*() {
@@ -109,7 +277,7 @@ describe("options of a caller", () => {
       assert.strictEqual(yield* tagOf(), "Open")
     }).pipe(Effect.provide(CircuitBreaker.layer())))
 
-  it.effect("count for a call that is running when another caller gives them", () =>
+  it.effect("count for a call that is running when the first caller gives them", () =>
     Effect.gen(function*() {
       const running = yield* start()
       yield* call(ok, fragile)
@@ -125,18 +293,19 @@ describe("options of a caller", () => {
       assert.deepInclude(yield* CircuitBreaker.state("k"), { _tag: "Open", retryAfter: Duration.seconds(3) })
     }).pipe(Effect.provide(CircuitBreaker.layer())))
 
-  it.effect("metricsOnly of a caller lets through what was refused", () =>
+  it.effect("metricsOnly of the first caller with options lets through what was refused", () =>
     Effect.gen(function*() {
-      yield* call(down, fragile)
+      yield* call(down)
       assert.strictEqual(yield* tagOf(), "Open")
       yield* CircuitBreaker.check("k", { metricsOnly: true })
       assert.strictEqual(yield* tagOf(), "Open")
       assert.deepStrictEqual(yield* call(ok, { metricsOnly: true }), Exit.succeed("ok"))
       assert.strictEqual(yield* tagOf(), "MetricsOnly")
-    }).pipe(Effect.provide(CircuitBreaker.layer())))
+    }).pipe(Effect.provide(CircuitBreaker.layer({ trip: CircuitBreaker.consecutive(1) }))))
 
   it("out of range throw when the guard is built, naming the option", () => {
     const wrong = { halfOpenPermits: 0 }
+    assert.deepStrictEqual(invalid(() => CircuitBreaker.protect("k", wrong)), ["CircuitBreaker", "halfOpenPermits"])
     assert.deepStrictEqual(invalid(() => CircuitBreaker.protect(ok, "k", wrong)), ["CircuitBreaker", "halfOpenPermits"])
     assert.deepStrictEqual(invalid(() => ok.pipe(CircuitBreaker.protect("k", wrong))), [
       "CircuitBreaker",
@@ -149,19 +318,49 @@ describe("options of a caller", () => {
     )
   })
 
-  it.effect("out of range only together with the layer's die when they meet, and the layer's go on", () =>
+  const limits: CircuitBreaker.Options = {
+    trip: CircuitBreaker.consecutive(1),
+    openFor: "10 seconds",
+    maxOpenFor: "1 minute",
+    successThreshold: 3,
+    successOutOf: 4
+  }
+
+  it.effect("and the layer's that exclude each other die nowhere: the layer's give way", () =>
     Effect.gen(function*() {
-      const guarded = CircuitBreaker.protect(ok, "k", { successOutOf: 2 })
-      const exit = yield* Effect.exit(guarded)
-      assert.isTrue(Exit.hasDies(exit))
-      assert.deepStrictEqual(yield* call(ok), Exit.succeed("ok"))
-      assert.strictEqual(yield* tagOf(), "Closed")
-      yield* configure({ successThreshold: 2 })
-      assert.deepStrictEqual(yield* Effect.exit(guarded), Exit.succeed("ok"))
-      // the circuit's options no longer fit these, which are refused as a whole
-      assert.isTrue(Exit.hasDies(yield* Effect.exit(configure({ successThreshold: 3 }))))
-      assert.deepStrictEqual(yield* Effect.exit(guarded), Exit.succeed("ok"))
-    }).pipe(Effect.provide(CircuitBreaker.layer({ successThreshold: 3 }))))
+      const opening = Effect.fnUntraced(function*(key: string, options: CircuitBreaker.CircuitOptions) {
+        yield* call(down, options, key)
+        const { retryAfter } = yield* Effect.flip(CircuitBreaker.check(key))
+        yield* TestClock.adjust(retryAfter ?? assert.fail("isolated"))
+        return retryAfter
+      })
+      assert.deepStrictEqual(yield* opening("long", { openFor: "2 minutes" }), Duration.minutes(2))
+      assert.deepStrictEqual(yield* opening("short", { maxOpenFor: "5 seconds" }), Duration.seconds(5))
+      // two successes of two are enough
+      yield* opening("two", { successOutOf: 2 })
+      yield* times(2, call(ok, undefined, "two"))
+      assert.strictEqual(yield* tagOf("two"), "Closed")
+      // one failure of six is too many
+      yield* opening("six", { successThreshold: 6 })
+      yield* times(5, call(ok, undefined, "six"))
+      assert.strictEqual(yield* tagOf("six"), "HalfOpen")
+      yield* call(down, undefined, "six")
+      assert.strictEqual(yield* tagOf("six"), "Open")
+      // also those that the layer gets later
+      yield* configure({ ...limits, maxOpenFor: "1 second", openFor: "1 second" })
+      yield* CircuitBreaker.reset("long")
+      yield* call(down, undefined, "long")
+      assert.deepInclude(yield* CircuitBreaker.state("long"), { _tag: "Open", retryAfter: Duration.minutes(2) })
+    }).pipe(Effect.provide(CircuitBreaker.layer(limits))))
+
+  it.effect("warn nobody of a key that the layer configures by name", () =>
+    withLogs((logs) =>
+      Effect.gen(function*() {
+        yield* call(ok, fragile)
+        yield* call(ok, sturdy)
+        assert.deepStrictEqual(logs, [])
+      }).pipe(Effect.provide(CircuitBreaker.layer({ keys: { k: {} } })))
+    ))
 })
 
 describe("check", () => {

@@ -20,6 +20,8 @@ import { CircuitBreaker, Fault, Telemetry } from "effect-resilience"
 import { Redis } from "effect/persistence"
 import { TestClock } from "effect/testing"
 import * as net from "node:net"
+import { Callers } from "../../src/policy/internal/circuitRedisCallers.ts"
+import { ServiceSettings } from "../../src/policy/internal/circuitSettings.ts"
 import { interruptEverywhere } from "../support/interruptEverywhere.ts"
 import { connectRedis, describeWithRedis, keysOf, redisPrefix, redisUrl } from "../support/redis.ts"
 import { runs } from "../support/runs.ts"
@@ -552,7 +554,11 @@ describeWithRedis("CircuitBreaker.layerRedis", () => {
 
   it.effect("leaves nothing in Redis that has no expiry", () =>
     Effect.gen(function*() {
-      const { one, prefix, redis, two } = yield* twoProcesses({ ...quick, idleTimeToLive: "1 minute" })
+      const { one, prefix, redis, two } = yield* twoProcesses({
+        ...quick,
+        idleTimeToLive: "1 minute",
+        probeTimeout: "1 minute"
+      })
       yield* call(one, ok, "closed")
       yield* call(one, down, "open")
       yield* call(one, down, "probing")
@@ -588,15 +594,77 @@ describeWithRedis("CircuitBreaker.layerRedis", () => {
           countsAsFailure: () => false
         }
         yield* Effect.exit(one.protect("other", foreign)(down))
-        yield* Effect.exit(one.protect("other", { ...foreign, countsAsFailure: () => true })(down))
-        assert.strictEqual(yield* tagOf(one, "other"), "Open")
+        assert.strictEqual(yield* tagOf(one, "other"), "Closed")
+        yield* Effect.exit(one.protect("another", { ...foreign, countsAsFailure: () => true })(down))
+        assert.strictEqual(yield* tagOf(one, "another"), "Open")
         assert.deepStrictEqual(logs, [
           "Warn: Circuit \"named\" is shared through Redis, which has no successThreshold: the layer's settings hold",
           "Warn: Circuit \"other\" is shared through Redis, which has no trip: the layer's settings hold",
-          "Warn: Circuit \"other\" is shared through Redis, which has no trip: the layer's settings hold"
+          "Warn: Circuit \"another\" is shared through Redis, which has no trip: the layer's settings hold"
         ])
       })
     ))
+
+  it.effect("of the callers of a process the first one's options hold, and another one is warned once for each key", () =>
+    withLogs((logs) =>
+      Effect.gen(function*() {
+        const { one, two } = yield* twoProcesses({ keys: { named: {} } })
+        const streak: CircuitBreaker.CircuitOptions = { trip: CircuitBreaker.consecutive(4), openFor: "1 minute" }
+        const share = () => ({ trip: CircuitBreaker.rate({ size: 10 }), openFor: "1 minute" }) as const
+        const alternate = (service: Service, key: string) =>
+          Effect.andThen(
+            Effect.exit(service.protect(key, streak)(down)),
+            Effect.exit(service.protect(key, share())(down))
+          )
+        yield* Effect.exit(one.protect("k")(down))
+        yield* times(5, alternate(one, "k"))
+        assert.strictEqual(yield* tagOf(one), "Open")
+        yield* times(2, alternate(one, "named"))
+        assert.strictEqual(yield* tagOf(one, "named"), "Closed")
+        // each process has a first caller of its own
+        yield* two.reset("k")
+        yield* times(3, Effect.exit(two.protect("k", share())(down)))
+        yield* Effect.exit(two.protect("k", { ...share(), openFor: 60_000 })(down))
+        assert.strictEqual(yield* tagOf(two), "Closed")
+        assert.deepStrictEqual(logs, [
+          "Warn: Circuit \"k\" keeps the options of its first caller; those of another one differ in trip and do nothing: " +
+          "configure the key in the layer (\"keys\"), or use another key"
+        ])
+      })
+    ))
+
+  it.effect("whose options hold is remembered for the keys used last", () =>
+    Effect.sync(() => {
+      const callers = new Callers()
+      const settings = new ServiceSettings("test", {})
+      const first: CircuitBreaker.CircuitOptions = { openFor: 1 }
+      const second: CircuitBreaker.CircuitOptions = { openFor: 2 }
+      assert.isUndefined(callers.meet("kept", first, settings))
+      assert.isUndefined(callers.meet("lost", first, settings))
+      for (let i = 0; i < 9_999; i++) {
+        callers.meet("kept", undefined, settings)
+        callers.meet(`key-${i}`, first, settings)
+      }
+      assert.isUndefined(callers.meet("lost", second, settings))
+      assert.strictEqual(callers.of("lost", first), second)
+      assert.isDefined(callers.meet("kept", second, settings))
+      assert.strictEqual(callers.of("kept", second), first)
+    }))
+
+  it.effect("a held circuit tells of no transition, also when its open time is over", () =>
+    Effect.gen(function*() {
+      const { one, two } = yield* twoProcesses(quick)
+      yield* call(one, down)
+      yield* openTimeOver(two)
+      const hold = yield* one.isolate("k")
+      const [seenByOne, seenByTwo] = [yield* watch(one), yield* watch(two)]
+      assert.strictEqual((yield* refusal(two)).state, "Isolated")
+      assert.deepStrictEqual(yield* seenByTwo, [])
+      yield* hold.release
+      assert.deepStrictEqual(yield* seenByOne, ["k: Isolated -> HalfOpen"])
+      assert.deepStrictEqual(yield* call(two, ok), Exit.succeed("ok"))
+      assert.deepStrictEqual(yield* seenByTwo, ["k: HalfOpen -> Closed"])
+    }))
 
   it.effect("settings can be changed while running, without losing counts", () =>
     Effect.gen(function*() {
@@ -608,6 +676,8 @@ describeWithRedis("CircuitBreaker.layerRedis", () => {
       assert.isTrue(state._tag === "Open" && Duration.toMillis(state.retryAfter) > 3_000_000)
       const exit = yield* Effect.exit(one.configure({ halfOpenPermits: 2 }))
       assert.isTrue(Exit.isFailure(exit) && Cause.hasDies(exit.cause))
+      const tooLong = yield* Effect.exit(one.configure({ probeTimeout: "2 hours" }))
+      assert.isTrue(Exit.isFailure(tooLong) && Cause.hasDies(tooLong.cause))
     }))
 
   const wrong: ReadonlyArray<readonly [option: string, options: CircuitBreaker.Options | CircuitBreaker.RedisOptions]> =
@@ -624,6 +694,8 @@ describeWithRedis("CircuitBreaker.layerRedis", () => {
       ["probeLease", { probeLease: 0 }],
       ["holdLease", { holdLease: Infinity }],
       ["idleTimeToLive", { idleTimeToLive: -1 }],
+      ["idleTimeToLive", { idleTimeToLive: "4 minutes" }],
+      ["idleTimeToLive", { idleTimeToLive: "4 minutes", probeTimeout: 1, keys: { a: { probeTimeout: "5 minutes" } } }],
       ["storeTimeout", { storeTimeout: 0 }]
     ]
 

@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import {
+  Cause,
   Clock,
   Deferred,
   Duration,
@@ -639,6 +640,19 @@ describe("CircuitBreaker", () => {
       }).pipe(withBreaker({ ...quick, openFor }))
     })
 
+    it.effect("is the longest of those that the failures of one call ask for", () =>
+      Effect.gen(function*() {
+        for (const asked of [[30, 20], [20, 30]]) {
+          const cause = asked.map((seconds) =>
+            Cause.fail(new Told({ verdict: Fault.overloaded(`${seconds} seconds`) }))
+          )
+            .reduce(Cause.combine)
+          yield* call(Effect.failCause(cause))
+          assert.deepInclude(yield* stateOf(), { _tag: "Open", retryAfter: Duration.seconds(30) })
+          yield* breaker.use((service) => service.reset("k"))
+        }
+      }).pipe(withBreaker(quick)))
+
     it.effect("is told as zero once it is over, however long ago", () =>
       Effect.gen(function*() {
         yield* trip()
@@ -823,6 +837,40 @@ describe("CircuitBreaker", () => {
         assert.strictEqual(yield* tagOf(), "Open")
       }).pipe(withBreaker({ trip: twoRates() })))
 
+    it.effect("rules that are combined of combined ones keep their own counts, too", () =>
+      Effect.gen(function*() {
+        const nested = () =>
+          CircuitBreaker.any(
+            CircuitBreaker.any(
+              CircuitBreaker.rate({ size: 4, minimumCalls: 4, threshold: 1 }),
+              CircuitBreaker.rate({ size: 2, minimumCalls: 2, threshold: 1 })
+            ),
+            CircuitBreaker.rate({ size: 10, minimumCalls: 10, threshold: 0.3 })
+          )
+        const service = yield* CircuitBreaker.make({ trip: nested() })
+        const run = (end: Effect.Effect<unknown, unknown>) => Effect.exit(service.protect("k")(end))
+        yield* times(3, Effect.andThen(run(ok), Effect.andThen(run(down), run(ok))))
+        // a rule that differs, so that all windows are made anew
+        yield* service.configure({ trip: CircuitBreaker.any(nested(), CircuitBreaker.consecutive(99)) })
+        assert.strictEqual((yield* service.state("k"))._tag, "Closed")
+        yield* run(ok)
+        assert.strictEqual((yield* service.state("k"))._tag, "Open")
+      }))
+
+    it.effect("a probe that one rule of any calls unhealthy does not speak for closing", () =>
+      Effect.gen(function*() {
+        yield* call(down)
+        yield* TestClock.adjust("10 seconds")
+        yield* call(Effect.andThen(TestClock.adjust("2 seconds"), ok))
+        assert.strictEqual(yield* tagOf(), "Open")
+      }).pipe(withBreaker({
+        ...quick,
+        trip: CircuitBreaker.any(
+          CircuitBreaker.consecutive(1),
+          CircuitBreaker.slowRate({ slowerThan: "1 second", minimumCalls: 1 })
+        )
+      })))
+
     it.effect("every rule of any sees every call, whichever would open the circuit", () =>
       Effect.gen(function*() {
         yield* times(3, call(down))
@@ -986,6 +1034,14 @@ describe("CircuitBreaker", () => {
           ["long-0", "long-1", "long-2", "long-3", "long-4", "short-1", "short-2", "short-3", "short-4", "new"]
         )
       }).pipe(withBreaker({ ...quick, maxKeys: 10 })))
+
+    it.effect("a circuit that was used again is not the one unused for longest", () =>
+      Effect.gen(function*() {
+        const use = (i: number) => Effect.andThen(TestClock.adjust(1), call(ok, `key-${i}`))
+        yield* Effect.forEach([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 0], use)
+        yield* use(10)
+        assert.deepStrictEqual(yield* keys, [0, 1, 3, 4, 5, 6, 7, 8, 9, 10].map((i) => `key-${i}`))
+      }).pipe(withBreaker({ maxKeys: 10 })))
 
     it.effect("busy circuits are kept beyond maxKeys, and make room when their calls have ended", () =>
       Effect.gen(function*() {
@@ -1185,6 +1241,64 @@ describe("CircuitBreaker", () => {
         Effect.provide(Logger.layer([logger]))
       )
     })
+
+    it.effect("warns of a listener that throws when a check tells it of a refusal", () => {
+      const logged: Array<unknown> = []
+      return Effect.gen(function*() {
+        yield* call(down)
+        yield* Effect.exit(breaker.use((service) => service.check("k"))).pipe(
+          Effect.provideService(Telemetry.Listener, () => {
+            throw new Error("broken listener")
+          })
+        )
+        assert.strictEqual(logged.length, 1)
+      }).pipe(withBreaker(quick), Effect.provide(Logger.layer([Logger.make(({ message }) => logged.push(message))])))
+    })
+
+    /** All transitions from now on, as soon as they are published. */
+    const watched = Effect.gen(function*() {
+      const seen: Array<string> = []
+      yield* breaker.use(({ transitions }) =>
+        Stream.runForEach(transitions, ({ from, key, to }) => Effect.sync(() => seen.push(`${key}: ${from} -> ${to}`)))
+      ).pipe(Effect.forkScoped({ startImmediately: true }))
+      yield* Effect.yieldNow
+      return seen
+    })
+
+    it.effect("transitions come in the order in which they happened, wherever a fiber yields", () =>
+      Effect.forEach(Array.from({ length: 30 }, (_, i) => i), (steps) =>
+        Effect.gen(function*() {
+          const seen = yield* watched
+          const failing = yield* Effect.andThen(times(steps, Effect.void), call(down)).pipe(
+            Effect.provideService(References.MaxOpsBeforeYield, 30),
+            Effect.forkChild({ startImmediately: true })
+          )
+          while ((yield* tagOf()) === "Closed") yield* Effect.yieldNow
+          yield* breaker.use((service) => service.reset("k"))
+          yield* Fiber.join(failing)
+          yield* times(5, Effect.yieldNow)
+          assert.deepStrictEqual(seen, ["k: Closed -> Open", "k: Open -> Closed"])
+        }).pipe(withBreaker(quick), Effect.scoped)))
+
+    it.effect("what a listener changes comes after what it was told of", () =>
+      Effect.gen(function*() {
+        const service = yield* breaker
+        yield* Effect.forEach(["a", "b"], (key) => call(down, key))
+        const seen = yield* watched
+        const context = yield* Effect.context<never>()
+        yield* service.configure({ metricsOnly: true }).pipe(
+          Effect.provideService(Telemetry.Listener, (event) => {
+            if (event._tag !== "CircuitChanged" || event.key !== "a" || event.to !== "MetricsOnly") return
+            Effect.runSyncWith(context)(service.isolate("b"))
+          })
+        )
+        yield* times(5, Effect.yieldNow)
+        assert.deepStrictEqual(seen, [
+          "a: Open -> MetricsOnly",
+          "b: Open -> MetricsOnly",
+          "b: MetricsOnly -> Isolated"
+        ])
+      }).pipe(withBreaker(quick)))
 
     it.effect("transitions emits every transition in order and ends with the service", () =>
       Effect.gen(function*() {

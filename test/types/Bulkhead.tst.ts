@@ -37,6 +37,8 @@ describe("Bulkhead", () => {
     expect(service.close("key")).type.toBe<Effect.Effect<void>>()
     expect(service.closeAll).type.toBe<Effect.Effect<void>>()
     expect(service.resize("key", 1)).type.toBe<Effect.Effect<void>>()
+    expect(service.resize("key", undefined)).type.toBe<Effect.Effect<void>>()
+    expect(service.resize).type.not.toBeCallableWith("key")
     expect(service.states).type.toBe<Effect.Effect<ReadonlyArray<Bulkhead.State>>>()
   })
 

@@ -49,6 +49,7 @@ describe("CircuitBreaker", () => {
     expect(CircuitBreaker.state("key")).type.toBe<Effect.Effect<CircuitBreaker.State, never, Needs>>()
     expect(CircuitBreaker.reset("key")).type.toBe<Effect.Effect<void, never, Needs>>()
     expect(CircuitBreaker.isolate("key")).type.toBe<Effect.Effect<CircuitBreaker.Hold, never, Needs>>()
+    expect(CircuitBreaker.isolateScoped("key")).type.toBe<Effect.Effect<void, never, Needs | Scope.Scope>>()
   })
 
   it("layers need nothing and cannot fail", () => {

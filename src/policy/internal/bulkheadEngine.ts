@@ -62,6 +62,8 @@ const over = (base: Settings, own: Given): Settings => ({
   maxWait: own.maxWait ?? base.maxWait
 })
 
+const names = ["maxConcurrent", "maxQueue", "maxWait"] as const
+
 /** @internal */
 export interface Refusal {
   readonly _tag: "Refusal"
@@ -76,12 +78,15 @@ export interface Refusal {
 /** One key's share. The engine alone changes it. */
 interface Compartment {
   readonly key: string
-  /** Whether the service has options for this key by name, which go before those of callers. */
-  readonly isNamed: boolean
   readonly waiters: Queue<Waiter>
-  /** Who is told when nothing runs any more; made when somebody asks. */
+  /** Who is told when nothing runs any more, or when it is opened; made when somebody asks. */
   watchers: Set<() => void> | undefined
+  /** The options of the first caller who gave any, or those seen last that say the same. */
   options: BulkheadOptions | undefined
+  /** Whether options of callers need no look any more: the service has some by name, or their difference has been told. */
+  isFixed: boolean
+  /** What is to be told of options that do nothing. */
+  warning: string | undefined
   settings: Settings
   resizedTo: number | undefined
   limit: number
@@ -163,8 +168,8 @@ export interface Snapshot {
  */
 export interface BulkheadEngine {
   /**
-   * A slot, if one is free and nobody is about to begin who came before. Where there is none, `Bulkhead.limit` is the way
-   * to wait for it or to be refused.
+   * A slot, if one is free, nobody is about to begin who came before, and there is nothing to warn of. Where there is
+   * none, `Bulkhead.limit` is the way to wait for it or to be refused.
    */
   tryAcquire(key: string, options: BulkheadOptions | undefined, now: number): Slot | undefined
   /** Hands the slot to who waits for it longest. */
@@ -198,10 +203,10 @@ export class Engine implements BulkheadEngine {
   private readonly total: number
   private readonly maxKeys: number
   private readonly idleTimeToLive: number
+  private readonly sweepEvery: number
   private readonly byKey = new Map<string, Compartment>()
   /** The keys that have a waiter and a slot of their own for it, and lack one of the total. The first is served next. */
   private readonly turns = new Queue<Compartment>()
-  private readonly watchers = new Set<() => void>()
   private running = 0
   private newAreClosed = false
   private sweptAt = Number.NEGATIVE_INFINITY
@@ -221,13 +226,20 @@ export class Engine implements BulkheadEngine {
     this.idleTimeToLive = Duration.toMillis(
       config.duration(module, "idleTimeToLive", options.idleTimeToLive ?? "1 hour", { minimum: "1 millis" })
     )
+    // Looking through all compartments takes a millisecond where there are many of them.
+    this.sweepEvery = Math.max(this.idleTimeToLive, 1_000)
+  }
+
+  get size(): number {
+    return this.byKey.size
   }
 
   tryAcquire(key: string, options: BulkheadOptions | undefined, now: number): Slot | undefined {
+    if (now - this.sweptAt >= this.sweepEvery) this.sweep(now)
     const compartment = this.compartmentOf(key, options, now)
+    if (!this.hasFree(compartment) || compartment.isClosed || compartment.warning !== undefined) return undefined
     // Who was handed a slot begins a moment later. A newcomer with a slot of its own would begin before.
-    if (!this.hasFree(compartment) || compartment.isClosed || compartment.starting > 0) return undefined
-    return this.take(compartment)
+    return compartment.starting > 0 ? undefined : this.take(compartment)
   }
 
   release(slot: Slot, now: number): void {
@@ -241,7 +253,6 @@ export class Engine implements BulkheadEngine {
     if (compartment.waiters.size > 0) this.queueUp(compartment)
     if (this.turns.size > 0) this.grant()
     if (compartment.running === 0) tellAll(compartment.watchers)
-    if (this.running === 0) tellAll(this.watchers)
   }
 
   /** What a call does that got no slot at once. */
@@ -267,6 +278,14 @@ export class Engine implements BulkheadEngine {
     return waiter
   }
 
+  /** What callers of the key have to be told, once. */
+  takeWarning(key: string): string | undefined {
+    const compartment = this.byKey.get(key)
+    const warning = compartment?.warning
+    if (compartment !== undefined) compartment.warning = undefined
+    return warning
+  }
+
   /** Who was handed a slot begins. */
   begin(waiter: Waiter): void {
     if (waiter.isStarting) waiter.compartment.starting--
@@ -280,43 +299,31 @@ export class Engine implements BulkheadEngine {
     else this.release(waiter.slot, now)
   }
 
-  resize(key: string, maxConcurrent: number, now: number): void {
+  /** Without a number, back to what the options say. */
+  resize(key: string, maxConcurrent: number | undefined, now: number): void {
     const compartment = this.compartmentOf(key, undefined, now)
-    compartment.resizedTo = maxConcurrent === compartment.settings.maxConcurrent ? undefined : maxConcurrent
+    compartment.resizedTo = maxConcurrent
     this.relimit(compartment)
   }
 
-  close(key: string, now: number): void {
-    this.closeOne(this.compartmentOf(key, undefined, now))
+  /** Closes a key. Tells once when nothing runs any more of it, or it was opened. Gives back how to stop listening. */
+  close(key: string, now: number, done: () => void): () => void {
+    return this.closeThese([this.compartmentOf(key, undefined, now)], done)
   }
 
-  closeAll(): void {
+  /** The same for all keys. One that is opened in the meantime is not waited for. */
+  closeAll(done: () => void): () => void {
     this.newAreClosed = true
-    for (const compartment of this.byKey.values()) this.closeOne(compartment)
+    return this.closeThese(Array.from(this.byKey.values()), done)
   }
 
   open(key: string, now: number): void {
     this.openOne(this.compartmentOf(key, undefined, now))
-    tellAll(this.watchers)
   }
 
   openAll(): void {
     this.newAreClosed = false
     for (const compartment of this.byKey.values()) this.openOne(compartment)
-    tellAll(this.watchers)
-  }
-
-  /** Tells once when nothing runs any more under the key, or under any key. Gives back how to stop listening. */
-  watch(key: string | undefined, idle: () => void): () => void {
-    const compartment = key === undefined ? undefined : this.byKey.get(key)
-    const running = key === undefined ? this.running : compartment?.running ?? 0
-    if (running === 0) {
-      idle()
-      return () => undefined
-    }
-    const watchers = compartment === undefined ? this.watchers : compartment.watchers ??= new Set()
-    watchers.add(idle)
-    return () => watchers.delete(idle)
   }
 
   snapshot(key: string): Snapshot {
@@ -334,18 +341,19 @@ export class Engine implements BulkheadEngine {
   private compartmentOf(key: string, options: BulkheadOptions | undefined, now: number): Compartment {
     const known = this.byKey.get(key)
     if (known !== undefined) {
-      if (options !== known.options && options !== undefined && !known.isNamed) this.configure(known, options)
+      if (options !== known.options && options !== undefined && !known.isFixed) this.meet(known, options)
       return known
     }
-    this.makeRoom(now)
+    this.makeRoom()
     const named = this.named.get(key)
     const settings = named ?? (options === undefined ? this.base : over(this.base, checked(options)))
     const compartment: Compartment = {
       key,
-      isNamed: named !== undefined,
       waiters: new Queue(),
       watchers: undefined,
       options,
+      isFixed: named !== undefined,
+      warning: undefined,
       settings,
       resizedTo: undefined,
       limit: settings.maxConcurrent,
@@ -359,10 +367,24 @@ export class Engine implements BulkheadEngine {
     return compartment
   }
 
-  private configure(compartment: Compartment, options: BulkheadOptions): void {
-    compartment.settings = over(this.base, checked(options))
+  /** The first caller with options decides. Another one, who would decide otherwise, is told once for each key. */
+  private meet(compartment: Compartment, options: BulkheadOptions): void {
+    const { key, settings } = compartment
+    const asked = over(this.base, checked(options))
+    if (compartment.options === undefined) {
+      compartment.settings = asked
+      this.relimit(compartment)
+    } else {
+      const differing = names.filter((name) => asked[name] !== settings[name])
+      if (differing.length > 0) {
+        compartment.isFixed = true
+        compartment.warning =
+          `Bulkhead "${key}" keeps the options of its first caller; those of another one differ in ` +
+          `${differing.join(", ")} and do nothing: configure the key in the layer ("keys"), or use another key`
+        return
+      }
+    }
     compartment.options = options
-    this.relimit(compartment)
   }
 
   private relimit(compartment: Compartment): void {
@@ -440,6 +462,21 @@ export class Engine implements BulkheadEngine {
     waiter.end()
   }
 
+  private closeThese(compartments: ReadonlyArray<Compartment>, done: () => void): () => void {
+    for (const compartment of compartments) this.closeOne(compartment)
+    // Nothing starts under these until they are opened.
+    const busy = compartments.filter(({ running }) => running > 0)
+    let left = busy.length
+    if (left === 0) done()
+    const oneLess = () => {
+      if (--left === 0) done()
+    }
+    for (const compartment of busy) (compartment.watchers ??= new Set()).add(oneLess)
+    return () => {
+      for (const { watchers } of busy) watchers?.delete(oneLess)
+    }
+  }
+
   private closeOne(compartment: Compartment): void {
     compartment.isClosed = true
     this.standBack(compartment)
@@ -469,9 +506,8 @@ export class Engine implements BulkheadEngine {
     }
   }
 
-  private makeRoom(now: number): void {
+  private makeRoom(): void {
     this.changes++
-    if (now - this.sweptAt >= this.idleTimeToLive) this.sweep(now)
     // What a look through all compartments costs is shared by a tenth as many changes. Where all of them are busy there
     // is nothing to find, and looking again for each new key would cost the square of their number.
     if (this.byKey.size < this.maxKeys || this.changes < this.byKey.size / 10) return

@@ -3,6 +3,7 @@ import type * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as References from "effect/References"
 import * as Fault from "../../Fault.ts"
 import { millisIn, rounding } from "../../internal/monotonic.ts"
 import * as Telemetry from "../../Telemetry.ts"
@@ -162,12 +163,15 @@ export class Circuits implements CircuitEngine {
 
   constructor(settings: ServiceSettings, publish: (changes: ReadonlyArray<Change>) => Effect.Effect<unknown>) {
     this.settings = settings
-    this.announce = Effect.uninterruptible(Effect.suspend(() => {
-      const { unpublished, warnings } = this
-      this.unpublished = []
-      this.warnings = []
-      return Effect.andThen(publish(unpublished), Effect.all(warnings, { discard: true }))
-    }))
+    this.announce = Effect.uninterruptible(
+      Effect.suspend(() => {
+        const { unpublished, warnings } = this
+        this.unpublished = []
+        this.warnings = []
+        return Effect.andThen(publish(unpublished), Effect.all(warnings, { discard: true }))
+        // A fiber that yielded between taking and publishing would let another one publish first what came later.
+      }).pipe(Effect.provideService(References.PreventSchedulerYield, true))
+    )
   }
 
   get pending(): boolean {
@@ -186,8 +190,8 @@ export class Circuits implements CircuitEngine {
   ): CircuitOpen | undefined {
     const circuit = this.byKey.get(key)
     if (circuit === undefined) return undefined
-    const asked = options ?? circuit.asked
-    const settings = asked === circuit.asked ? circuit.settings : this.settings.of(key, asked)
+    const isFirst = options !== undefined && circuit.asked === undefined
+    const settings = isFirst ? this.settings.of(key, options) : circuit.settings
     const refused = circuit.refusal(settings, now)
     return refused === undefined ? undefined : this.reject(key, refused, context)
   }
@@ -254,13 +258,11 @@ export class Circuits implements CircuitEngine {
 
   configure(settings: ServiceSettings, now: number, context: Context.Context<never>): void {
     this.changes++
-    // Found for all of them before the first is changed: callers' options that do not go with these throw.
-    const next = Array.from(
-      this.byKey.values(),
-      (circuit) => [circuit, settings.of(circuit.key, circuit.asked)] as const
-    )
     this.settings = settings
-    for (const [circuit, own] of next) circuit.configure(own, now)
+    for (const circuit of this.byKey.values()) {
+      circuit.configure(settings.of(circuit.key, circuit.asked), now)
+      circuit.seen = circuit.asked
+    }
     this.tell(context)
   }
 
@@ -272,11 +274,23 @@ export class Circuits implements CircuitEngine {
       this.byKey.set(key, circuit)
       return circuit
     }
-    if (options !== undefined && options !== known.asked) {
-      known.configure(this.settings.of(key, options), now)
-      known.asked = options
-    }
+    if (options !== undefined && options !== known.seen) this.meet(known, options, now)
     return known
+  }
+
+  /** The first caller with options decides. Another one, who would decide otherwise, is told once for each key. */
+  private meet(circuit: Circuit, options: CircuitOptions, now: number): void {
+    const { asked, key } = circuit
+    circuit.seen = options
+    if (asked === undefined) {
+      circuit.asked = options
+      circuit.configure(this.settings.of(key, options), now)
+    } else if (!circuit.isWarned) {
+      const objection = this.settings.objection(key, asked, options)
+      if (objection === undefined) return
+      circuit.isWarned = true
+      this.warnings.push(Effect.logWarning(objection))
+    }
   }
 
   private makeCircuit(key: string, options: CircuitOptions | undefined, now: number): Circuit {
@@ -309,8 +323,9 @@ export class Circuits implements CircuitEngine {
   private tell(context: Context.Context<never>): void {
     const { fresh } = this
     this.fresh = []
+    // All of them before the first is told: a listener may make further transitions, which come after these.
+    this.unpublished.push(...fresh)
     for (const change of fresh) {
-      this.unpublished.push(change)
       this.hear(Telemetry.emitIn(context, () => ({ _tag: "CircuitChanged", ...change })))
     }
   }

@@ -17,6 +17,7 @@ import { millisIn } from "../../internal/monotonic.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import { circuitOpen, Circuits, guard, judge, waitMillis } from "./circuitEngine.ts"
 import type { CircuitOpen } from "./circuitOpen.ts"
+import { Callers } from "./circuitRedisCallers.ts"
 import { Outage } from "./circuitRedisOutage.ts"
 import * as scripts from "./circuitRedisScripts.ts"
 import {
@@ -81,7 +82,8 @@ const openFor = (outcome: Outcome, { admission, context, key, settings }: Call):
  */
 export const make = Effect.fnUntraced(function*(module: string, options: SharedOptions = {}) {
   const { holdLease, idleTimeToLive, isLocal, prefix, probeLease, storeTimeout } = storeSettings(module, options)
-  let settings = new SharedServiceSettings(module, options)
+  let settings = new SharedServiceSettings(module, options, idleTimeToLive)
+  const callers = new Callers()
   const scope = yield* Effect.scope
   const redis = yield* Redis.Redis
   const statePrefix = `${prefix}state:`
@@ -291,7 +293,9 @@ export const make = Effect.fnUntraced(function*(module: string, options: SharedO
         const entered = Exit.isSuccess(admission)
           ? admitted({ ...own, key, admission: admission.value, lease, context, ended: false })
           : refused(admission.cause, own)
-        if (entered._tag === "Admitted") yield* announceStored(entered.call.admission.transition, context)
+        const isHeld = Exit.isSuccess(holders) && holders.value > 0
+        // What happens below a hold is no transition: the circuit is isolated before and after.
+        if (entered._tag === "Admitted" && !isHeld) yield* announceStored(entered.call.admission.transition, context)
         if (isOpen && entered._tag === "Admitted") return entered
         yield* leave(entered)
         yield* Scope.close(lease, Exit.void)
@@ -370,18 +374,25 @@ export const make = Effect.fnUntraced(function*(module: string, options: SharedO
     )
   }
 
+  const objectTo = (key: string, own: CircuitOptions | undefined): Effect.Effect<void> => {
+    const objection = callers.meet(key, own, settings.local)
+    return objection === undefined ? Effect.void : Effect.logWarning(objection)
+  }
+
   const protect = (key: string, own?: CircuitOptions) => {
     checkOptions(module, own)
     return <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E | CircuitOpen, R> =>
       Effect.uninterruptibleMask((restore) =>
         Effect.contextWith((context: Context.Context<R>): Effect.Effect<A, E | CircuitOpen, R> => {
           if (held.has(key)) return refuse(key, isolated, context)
-          const unshared = Effect.suspend(() => restore(isLocal ? guard(local, self, key, own) : self))
-          if (!outage.asks(millisIn(context))) return unshared
+          const objected = objectTo(key, own)
+          const first = callers.of(key, own)
+          const unshared = Effect.suspend(() => restore(isLocal ? guard(local, self, key, first) : self))
+          if (!outage.asks(millisIn(context))) return Effect.andThen(objected, unshared)
           return Effect.andThen(
-            warnOf(key, own),
+            Effect.andThen(warnOf(key, own), objected),
             Effect.flatMap(
-              enter(key, settings.of(key, own), context, restore),
+              enter(key, settings.of(key, first), context, restore),
               (entered): Effect.Effect<A, E | CircuitOpen, R> => {
                 if (entered === undefined) return unshared
                 return entered._tag === "Refused"
@@ -420,9 +431,10 @@ export const make = Effect.fnUntraced(function*(module: string, options: SharedO
     checkOptions(module, own)
     return Effect.contextWith((context: Context.Context<never>): Effect.Effect<void, CircuitOpen> => {
       if (held.has(key)) return refuse(key, isolated, context)
+      const first = callers.of(key, own)
       return Effect.flatMap(unlessAway(ask(read(key))), (state): Effect.Effect<void, CircuitOpen> => {
-        if (Option.isNone(state)) return checkLocal(key, own, context)
-        const refusal = refusalIn(state.value, settings.of(key, own))
+        if (Option.isNone(state)) return checkLocal(key, first, context)
+        const refusal = refusalIn(state.value, settings.of(key, first))
         return refusal === undefined ? Effect.void : refuse(key, refusal, context)
       })
     })
@@ -505,7 +517,7 @@ export const make = Effect.fnUntraced(function*(module: string, options: SharedO
     configure: (next: Options) =>
       byHand((context) =>
         Effect.suspend(() => {
-          const changed = new SharedServiceSettings(module, next)
+          const changed = new SharedServiceSettings(module, next, idleTimeToLive)
           local.configure(changed.local, millisIn(context), context)
           settings = changed
           return local.pending ? local.announce : Effect.void

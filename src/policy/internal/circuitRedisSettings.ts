@@ -103,11 +103,13 @@ export class SharedServiceSettings {
   private readonly baseTrip: SharedTrip
   private readonly warned = new WeakSet<CircuitOptions>()
 
-  constructor(module: string, options: Options) {
+  constructor(module: string, options: Options, idleTimeToLive: number) {
     refuse(module, options)
     for (const [key, own] of Object.entries(options.keys ?? {})) refuse(module, own, `keys[${JSON.stringify(key)}].`)
     this.local = new ServiceSettings(module, { ...options, successThreshold: 1 })
     this.baseTrip = tripOf(options.trip ?? defaultRule) ?? defaultRule.shared
+    // Redis forgets a circuit together with its running calls, and what they find out is dropped.
+    config.duration(module, "idleTimeToLive", idleTimeToLive, { minimum: this.local.longestProbeTimeout })
   }
 
   of(key: string, caller: CircuitOptions | undefined): SharedSettings {

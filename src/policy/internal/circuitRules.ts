@@ -37,6 +37,33 @@ export interface SharedTripRule extends TripRule {
   readonly shared: SharedTrip
 }
 
+/** What a rule of this module is: its kind and its numbers, and of a combined one its rules. */
+interface Description {
+  readonly text: string
+  readonly rules: ReadonlyArray<TripRule>
+}
+
+// Beside the rules and not in them: a copy that somebody has changed says nothing.
+const descriptions = new WeakMap<TripRule, Description>()
+
+const described = <Rule extends TripRule>(rule: Rule, text: string, rules: ReadonlyArray<TripRule> = []): Rule => {
+  descriptions.set(rule, { text, rules })
+  return rule
+}
+
+/**
+ * Whether two rules decide the same. Rules of somebody else do only where they are one object.
+ *
+ * @internal
+ */
+export const isSameRule = (one: TripRule | undefined, other: TripRule | undefined): boolean => {
+  if (one === other) return true
+  const own = one && descriptions.get(one)
+  const theirs = other && descriptions.get(other)
+  return own !== undefined && theirs !== undefined && own.text === theirs.text &&
+    own.rules.length === theirs.rules.length && own.rules.every((rule, at) => isSameRule(rule, theirs.rules[at]))
+}
+
 /** @internal */
 export const partsOf = (window: TripWindow): ReadonlyArray<TripWindow> => window.parts?.flatMap(partsOf) ?? [window]
 
@@ -59,11 +86,11 @@ class Streak implements TripWindow {
 /** @internal */
 export const consecutive = (failures: number): SharedTripRule => {
   const limit = config.integer(module, "consecutive", failures, 1)
-  return {
+  return described({
     shared: { _tag: "Consecutive", failures: limit },
     window: (previous) => new Streak(limit, previous.find((part) => part instanceof Streak)?.length ?? 0),
     healthy: succeeded
-  }
+  }, `consecutive ${limit}`)
 }
 
 /** How many of the calls remembered were hits, kept at a cost that does not depend on how many they are. */
@@ -107,6 +134,8 @@ class LastCalls implements Counts {
 
 const bucketCount = 20
 
+const emptyBuckets = (): Array<number> => Array.from({ length: bucketCount }, () => 0)
+
 const slotOf = (bucket: number): number => ((bucket % bucketCount) + bucketCount) % bucketCount
 
 class RecentCalls implements Counts {
@@ -114,8 +143,9 @@ class RecentCalls implements Counts {
   total = 0
   private newest = Number.NEGATIVE_INFINITY
   private readonly width: number
-  private readonly bucketTotals = new Uint32Array(bucketCount)
-  private bucketHits: Uint32Array | undefined = undefined
+  // Plain arrays: so short a typed one is mostly overhead.
+  private readonly bucketTotals = emptyBuckets()
+  private bucketHits: Array<number> | undefined = undefined
   constructor(span: number) {
     this.width = span / bucketCount
   }
@@ -138,7 +168,7 @@ class RecentCalls implements Counts {
     if (expired > 0) this.newest = bucket
     const slot = slotOf(this.newest)
     if (hits > 0) {
-      this.bucketHits ??= new Uint32Array(bucketCount)
+      this.bucketHits ??= emptyBuckets()
       this.bucketHits[slot] = (this.bucketHits[slot] ?? 0) + hits
     }
     this.bucketTotals[slot] = (this.bucketTotals[slot] ?? 0) + total
@@ -192,6 +222,8 @@ export interface SizeOptions {
 
 const defaultMinimumCalls = 10
 
+const limitText = ({ minimumCalls, threshold }: ShareLimit): string => `${threshold} of ${minimumCalls}`
+
 const shareLimit = (rule: string, options: ShareOptions, size: number): ShareLimit => {
   const threshold = config.numberBetween(module, `${rule}.threshold`, options.threshold ?? 0.5, 0, 1)
   const minimumCalls = config.integer(
@@ -226,18 +258,21 @@ const windowMillis = (rule: string, window: Duration.Input): number =>
 export const rate = (options: ShareOptions & SizeOptions = {}): SharedTripRule => {
   const size = windowSize("rate", options)
   const limit = shareLimit("rate", options, size)
-  return {
+  return described({
     shared: { _tag: "Rate", ...limit, size },
     window: share("failures", () => new LastCalls(size), failed, limit),
     healthy: succeeded
-  }
+  }, `rate ${limitText(limit)} in ${size} calls`)
 }
 
 /** @internal */
 export const rateOver = (options: ShareOptions & { readonly window: Duration.Input }): TripRule => {
   const millis = windowMillis("rateOver", options.window)
   const limit = shareLimit("rateOver", options, Number.MAX_SAFE_INTEGER)
-  return { window: share("failures", () => new RecentCalls(millis), failed, limit), healthy: succeeded }
+  return described(
+    { window: share("failures", () => new RecentCalls(millis), failed, limit), healthy: succeeded },
+    `rate ${limitText(limit)} in ${millis} ms`
+  )
 }
 
 /** @internal */
@@ -253,11 +288,17 @@ export const slowRate = (
   if (options.window === undefined) {
     const size = windowSize("slowRate", options)
     const limit = shareLimit("slowRate", options, size)
-    return { window: share("slowness", () => new LastCalls(size), isSlow, limit), healthy }
+    return described(
+      { window: share("slowness", () => new LastCalls(size), isSlow, limit), healthy },
+      `slower than ${bound} ms, ${limitText(limit)} in ${size} calls`
+    )
   }
   const millis = windowMillis("slowRate", options.window)
   const limit = shareLimit("slowRate", options, Number.MAX_SAFE_INTEGER)
-  return { window: share("slowness", () => new RecentCalls(millis), isSlow, limit), healthy }
+  return described(
+    { window: share("slowness", () => new RecentCalls(millis), isSlow, limit), healthy },
+    `slower than ${bound} ms, ${limitText(limit)} in ${millis} ms`
+  )
 }
 
 class AnyOf implements TripWindow {
@@ -274,8 +315,21 @@ class AnyOf implements TripWindow {
 }
 
 /** @internal */
-export const any = (rules: ReadonlyArray<TripRule>): TripRule => ({
-  // The window at the same place comes first, so that two rules of one kind go on from their own.
-  window: (previous) => new AnyOf(rules.map((rule, at) => rule.window([...previous.slice(at), ...previous]))),
-  healthy: (sample) => rules.every((rule) => rule.healthy(sample))
-})
+export const any = (rules: ReadonlyArray<TripRule>): TripRule =>
+  described(
+    {
+      window: (previous) => {
+        // The window at the same place comes first, so that two rules of one kind go on from their own. Places are those
+        // of the single windows, whatever rules are combined of which.
+        let place = 0
+        return new AnyOf(rules.map((rule) => {
+          const window = rule.window([...previous.slice(place), ...previous])
+          place += partsOf(window).length
+          return window
+        }))
+      },
+      healthy: (sample) => rules.every((rule) => rule.healthy(sample))
+    },
+    "any",
+    rules
+  )

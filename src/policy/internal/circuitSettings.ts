@@ -2,7 +2,7 @@ import * as Duration from "effect/Duration"
 import * as Schedule from "effect/Schedule"
 import * as Fault from "../../Fault.ts"
 import * as config from "../../internal/config.ts"
-import { consecutive, type TripRule } from "./circuitRules.ts"
+import { consecutive, isSameRule, type TripRule } from "./circuitRules.ts"
 import { defaultOpenFor, type Opening, type Settings } from "./circuitState.ts"
 
 /** @internal */
@@ -29,49 +29,75 @@ const atLeastAMilli = { minimum: "1 millis" } as const
 
 const defaultRule = consecutive(5)
 
-/**
- * What options mean, with the defaults for those that are absent. Throws `InvalidConfig`.
- *
- * @internal
- */
-export const circuitSettings = (module: string, options: CircuitOptions, path = ""): Settings => {
+const shortestOf = (openFor: Settings["openFor"]): number => typeof openFor === "number" ? openFor : 1
+
+/** What options mean, each by itself, with the defaults for those that are absent. Throws `InvalidConfig`. */
+const read = (module: string, options: CircuitOptions, path = ""): Settings => {
+  const millis = (option: string, value: Duration.Input): number =>
+    Duration.toMillis(config.duration(module, `${path}${option}`, value, atLeastAMilli))
+  const count = (option: string, value: number): number => config.integer(module, `${path}${option}`, value, 1)
   const { openFor = defaultOpenFor } = options
-  const openTime = Schedule.isSchedule(openFor)
-    ? openFor
-    : Duration.toMillis(config.duration(module, `${path}openFor`, openFor, atLeastAMilli))
-  const shortest = typeof openTime === "number" ? openTime : 1
-  const maxOpenFor = config.duration(
-    module,
-    `${path}maxOpenFor`,
-    options.maxOpenFor ?? Math.max(3_600_000, shortest),
-    { minimum: shortest }
-  )
-  const successThreshold = config.integer(module, `${path}successThreshold`, options.successThreshold ?? 2, 1)
+  const openTime = Schedule.isSchedule(openFor) ? openFor : millis("openFor", openFor)
+  const successThreshold = count("successThreshold", options.successThreshold ?? 2)
   return {
     rule: options.trip ?? defaultRule,
     openFor: openTime,
-    maxOpenFor: Duration.toMillis(maxOpenFor),
-    halfOpenPermits: config.integer(module, `${path}halfOpenPermits`, options.halfOpenPermits ?? 1, 1),
+    maxOpenFor: millis("maxOpenFor", options.maxOpenFor ?? Math.max(3_600_000, shortestOf(openTime))),
+    halfOpenPermits: count("halfOpenPermits", options.halfOpenPermits ?? 1),
     successThreshold,
-    successOutOf: config.integer(
-      module,
-      `${path}successOutOf`,
-      options.successOutOf ?? successThreshold,
-      successThreshold
-    ),
-    probeTimeout: Duration.toMillis(
-      config.duration(module, `${path}probeTimeout`, options.probeTimeout ?? "5 minutes", atLeastAMilli)
-    ),
+    successOutOf: count("successOutOf", options.successOutOf ?? successThreshold),
+    probeTimeout: millis("probeTimeout", options.probeTimeout ?? "5 minutes"),
     metricsOnly: options.metricsOnly ?? false,
     countsAsFailure: options.countsAsFailure ?? Fault.countsAsFailure
   }
+}
+
+/** What options mean that somebody gave together. Throws `InvalidConfig`, also where two of them exclude each other. */
+const circuitSettings = (module: string, options: CircuitOptions, path = ""): Settings => {
+  const settings = read(module, options, path)
+  const { maxOpenFor, openFor, successOutOf, successThreshold } = settings
+  config.duration(module, `${path}maxOpenFor`, options.maxOpenFor ?? maxOpenFor, { minimum: shortestOf(openFor) })
+  config.integer(module, `${path}successOutOf`, successOutOf, successThreshold)
+  return settings
+}
+
+/** Where what a caller says and what the layer says exclude each other, the layer's gives way. */
+const reconciled = (settings: Settings, caller: CircuitOptions): Settings => {
+  const { maxOpenFor, openFor, successOutOf, successThreshold } = settings
+  return {
+    ...settings,
+    // A shorter `maxOpenFor` of the caller cuts the layer's `openFor` when the circuit opens.
+    maxOpenFor: caller.maxOpenFor === undefined ? Math.max(maxOpenFor, shortestOf(openFor)) : maxOpenFor,
+    successThreshold: caller.successThreshold === undefined
+      ? Math.min(successThreshold, successOutOf)
+      : successThreshold,
+    successOutOf: caller.successOutOf === undefined ? Math.max(successOutOf, successThreshold) : successOutOf
+  }
+}
+
+const plain = [
+  "openFor",
+  "maxOpenFor",
+  "halfOpenPermits",
+  "successThreshold",
+  "successOutOf",
+  "probeTimeout",
+  "metricsOnly",
+  "countsAsFailure"
+] as const
+
+/** The options in which settings differ. Schedules, functions and foreign rules are the same only where they are one. */
+const differences = (one: Settings, other: Settings): ReadonlyArray<string> => {
+  if (one === other) return []
+  const differing = plain.filter((option) => one[option] !== other[option])
+  return isSameRule(one.rule, other.rule) ? differing : ["trip", ...differing]
 }
 
 const checked = new WeakSet<CircuitOptions>()
 
 /**
  * Throws `InvalidConfig` for options of a caller that are out of range, whatever the layer gives for those that are
- * absent. What they mean together with the layer's is found out where they meet.
+ * absent.
  *
  * @internal
  */
@@ -94,6 +120,7 @@ export class ServiceSettings {
   readonly maxKeys: number
   readonly idleTimeToLive: number
   readonly sweepEvery: number
+  readonly longestProbeTimeout: number
   private readonly module: string
   private readonly options: Options
   private readonly base: Settings
@@ -114,6 +141,10 @@ export class ServiceSettings {
     this.idleTimeToLive = Duration.toMillis(
       config.duration(module, "idleTimeToLive", options.idleTimeToLive ?? "1 hour", atLeastAMilli)
     )
+    this.longestProbeTimeout = Array.from(this.byKey.values()).reduce(
+      (longest, { probeTimeout }) => Math.max(longest, probeTimeout),
+      this.base.probeTimeout
+    )
     // Looking through all circuits takes a millisecond where there are many of them.
     this.sweepEvery = Math.max(this.idleTimeToLive, 1_000)
   }
@@ -124,9 +155,18 @@ export class ServiceSettings {
     if (caller === undefined) return this.base
     let settings = this.byCaller.get(caller)
     if (settings === undefined) {
-      settings = circuitSettings(this.module, { ...this.options, ...given(caller) })
+      settings = reconciled(read(this.module, { ...this.options, ...given(caller) }), caller)
       this.byCaller.set(caller, settings)
     }
     return settings
+  }
+
+  /** What to tell a caller whose options mean something else than those of the first one, which hold. */
+  objection(key: string, first: CircuitOptions, caller: CircuitOptions): string | undefined {
+    const differing = differences(this.of(key, first), this.of(key, caller))
+    return differing.length === 0
+      ? undefined
+      : `Circuit "${key}" keeps the options of its first caller; those of another one differ in ` +
+        `${differing.join(", ")} and do nothing: configure the key in the layer ("keys"), or use another key`
   }
 }

@@ -5,7 +5,8 @@ import * as Exit from "effect/Exit"
 import * as Schedule from "effect/Schedule"
 import * as Fault from "../../Fault.ts"
 import { rounding } from "../../internal/monotonic.ts"
-import { partsOf, type Sample, type TripRule, type TripWindow } from "./circuitRules.ts"
+import { isSameRule, partsOf, type Sample, type TripRule, type TripWindow } from "./circuitRules.ts"
+import type { CircuitOptions } from "./circuitSettings.ts"
 
 /** What a `Schedule` of open times is given for each opening. */
 export interface Opening {
@@ -127,8 +128,11 @@ export type Snapshot =
 export class Circuit {
   readonly key: string
   settings: Settings
-  /** The options that a caller gave last, by identity. */
-  asked: object | undefined
+  /** The options of the first caller who gave any: they hold. */
+  asked: CircuitOptions | undefined
+  /** Options that were looked at last, by identity: callers mostly bring the same again. */
+  seen: CircuitOptions | undefined
+  isWarned = false
   private readonly changed: (change: Change) => void
   private phase: Phase
   private holders: Set<object> | undefined = undefined
@@ -141,13 +145,14 @@ export class Circuit {
   constructor(
     key: string,
     settings: Settings,
-    asked: object | undefined,
+    asked: CircuitOptions | undefined,
     now: number,
     changed: (change: Change) => void
   ) {
     this.key = key
     this.settings = settings
     this.asked = asked
+    this.seen = asked
     this.changed = changed
     this.phase = closed(settings.rule.window([]), now)
     this.lastUsed = now
@@ -230,7 +235,7 @@ export class Circuit {
       this.settings = settings
       if (this.phase._tag !== "Closed") {
         if (settings.metricsOnly) this.phase = closed(settings.rule.window([]), now)
-      } else if (settings.rule !== before.rule) {
+      } else if (!isSameRule(settings.rule, before.rule)) {
         this.phase.window = settings.rule.window(partsOf(this.phase.window))
       }
     })
