@@ -83,12 +83,21 @@ export {
    * - `value`: what the step that answered gave.
    * - `source`: the label of that step; all that can be are in the type.
    * - `degraded`: whether any step before it failed or was skipped, so that `false` means the first choice.
-   * - `errors`: one summary for each step before, in order.
+   * - `errors`: one summary for each step before, in order. A failure brings the steps it went through along, also
+   *   across a retry between them; {@link primary} and {@link chain} begin anew, and whatever is inside of one of their
+   *   steps is that one step.
    *
    * @category models
    * @since 0.1.0
    */
   Answer,
+  /**
+   * The answer of {@link orElse}: what `A` was, or a `B` under its label.
+   *
+   * @category type level
+   * @since 0.1.0
+   */
+  type Answered,
   /**
    * Whether a value is an {@link Answer}.
    *
@@ -180,12 +189,19 @@ type SingleTag<Tag extends string> = Types.IsUnion<Tag> extends true ? never
   : {} extends Record<Tag, unknown> ? never
   : Tag
 
+// The errors of an effect, and not those that a declared result leaves of them. NotTaken cannot look through NoInfer.
+type NotInferred<E> = [E][E extends unknown ? 0 : never]
+
 type MaybePermanent<E> = E extends { readonly [Fault.verdictOf]: { readonly _tag: infer Tag } }
   ? "Permanent" extends Tag ? E : never
   : E
 
 /**
  * Labels the first step, which is else called `"primary"`.
+ *
+ * **Details**
+ *
+ * The effect is one step, whatever there is inside of it; an {@link Answer} that it gives stays as it is.
  *
  * **Example** (Naming the first choice)
  *
@@ -241,6 +257,12 @@ export const primary: {
  * `FallbackUsed`.
  * Throws `Fault.InvalidConfig` for an empty label.
  *
+ * **Gotchas**
+ *
+ * An error that says nothing of itself, such as a class of your own without `Fault.verdictOf`, is `Permanent`: by default no
+ * fallback takes it and nothing retries it, although a circuit counts it as a failure. Give the class a verdict
+ * (`readonly [Fault.verdictOf] = Fault.transient`), or put `Fault.withClassifier` around.
+ *
  * **Example** (Falling back to a template)
  *
  * ```ts import.meta.vitest
@@ -290,7 +312,7 @@ export const orElse: {
     options: { readonly takes: T }
   ): <A, R>(
     self: Effect.Effect<A, E, R>
-  ) => Effect.Effect<Answered<A, B, Label>, NotTaken<E, T> | E2, R | R2>
+  ) => Effect.Effect<Answered<A, B, Label>, NotTaken<NotInferred<E>, T> | E2, R | R2>
 } = dual(
   (args) => Effect.isEffect(args[0]),
   <A, E, R, B, E2, R2, Label extends string>(
@@ -348,9 +370,26 @@ export function step(
 type ChainError<Steps extends ReadonlyArray<Step>, E = never> = Steps extends
   readonly [Step<string, unknown, infer E2, unknown, infer T>, ...infer Rest extends ReadonlyArray<Step>]
   ? ChainError<Rest, NotTaken<E, T> | E2>
-  : E
+  // of a list of unknown length nobody knows what is taken
+  : Steps extends readonly [] ? E
+  : E | Effect.Error<Steps[number]["effect"]>
 
 type Steps = readonly [Step, ...Array<Step>]
+
+/** The steps, with those tags that the steps before can fail with; the first one's say nothing. */
+type Checked<S extends ReadonlyArray<Step>, E = unknown> = S extends readonly [
+  Step<infer Label, infer A, infer E2, infer R, infer T>,
+  ...infer Rest extends ReadonlyArray<Step>
+] ? readonly [
+    Step<Label, A, E2, R, T> & WithTakes<E, T>,
+    ...Checked<Rest, unknown extends E ? E2 : NotTaken<E, T> | E2>
+  ]
+  : S
+
+type WithTakes<E, T> = T extends ReadonlyArray<string> ? unknown extends E ? unknown
+  : [Exclude<SureTags<T>, Types.Tags<E>>] extends [never] ? unknown
+  : { readonly takes: ReadonlyArray<Types.Tags<E>> }
+  : unknown
 
 type ChainAnswer<S extends Steps> = S extends readonly [
   Step<infer Label, infer A, unknown, unknown, Takes>,
@@ -367,7 +406,13 @@ type ChainAnswer<S extends Steps> = S extends readonly [
  * **Details**
  *
  * Means what the first step with {@link primary} and the others with {@link orElse} mean; what the first step takes
- * says nothing, since nothing comes before it. Fails with every error that no later step takes.
+ * says nothing, since nothing comes before it. Fails with every error that no later step takes. Throws
+ * `Fault.InvalidConfig` for a label that two steps have.
+ *
+ * **Gotchas**
+ *
+ * A list in `takes` names errors by their `_tag`, and not verdicts: what is overloaded is taken by
+ * `takes: (_, verdict) => verdict._tag === "Overloaded"`.
  *
  * **Example** (Listing the choices)
  *
@@ -390,9 +435,21 @@ type ChainAnswer<S extends Steps> = S extends readonly [
  * @since 0.1.0
  */
 export const chain = <const S extends Steps>(
-  ...steps: S
+  ...steps: S & Checked<S>
 ): Effect.Effect<ChainAnswer<S>, ChainError<S>, Effect.Services<S[number]["effect"]>> => {
-  const [first, ...rest] = steps
+  const [first, ...rest]: Steps = steps
+  const labels = new Set<string>()
+  for (const { label } of steps) {
+    if (labels.has(label)) {
+      throw new Fault.InvalidConfig({
+        module: "Fallback.chain",
+        option: "label",
+        value: JSON.stringify(label),
+        expected: "another one for each step, or the answer could not say which it was"
+      })
+    }
+    labels.add(label)
+  }
   let answer: Effect.Effect<Answer<unknown>, unknown, unknown> = primary(first.effect, first.label)
   for (const next of rest) answer = run(answer, next.label, () => next.effect, next.takes, identity)
   // the three types fold over the tuple as the loop does over the array, which the compiler cannot see

@@ -149,6 +149,8 @@ describe("Fallback", () => {
             Effect.map((answer) => answer.errors[0])
           )
         assert.strictEqual((yield* error(new Error("x".repeat(5_000))))?.message.length, 1_001)
+        const cut = yield* error(new Error(`${"x".repeat(999)}😀 and so on`))
+        assert.strictEqual(cut?.message, `${"x".repeat(999)}…`)
         const tags = yield* Effect.forEach([new TypeError("no"), "text", { code: 1 }, undefined], error)
         assert.deepStrictEqual(tags.map((step) => [step?.tag, step?.message]), [
           ["TypeError", "no"],
@@ -424,6 +426,36 @@ describe("Fallback", () => {
           ]
         })
       }))
+
+    it.effect("has one entry for each step, whatever is inside of it", () =>
+      Effect.gen(function*() {
+        const inner = Effect.fail(new Busy()).pipe(
+          Fallback.primary("inner"),
+          Fallback.orElse("inner too", () => Effect.fail(new Busy()))
+        )
+        const within = Effect.as(inner, "unpacked")
+        const chained = yield* Fallback.chain(Fallback.step("a", within), Fallback.step("b", Effect.succeed("b")))
+        assert.deepStrictEqual(chained.errors, [busyAt("a")])
+        const labelled = yield* within.pipe(Fallback.primary("a"), Fallback.orElse("b", () => Effect.succeed("b")))
+        assert.deepStrictEqual(labelled.errors, [busyAt("a")])
+        const later = yield* Effect.fail(new Busy()).pipe(
+          Fallback.orElse("a", () => within),
+          Fallback.orElse("b", () => Effect.succeed("b"))
+        )
+        assert.deepStrictEqual(later.errors, [busyAt("primary"), busyAt("a")])
+        const parts = yield* Fallback.partial({ x: inner, y: Effect.fail(new Busy()) }).pipe(
+          Fallback.orElse("b", () => Effect.succeed("b"))
+        )
+        assert.deepStrictEqual(parts.errors, [busyAt("primary")])
+      }))
+
+    it("refuses two steps of one label", () => {
+      const again = Fallback.step("a", Effect.succeed(1))
+      assert.throws(
+        () => Fallback.chain(again, Fallback.step("b", Effect.void), again),
+        /option "label" is "a", expected/
+      )
+    })
 
     it.effect("of one step is that step, labelled", () =>
       Effect.gen(function*() {

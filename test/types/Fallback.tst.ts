@@ -137,6 +137,19 @@ describe("Fallback.orElse", () => {
     >()
   })
 
+  it("fits where the result is declared, in both styles", () => {
+    type Left = Effect.Effect<Fallback.Answer<Outline | number, "primary" | "t">, Busy | Either, Scope.Scope>
+    const takes = ["Broken", "Unmarked"] as const
+    const listed = (): Left =>
+      ask.pipe(Fallback.orElse("t", () => Effect.succeed(1), { takes: ["Broken", "Unmarked"] }))
+    const first = (): Left => Fallback.orElse(ask, "t", () => Effect.succeed(1), { takes })
+    const refined = (): Left =>
+      ask.pipe(Fallback.orElse("t", () => Effect.succeed(1), {
+        takes: (error): error is Broken | Unmarked => error._tag === "Broken" || error._tag === "Unmarked"
+      }))
+    expect([listed, first, refined]).type.toBe<Array<() => Left>>()
+  })
+
   it("keeps an unknown error", () => {
     const call: Effect.Effect<number, unknown> = Effect.succeed(1)
     expect(call.pipe(Fallback.orElse("t", () => Effect.succeed(1)))).type.toBe<
@@ -179,8 +192,6 @@ describe("Fallback.chain", () => {
         Scope.Scope
       >
     >()
-    const chained = <const T extends Fallback.Takes>(takes: T) =>
-      Fallback.chain(Fallback.step("a", ask), Fallback.step("b", Effect.succeed(1), { takes }))
     type Kept = Effect.Effect<
       Fallback.Answer<Outline | number, "a" | "b">,
       Busy | Broken | Either | Unmarked,
@@ -195,11 +206,57 @@ describe("Fallback.chain", () => {
       .toBe<Kept>()
     expect(Fallback.chain(Fallback.step("a", ask), Fallback.step("b", Effect.succeed(1), { takes: [template] }))).type
       .toBe<Kept>()
-    expect(chained(["Busy", "Either"])).type.toBe<
-      Effect.Effect<Fallback.Answer<Outline | number, "a" | "b">, Broken | Unmarked, Scope.Scope>
-    >()
+    expect(
+      Fallback.chain(Fallback.step("a", ask), Fallback.step("b", Effect.succeed(1), { takes: ["Busy", "Either"] }))
+    ).type.toBe<Effect.Effect<Fallback.Answer<Outline | number, "a" | "b">, Broken | Unmarked, Scope.Scope>>()
     expect(Fallback.chain(Fallback.step("a", ask), Fallback.step("b", ask, { takes: "all" }))).type.toBe<
       Effect.Effect<Fallback.Answer<Outline, "a" | "b">, Busy | Broken | Either | Unmarked, Scope.Scope>
+    >()
+  })
+})
+
+describe("Fallback.chain of what is not known before", () => {
+  it("keeps all errors of steps from a list of unknown length", () => {
+    class Late {
+      readonly _tag = "Late"
+    }
+    const rest: Array<Fallback.Step<"c", number, Late, never, "all">> = []
+    expect(Fallback.chain(Fallback.step("a", ask), Fallback.step("b", Effect.fail(new Busy())), ...rest)).type.toBe<
+      Effect.Effect<
+        Fallback.Answer<Outline | number, "a" | "b" | "c">,
+        Broken | Either | Unmarked | Busy | Late,
+        Scope.Scope
+      >
+    >()
+  })
+
+  it("takes tags of errors before it, and no verdict and no misspelt one", () => {
+    const template = Effect.succeed("")
+    const first = Fallback.step("a", ask)
+    expect(Fallback.chain).type.toBeCallableWith(first, Fallback.step("b", template, { takes: ["Broken", "Busy"] }))
+    expect(Fallback.chain).type.not.toBeCallableWith(first, Fallback.step("b", template, { takes: ["Overloaded"] }))
+    expect(Fallback.chain).type.not.toBeCallableWith(first, Fallback.step("b", template, { takes: ["Busy", "Brokn"] }))
+    expect(Fallback.chain).type.not.toBeCallableWith(
+      first,
+      Fallback.step("b", template),
+      Fallback.step("c", template, { takes: ["Busy"] })
+    )
+    const anything: Effect.Effect<number, unknown> = Effect.succeed(1)
+    expect(Fallback.chain).type.toBeCallableWith(
+      Fallback.step("a", anything),
+      Fallback.step("b", template, { takes: ["Busy"] })
+    )
+  })
+
+  it("works in a function that knows nothing of its effect", () => {
+    const guarded = <A, E, R>(self: Effect.Effect<A, E, R>) =>
+      Fallback.chain(
+        Fallback.step("a", self),
+        Fallback.step("b", Effect.succeed(1)),
+        Fallback.step("c", Effect.succeed(2), { takes: "all" })
+      )
+    expect(guarded(ask)).type.toBe<
+      Effect.Effect<Fallback.Answer<Outline | number, "a" | "b" | "c">, never, Scope.Scope>
     >()
   })
 })

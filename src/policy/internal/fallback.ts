@@ -47,7 +47,12 @@ export const taken = (takes: Takes, error: unknown, verdict: Fault.Verdict): boo
 // An answer is kept, journalled and logged: a provider's error page must not come along as a whole.
 const maxMessageLength = 1_000
 
-const shorten = (text: string): string => text.length <= maxMessageLength ? text : `${text.slice(0, maxMessageLength)}…`
+const shorten = (text: string): string => {
+  if (text.length <= maxMessageLength) return text
+  // not between the halves of a character
+  const cut = text.slice(0, maxMessageLength)
+  return `${cut.isWellFormed() ? cut : cut.slice(0, -1)}…`
+}
 
 const tagOf = (error: unknown): string => {
   if (Predicate.hasProperty(error, "_tag") && typeof error._tag === "string") return error._tag
@@ -91,7 +96,7 @@ export const trailOf = <E>(failure: Cause.Fail<E>): ReadonlyArray<FailedStep> | 
   Context.get(Cause.reasonAnnotations(failure), Trail)
 
 /** @internal */
-export const withTrail = <E>(cause: Cause.Cause<E>, trail: ReadonlyArray<FailedStep>): Cause.Cause<E> =>
+export const withTrail = <E>(cause: Cause.Cause<E>, trail: ReadonlyArray<FailedStep> | undefined): Cause.Cause<E> =>
   Cause.annotate(cause, Context.make(Trail, trail), { overwrite: true })
 
 type Outcome =
@@ -125,7 +130,10 @@ export const collect = Effect.fnUntraced(function*<R>(
   })
   const missing = outcomes.filter((outcome) => outcome._tag === "Unavailable")
   const [first] = missing
-  if (first !== undefined && missing.length === outcomes.length) return yield* Effect.failCause(first.cause)
+  // The parts are one step of what is around, whatever steps they have themselves.
+  if (first !== undefined && missing.length === outcomes.length) {
+    return yield* Effect.failCause(withTrail(first.cause, undefined))
+  }
   const unavailable = missing.map(({ step }) => step)
   if (first !== undefined) {
     yield* Effect.annotateCurrentSpan({ "fallback.unavailable": unavailable.map(({ label }) => label) })

@@ -60,13 +60,13 @@ export const answerFirst = <A, Label extends string>(
 }
 
 /**
- * Fails as before, with the step's own entry noted where no inner step has left one.
+ * Fails as before, with the step's own entry noted in place of those that inner steps have left.
  *
  * @internal
  */
 export const failFirst = <E>(label: string, cause: Cause.Cause<E>): Effect.Effect<never, E> => {
   const failure = onlyFailure(cause)
-  if (failure === undefined || internal.trailOf(failure) !== undefined) return Effect.failCause(cause)
+  if (failure === undefined) return Effect.failCause(cause)
   return Effect.flatMap(
     Fault.classify(failure.error),
     (verdict) => Effect.failCause(internal.withTrail(cause, [internal.summarise(label, failure.error, verdict)]))
