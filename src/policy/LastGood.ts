@@ -153,7 +153,12 @@ export interface Stored extends stores.Stored {}
  * @category services
  * @since 0.1.0
  */
-export class LastGood extends Context.Service<LastGood, stores.Service>()("effect-resilience/policy/LastGood") {}
+export class LastGood extends Context.Service<LastGood, {
+  readonly remember: (slot: string, key: string, entry: Entry) => Effect.Effect<void, LastGoodStoreError>
+  readonly recall: (slot: string, key: string) => Effect.Effect<Stored | undefined, LastGoodStoreError>
+  readonly keys: (slot: string) => Effect.Effect<ReadonlyArray<string>, LastGoodStoreError>
+  readonly forget: (slot: string, key: string) => Effect.Effect<void, LastGoodStoreError>
+}>()("effect-resilience/policy/LastGood") {}
 
 /**
  * Options of {@link make} and {@link layer}.
