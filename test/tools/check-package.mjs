@@ -52,6 +52,7 @@ try {
         exactOptionalPropertyTypes: true,
         types: [],
         noEmitOnError: true,
+        declaration: true,
         outDir: "out"
       },
       files: ["consumer.ts"]
@@ -83,12 +84,20 @@ process.stdout.write(JSON.stringify({ exports: Object.keys(root), imports: [...s
   const installed = fs.readdirSync(path.join(folder, "node_modules")).filter((name) => !name.startsWith("."))
   if (installed.join(" ") !== "effect effect-resilience") fail(`the consumer needed ${installed.join(", ")}`)
 
-  const blocked = run(path.join(bin, "node"), [
-    "--input-type=module",
-    "--eval",
-    "try { await import(\"effect-resilience/internal/config\"); console.log(\"open\") } catch (e) { console.log(e.code) }"
-  ], folder).trim()
-  if (blocked !== "ERR_PACKAGE_PATH_NOT_EXPORTED") fail(`internals can be imported: ${blocked}`)
+  // One file of each internal folder: a pattern of `exports` with two stars blocks nothing.
+  for (const internal of fs.globSync("**/internal", { cwd: path.join(root, "src") })) {
+    const [file] = fs.readdirSync(path.join(root, "src", internal)).filter((name) => name.endsWith(".ts"))
+    const specifier = path.posix.join("effect-resilience", internal, path.basename(file ?? "", ".ts"))
+    const blocked = run(path.join(bin, "node"), [
+      "--input-type=module",
+      "--eval",
+      `try { await import("${specifier}"); console.log("open") } catch (e) { console.log(e.code) }`
+    ], folder).trim()
+    if (blocked !== "ERR_PACKAGE_PATH_NOT_EXPORTED") fail(`${specifier} can be imported: ${blocked}`)
+  }
+  const declared = fs.readFileSync(path.join(folder, "out/consumer.d.ts"), "utf8")
+  if (!declared.includes("program")) fail("the consumer's declarations were not emitted")
+  if (declared.includes("/internal/")) fail(`the consumer's declarations name internals:\n${declared}`)
   process.stdout.write(
     `package ok: ${names.length} files, ${Math.round(packed.size / 1024)} KiB packed, ` +
       `root exports ${traced.exports.length} modules and imports effect alone\n`
