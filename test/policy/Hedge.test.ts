@@ -1158,6 +1158,8 @@ describe("Hedge", () => {
         )
         assert.deepStrictEqual(starts, [0, 50])
         assert.deepStrictEqual(recorded, [["search", 20], ["search", 70]])
+        yield* Hedge.apply(Effect.void, learning).pipe(Effect.provide(own))
+        assert.deepStrictEqual(recorded.at(2), ["search", 0])
       }))
   })
 

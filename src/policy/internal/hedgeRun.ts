@@ -258,12 +258,12 @@ class Hedging<A, E, R> {
   }
 
   /**
-   * No interruption comes between what is granted and its record. So the call cannot stop the asking, and does not wait
-   * for its end: what is granted too late is given back.
+   * Nobody stops the asking, since an interruption could come between what is granted and its record; nor does a result
+   * wait for it: what is granted too late is given back.
    */
   private ask(withdraw: Effect.Effect<Withdrawal | undefined>): void {
     this.asking = true
-    Effect.runForkWith(this.context)(Effect.uninterruptible(withdraw)).addObserver((exit) => this.answered(exit))
+    Effect.runForkWith(this.context)(withdraw).addObserver((exit) => this.answered(exit))
   }
 
   private answered(exit: Exit.Exit<Withdrawal | undefined>): void {
@@ -285,7 +285,7 @@ class Hedging<A, E, R> {
 
   private giveBack(withdrawal: Withdrawal): void {
     const given = this.caught("what was paid for an attempt could not be given back", withdrawal.giveBack)
-    Effect.runForkWith(this.context)(Effect.uninterruptible(given))
+    Effect.runForkWith(this.context)(given)
   }
 
   private caught(what: string, self: Effect.Effect<void>): Effect.Effect<void> {
