@@ -608,6 +608,15 @@ describe("RetryBudget", () => {
         assert.deepStrictEqual(log, ["deposit a", "withdraw a", "withdraw a"])
       }))
 
+    it.effect("hears of the first attempt that failed, and of each retry, under a Schedule", () =>
+      Effect.gen(function*() {
+        const { budget, log } = own()
+        const fiber = yield* start(failing(2).effect.pipe(Effect.retry(Retry.schedule(policy)), provided(budget)))
+        yield* TestClock.adjust("1 hour")
+        assert.strictEqual(yield* Fiber.join(fiber), 3)
+        assert.deepStrictEqual(log, ["deposit a", "withdraw a", "withdraw a"])
+      }))
+
     it.effect("may refuse", () =>
       Effect.gen(function*() {
         const budget: Service = { ...own().budget, withdraw: () => Effect.undefined }
@@ -635,7 +644,8 @@ describe("RetryBudget", () => {
         assert.deepStrictEqual(log, ["deposit a", "take back a", "deposit a", "take back a"])
 
         const plain: Service = { ...budget, deposit: (key) => Effect.sync(() => void log.push(`deposit ${key}`)) }
-        yield* refused.pipe(Retry.apply(policy), provided(plain), Effect.exit)
+        const exit = yield* refused.pipe(Retry.apply(policy), provided(plain), Effect.exit)
+        assert.isTrue(Exit.isFailure(exit) && !Cause.hasDies(exit.cause))
         assert.deepStrictEqual(log.slice(4), ["deposit a"])
       }))
 

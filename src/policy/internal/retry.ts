@@ -246,7 +246,6 @@ export class Run<E> {
     reason: GivenUp
   ): Effect.Effect<A, E, R> {
     const { attempt, policy } = this
-    const end = verdict._tag === "Rejected" && this.failed !== undefined ? this.failed : then.giveUp
     const heard = Telemetry.emitIn(context, () => ({
       _tag: "RetryGaveUp",
       policy: policy.name,
@@ -260,7 +259,7 @@ export class Run<E> {
         "retry.attempts": attempt,
         "retry.gave_up": reason
       }),
-      heard === Effect.void ? end : Effect.andThen(heard, end)
+      Effect.andThen(heard, this.failed ?? then.giveUp)
     )
   }
 }
