@@ -139,6 +139,16 @@ describe("LastGood.layerKeyValueStore", () => {
       assert.strictEqual(data.get("last-good/skies/far"), "0 \"own\"")
     }))
 
+  it.effect("a moment that no date can be is no record of ours", () =>
+    Effect.gen(function*() {
+      const { data, kv } = yield* makeStore
+      const process = yield* start(kv, { timeToLive: Duration.infinity })
+      data.set("last-good/skies/first", "-8640000000000000 \"sunny\"")
+      data.set("last-good/skies/k", "-8640000000000001 \"sunny\"")
+      assert.strictEqual(yield* Effect.provide(sky("first"), process), "sunny")
+      assert.strictEqual(yield* Effect.provide(failure(), process), "LastGoodStoreError")
+    }))
+
   it.effect("keeps the moment in whole milliseconds, also before 1970", () =>
     Effect.gen(function*() {
       const { data, kv } = yield* makeStore
@@ -233,23 +243,26 @@ describe("LastGood.layerKeyValueStore", () => {
       }
     }))
 
-  it.effect("goes on writing after a logger that throws, and closes", () =>
+  it.effect("goes on writing after a logger that throws", () =>
     Effect.gen(function*() {
-      const { control, data, kv } = yield* makeStore
+      const { data, kv } = yield* makeStore
       const throwing = Logger.layer([Logger.make(() => {
         throw new TypeError("thrown by the logger")
       })])
-      yield* Effect.scoped(Effect.gen(function*() {
-        const process = yield* start(kv)
-        control.fails = true
-        yield* Effect.provide(good("lost", "a"), process).pipe(Effect.provide(throwing))
-        yield* Effect.provide(good("kept", "b"), process)
-        yield* Effect.yieldNow
-        control.fails = false
-        yield* written
-        yield* Effect.provide(good("kept", "c"), process)
-      }))
-      assert.include([...data.keys()], "last-good/skies/c")
+      let isFirst = true
+      const process = yield* start({
+        ...kv,
+        set: (key, value) => {
+          if (!isFirst) return kv.set(key, value)
+          isFirst = false
+          return Effect.die("the store is down")
+        }
+      })
+      yield* Effect.provide(Effect.andThen(good("lost", "a"), good("kept", "b")), process).pipe(
+        Effect.provide(throwing)
+      )
+      yield* written
+      assert.deepStrictEqual([...data.keys()], ["last-good/skies/b"])
     }))
 
   it.effect("an answer that comes while the layer closes is written too", () =>
@@ -293,6 +306,28 @@ describe("LastGood.layerKeyValueStore", () => {
       yield* written
       assert.strictEqual(data.get("last-good/skies/k"), "1000 \"new\"")
       assert.strictEqual(yield* Effect.provide(sky(), process), "new")
+    }))
+
+  it.effect("of two calls the answer to the one that began later is written, whatever memory has forgotten", () =>
+    Effect.gen(function*() {
+      const { data, gate, kv } = yield* makeStore
+      const process = yield* start(kv, { maxEntries: 2 })
+      const slow = yield* Latch.make(false)
+      const older = yield* Effect.provide(LastGood.remember(Effect.as(slow.await, "old"), skies, "k"), process).pipe(
+        Effect.forkChild({ startImmediately: true })
+      )
+      yield* TestClock.adjust("1 second")
+      yield* gate.close
+      yield* Effect.provide(good("x", "x"), process)
+      yield* written
+      yield* Effect.provide(Effect.andThen(good("a", "a"), good("new")), process)
+      assert.strictEqual(yield* Effect.provide(sky("a"), process), "a")
+      yield* Effect.provide(good("b", "b"), process)
+      yield* slow.open
+      yield* Fiber.join(older)
+      yield* gate.open
+      yield* written
+      assert.strictEqual(data.get("last-good/skies/k"), "1000 \"new\"")
     }))
 
   it.effect("an interrupted caller interrupts no write", () =>

@@ -389,6 +389,9 @@ describe("SafeMode", () => {
           { key: "active", active: true, failures: 3 },
           { key: "later", active: false, failures: 1 }
         ])
+        yield* TestClock.adjust("10 hours")
+        assert.deepStrictEqual(yield* stateOf("active"), { key: "active", active: true, failures: 3 })
+        assert.strictEqual((yield* guarded(failing, "active")).source, "safe")
       }).pipe(Effect.provide(SafeMode.layer())))
 
     it.effect("what is forgotten is not counted on, whoever looks at it first", () =>

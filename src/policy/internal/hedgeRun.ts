@@ -303,7 +303,7 @@ class Hedging<A, E, R> {
 
   /** Nobody runs and nobody will: the call ends as its first attempt did. */
   private settle(): void {
-    if (!this.stopping && this.running.length === 0 && !this.asking && this.first !== undefined) {
+    if (!this.stopping && this.running.length === 0 && this.first !== undefined) {
       this.decide(this.first, undefined)
     }
   }

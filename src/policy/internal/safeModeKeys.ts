@@ -128,7 +128,6 @@ export class SafeModeKeys {
   private entryOf(key: string, now: number): Entry {
     const known = this.byKey.get(key)
     if (known !== undefined && !this.isExpired(known, now)) return known
-    if (known !== undefined) this.forget(known)
     const entry: Entry = { key, active: false, failures: 0, fence: 0, running: 0, lastUsed: now }
     this.byKey.set(key, entry)
     return entry
