@@ -245,6 +245,12 @@ describe("LastGood", () => {
         )
         const { age, key, reason: why } = late._tag === "NoLastGood" ? late : yield* Effect.die(late)
         assert.deepStrictEqual([why, key, age], ["TooOld", "Bern", Duration.hours(2)])
+        yield* good("older", "Zurich")
+        yield* TestClock.adjust("2 hours")
+        const own = yield* Effect.flip(
+          LastGood.recall(forecasts, "Zurich", { similar: () => "Bern", maxAge: "1 hour" })
+        )
+        assert.deepInclude(own, { reason: "TooOld", key: "Zurich", age: Duration.hours(2) })
       }).pipe(Effect.provide(LastGood.layer())))
   })
 
