@@ -29,8 +29,10 @@ import type { RetryBudget } from "./RetryBudget.ts"
  *   not fit is drawn once more from what fits, and the try after it is the last; any other delay that does not fit (one
  *   without jitter, one that the refusing side asked for, one of another schedule) is not waited for. A try under way is
  *   not cut short: that is what `Deadline` is for. Default: no limit but `maxAttempts`.
- * - `idempotent`: whether the effect may be repeated without harm (`Fault.Idempotent`), for everything inside. Default:
- *   what the surroundings say.
+ * - `idempotent`: whether the effect may be repeated without harm (`Fault.Idempotent`), for everything inside. With `true`
+ *   an `Ambiguous` failure is tried again, too; with `false` nothing is that may have happened (`Fault.mayHaveHappened`:
+ *   also a timeout and an answer that makes no sense). Default: what the surroundings say, where a timeout is tried again
+ *   and an `Ambiguous` failure is not.
  * - `retryIf`: overrules the verdict for the errors it knows, and leaves the rest to it with `undefined`.
  * - `retryRejected`: whether what one of our own guards refused (`Rejected`: an open circuit, a full bulkhead) is tried
  *   again, after at least the time that the refusal names. It gives up where that time is longer than the cap of the
@@ -64,16 +66,8 @@ const TypeId = "~effect-resilience/policy/Retry/Policy"
  * @category models
  * @since 0.1.0
  */
-export interface Policy<out R = never> {
+export interface Policy<out R = never> extends internal.Settings {
   readonly [TypeId]: { readonly _R: Types.Covariant<R> }
-  readonly name: string
-  readonly backoff: Schedule.Schedule<unknown, unknown>
-  readonly maxAttempts: number
-  readonly maxElapsed: Duration.Duration | undefined
-  readonly idempotent: boolean | undefined
-  readonly retryIf: ((error: unknown, verdict: Fault.Verdict) => boolean | undefined) | undefined
-  readonly retryRejected: boolean
-  readonly budget: string | undefined
 }
 
 const variance = { _R: (_: never) => _ }

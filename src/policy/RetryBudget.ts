@@ -34,9 +34,10 @@ import * as budgets from "./internal/retryBudget.ts"
  *
  * - `ratio`: the share of first attempts that may be retried, from 0 to 1; default 0.2.
  * - `window`: how long a first attempt, and a retry, counts; default 10 seconds.
- * - `minPerSecond`: the floor: how many retries a second are allowed however few first attempts there are; default 1,
- *   which is 10 within the default window, in any order. 0 for none. Finagle and Linkerd have 10, for servers that see
- *   thousands of calls a second; an agent's dependency sees a few, and a floor that high would be the whole budget.
+ * - `minPerSecond`: the floor: how many retries a second are allowed however few first attempts there are; default 0.5,
+ *   which is 5 within the default window, in any order: a lone call can make all its retries. 0 for none. Finagle and
+ *   Linkerd have 10, for servers that see thousands of calls a second; an agent's dependency sees a few, and a floor that
+ *   high would be the whole budget. Also with this one, below some three calls a second it is most of what there is.
  *
  * @category models
  * @since 0.1.0

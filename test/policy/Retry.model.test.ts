@@ -35,7 +35,7 @@ const Plan = Schema.Struct({
   deadline: maybe(upTo(40_000)),
   tokens: maybe(upTo(5)),
   retryRejected: Schema.Boolean,
-  idempotent: Schema.Boolean,
+  idempotent: maybe(Schema.Boolean),
   jitter: maybe(Schema.Literals([0, 0.25, 0.5, 0.75])),
   cap: Schema.Literals([500, 2_000, 10_000])
 })
@@ -85,12 +85,13 @@ const expected = (plan: Plan) => {
     if (outcome.kind === "success" || outcome.kind === "defect") return ended(outcome.kind)
 
     if (outcome.kind !== "Rejected") failure = `${outcome.kind} ${attempt}`
-    const tag = outcome.kind === "Ambiguous" && plan.idempotent ? "Transient" : outcome.kind
+    const tag = outcome.kind === "Ambiguous" && plan.idempotent === true ? "Transient" : outcome.kind
     const gaveUp = (reason: Extract<Telemetry.Event, { readonly _tag: "RetryGaveUp" }>["reason"]) => {
       events.push({ _tag: "RetryGaveUp", policy: "model", attempts: attempt, verdict: tag, reason })
       return ended(failure ?? `${outcome.kind} ${attempt}`)
     }
-    const again = ["Transient", "Throttled", "Overloaded", "TimedOut", "Malformed"].includes(tag) ||
+    const again = ["Transient", "Throttled", "Overloaded"].includes(tag) ||
+      (["TimedOut", "Malformed"].includes(tag) && plan.idempotent !== false) ||
       (tag === "Rejected" && plan.retryRejected)
     if (!again) return gaveUp("NotRetryable")
     if (attempt >= maxAttempts) return gaveUp("Exhausted")

@@ -69,6 +69,20 @@ describe("Retry", () => {
       assert.strictEqual(yield* Effect.succeed(2).pipe(Retry.apply(policy)), 2)
     }))
 
+  for (const verdict of [Fault.timedOut, Fault.malformed, Fault.ambiguous]) {
+    it.effect(`with idempotent: false repeats nothing that may have happened (${verdict._tag})`, () =>
+      Effect.gen(function*() {
+        const { calls, effect } = scripted([{ [Fault.verdictOf]: verdict }])
+        const policy = Retry.policy({ backoff: everySecond, idempotent: false })
+        yield* Effect.flip(Retry.apply(effect, policy))
+        assert.lengthOf(calls, 1)
+        const surely = scripted([{ [Fault.verdictOf]: Fault.transient }])
+        const fiber = yield* start(Retry.apply(surely.effect, policy))
+        yield* TestClock.adjust("1 second")
+        assert.strictEqual(yield* Fiber.join(fiber), 2)
+      }))
+  }
+
   it.effect("tries again after the delay and not before", () =>
     Effect.gen(function*() {
       const { calls, effect } = scripted(busy(2))

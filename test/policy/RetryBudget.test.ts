@@ -47,14 +47,14 @@ const strict = (options: RetryBudget.Options = {}) => RetryBudget.make({ minPerS
 
 describe("RetryBudget", () => {
   describe("what it allows", () => {
-    it.effect("is a fifth of the first attempts of 10 seconds and one retry a second by default", () =>
+    it.effect("is a fifth of the first attempts of 10 seconds and half a retry a second by default", () =>
       Effect.gen(function*() {
         const budget = yield* RetryBudget.make()
         yield* depositing(budget, "a", 100)
-        assert.deepStrictEqual(yield* budget.state("a"), { key: "a", firstAttempts: 100, retries: 0, available: 30 })
-        assert.strictEqual(yield* drain(budget, "a"), 30)
+        assert.deepStrictEqual(yield* budget.state("a"), { key: "a", firstAttempts: 100, retries: 0, available: 25 })
+        assert.strictEqual(yield* drain(budget, "a"), 25)
         yield* TestClock.adjust("10 seconds")
-        assert.strictEqual(yield* drain(budget, "a"), 10)
+        assert.strictEqual(yield* drain(budget, "a"), 5)
       }))
 
     it.effect("is a floor at low traffic, also without any first attempt", () =>
@@ -181,7 +181,7 @@ describe("RetryBudget", () => {
       Effect.gen(function*() {
         const budget = yield* RetryBudget.make({ keys: { billing: { minPerSecond: 0 } } })
         for (const key of ["constructor", "__proto__", "toString", ""]) {
-          assert.strictEqual(yield* drain(budget, key), 10)
+          assert.strictEqual(yield* drain(budget, key), 5)
         }
       }))
 
@@ -193,7 +193,7 @@ describe("RetryBudget", () => {
         yield* budget.deposit("young")
         yield* TestClock.adjust("1 second")
         assert.deepStrictEqual((yield* budget.states).map(({ key }) => key), ["young"])
-        assert.strictEqual(yield* available(budget, "old"), 10)
+        assert.strictEqual(yield* available(budget, "old"), 5)
       }))
 
     it("that nobody has used for their window are forgotten as new ones come, also when nobody looks", () => {
@@ -224,7 +224,7 @@ describe("RetryBudget", () => {
     it.effect("that are read are not remembered", () =>
       Effect.gen(function*() {
         const budget = yield* RetryBudget.make()
-        assert.strictEqual(yield* available(budget, "a"), 10)
+        assert.strictEqual(yield* available(budget, "a"), 5)
         assert.deepStrictEqual(yield* budget.states, [])
       }))
 
@@ -390,7 +390,7 @@ describe("RetryBudget", () => {
 
     it.effect("what is not retried for another reason does not pay", () =>
       Effect.gen(function*() {
-        const budget = yield* RetryBudget.make()
+        const budget = yield* RetryBudget.make({ minPerSecond: 1 })
         const reasons: Array<string> = []
         const listen = Effect.provideService(
           Telemetry.Listener,
@@ -515,7 +515,7 @@ describe("RetryBudget", () => {
             check: () =>
               Effect.map(budget.state("a"), (state) => {
                 assert.strictEqual(count.calls, 1)
-                assert.deepStrictEqual(state, { key: "a", firstAttempts: 1, retries: 0, available: 10 })
+                assert.deepStrictEqual(state, { key: "a", firstAttempts: 1, retries: 0, available: 5 })
               })
           }
         })

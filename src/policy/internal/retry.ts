@@ -265,8 +265,9 @@ export class Run<E> {
 }
 
 const isWanted = (policy: Settings, error: unknown, verdict: Fault.Verdict): boolean =>
-  policy.retryIf?.(error, verdict) ??
-    (Fault.isRetryable(verdict) || (policy.retryRejected && verdict._tag === "Rejected"))
+  policy.retryIf?.(error, verdict) ?? (verdict._tag === "Rejected"
+    ? policy.retryRejected
+    : Fault.isRetryable(verdict) && !(policy.idempotent === false && Fault.mayHaveHappened(verdict)))
 
 /**
  * Tells the budget of a first attempt, and goes on with what undoes that.

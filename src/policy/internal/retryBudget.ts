@@ -40,7 +40,7 @@ export const settings = (options: Options, path = ""): Settings => {
   const perSecond = config.numberBetween(
     module,
     `${path}minPerSecond`,
-    options.minPerSecond ?? 1,
+    options.minPerSecond ?? 0.5,
     0,
     Number.MAX_SAFE_INTEGER
   )
