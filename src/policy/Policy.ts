@@ -67,7 +67,8 @@ export interface CircuitOptions extends internal.CircuitOptions {}
  *   retried.
  *
  * Where the layer of `CircuitBreaker` or `Bulkhead` configures the very key (`keys`), that wins: operations can overrule a
- * program.
+ * program. Of two policies of one key, the circuit and bulkhead options of the first one used hold; the other is warned of
+ * once.
  *
  * @category models
  * @since 0.1.0

@@ -86,7 +86,7 @@ process.stdout.write(JSON.stringify({ exports: Object.keys(root), imports: [...s
 
   // One file of each internal folder: a pattern of `exports` with two stars blocks nothing.
   for (const internal of fs.globSync("**/internal", { cwd: path.join(root, "src") })) {
-    const [file] = fs.readdirSync(path.join(root, "src", internal)).filter((name) => name.endsWith(".ts"))
+    const file = fs.readdirSync(path.join(root, "src", internal)).find((name) => name.endsWith(".ts"))
     const specifier = path.posix.join("effect-resilience", internal, path.basename(file ?? "", ".ts"))
     const blocked = run(path.join(bin, "node"), [
       "--input-type=module",
