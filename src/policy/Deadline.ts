@@ -28,6 +28,8 @@ import * as Fault from "../Fault.ts"
 import * as config from "../internal/config.ts"
 import { millisIn, rounding } from "../internal/monotonic.ts"
 import * as Telemetry from "../Telemetry.ts"
+import * as internalAttempt from "./internal/attempt.ts"
+import { AttemptTimeout } from "./internal/attempt.ts"
 import { withoutStack } from "./internal/circuitRejection.ts"
 import * as internal from "./internal/deadline.ts"
 import { timedIn, type Timeouts, timeoutsOf } from "./internal/timeouts.ts"
@@ -60,24 +62,7 @@ export class DeadlineExceeded
   }
 }
 
-/**
- * One try took longer than it may. Verdict: `TimedOut`, so that `Retry` tries again.
- *
- * @category errors
- * @since 0.1.0
- */
-export class AttemptTimeout
-  extends Schema.TaggedError<AttemptTimeout>("effect-resilience/policy/Deadline/AttemptTimeout")(
-    "AttemptTimeout",
-    { name: Schema.String, after: Schema.DurationFromMillis }
-  )
-{
-  readonly [Fault.verdictOf] = Fault.timedOut
-  override get message() {
-    return `Attempt of "${this.name}" took longer than ${Duration.format(this.after)} and was stopped: ` +
-      "try again, or allow more time"
-  }
-}
+export { AttemptTimeout }
 
 /**
  * Nothing came any more. Verdict: `TimedOut`.
@@ -336,24 +321,10 @@ const guard =
     )
 
 const makeAttempt = (duration: Duration.Input, options: Options = {}) => {
-  const { after, name, timeouts } = limit(
-    "Deadline.attempt",
-    "duration",
-    duration,
-    "1 millis",
-    options.name ?? "attempt"
-  )
-  const timed = guard(
-    timeouts,
-    () => withoutStack(() => new AttemptTimeout({ name, after })),
-    () =>
-      Effect.andThen(
-        Effect.annotateCurrentSpan({ "attempt.name": name, "attempt.timeout_millis": timeouts.millis }),
-        Telemetry.emit(() => ({ _tag: "AttemptTimedOut", name, afterMillis: timeouts.millis }))
-      )
-  )
-  // of one parameter, so that it can be handed to `map` as it is
-  return <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E | AttemptTimeout, R> => timed(self, undefined)
+  const { after, name } = limit("Deadline.attempt", "duration", duration, "1 millis", options.name ?? "attempt")
+  const attempt = internalAttempt.make(after, name)
+  return <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E | AttemptTimeout, R> =>
+    Effect.contextWith((context: Context.Context<R>) => internalAttempt.bounded(attempt, context, self))
 }
 
 /**

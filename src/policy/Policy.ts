@@ -26,6 +26,7 @@ import * as CircuitBreaker from "./CircuitBreaker.ts"
 import * as Deadline from "./Deadline.ts"
 import * as Fallback from "./Fallback.ts"
 import * as Hedge from "./Hedge.ts"
+import * as attempts from "./internal/attempt.ts"
 import * as description from "./internal/policyDescription.ts"
 import * as internal from "./internal/policyOptions.ts"
 import * as stack from "./internal/policyStack.ts"
@@ -196,6 +197,7 @@ const guardsOf = ({ bulkhead, circuit, deadline, hedge, key, name, timeout }: in
       const once = attempt === undefined ? self : attempt(self)
       return hedged === undefined ? once : hedged(once)
     },
+    attempt: timeout === undefined || hedged !== undefined ? undefined : attempts.make(timeout, name),
     outer: (self) => within === undefined ? self : within(self)
   }
 }

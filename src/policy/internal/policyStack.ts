@@ -7,6 +7,7 @@ import * as CircuitBreaker from "../CircuitBreaker.ts"
 import type * as Deadline from "../Deadline.ts"
 import type * as Hedge from "../Hedge.ts"
 import type { RetryBudget } from "../RetryBudget.ts"
+import * as attempts from "./attempt.ts"
 import * as bulkheads from "./bulkheadEngine.ts"
 import * as circuits from "./circuitEngine.ts"
 
@@ -19,6 +20,8 @@ export interface Guards {
   readonly inner: <A, E, R>(
     self: Effect.Effect<A, E, R>
   ) => Effect.Effect<A, E | Deadline.AttemptTimeout, R | HedgeServices>
+  /** The attempt timeout, where that is all that stands there. */
+  readonly attempt: attempts.Attempt | undefined
   /** The deadline around everything. */
   readonly outer: <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | Deadline.DeadlineExceeded, R>
 }
@@ -89,9 +92,8 @@ export const guarded = <A, E, R>(
   self: Effect.Effect<A, E, R>,
   guards: Guards
 ): Effect.Effect<A, E | Errors, R | Services> => {
-  const { bulkhead, circuit, inner, key } = guards
-  const work = inner(self)
-  if (bulkhead === undefined && circuit === undefined) return work
+  const { attempt, bulkhead, circuit, inner, key } = guards
+  if (bulkhead === undefined && circuit === undefined) return inner(self)
 
   return Effect.suspend(() => {
     // The finalizer is in place before anything is taken, and not after: no interruption fits in between.
@@ -112,6 +114,7 @@ export const guarded = <A, E, R>(
         const slot = slots?.tryAcquire(key, bulkhead, now)
         if (slots !== undefined && slot === undefined) return separate(self, guards)
         held = { context, slots, slot, breaker, admission: undefined }
+        const work = attempt === undefined ? inner(self) : attempts.bounded(attempt, context, self, now)
         if (breaker === undefined) return work
         const admission = breaker.admit(key, circuit, now, context)
         if (admission instanceof CircuitBreaker.CircuitOpen) return announced(breaker, Effect.fail(admission))
