@@ -2,21 +2,10 @@ import * as Duration from "effect/Duration"
 import * as Schedule from "effect/Schedule"
 import * as Fault from "../../Fault.ts"
 import * as config from "../../internal/config.ts"
-import { consecutive, isSameRule, type TripRule } from "./circuitRules.ts"
-import { defaultOpenFor, type Opening, type Settings } from "./circuitState.ts"
+import { consecutive, isSameRule } from "./circuitRules.ts"
+import { type CircuitOptions, defaultOpenFor, type Settings } from "./circuitState.ts"
 
-/** @internal */
-export interface CircuitOptions {
-  readonly trip?: TripRule | undefined
-  readonly openFor?: Duration.Input | Schedule.Schedule<unknown, Opening> | undefined
-  readonly maxOpenFor?: Duration.Input | undefined
-  readonly halfOpenPermits?: number | undefined
-  readonly successThreshold?: number | undefined
-  readonly successOutOf?: number | undefined
-  readonly probeTimeout?: Duration.Input | undefined
-  readonly metricsOnly?: boolean | undefined
-  readonly countsAsFailure?: ((verdict: Fault.Verdict, error: unknown) => boolean) | undefined
-}
+export type { CircuitOptions }
 
 /** @internal */
 export interface Options extends CircuitOptions {

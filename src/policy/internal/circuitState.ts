@@ -6,7 +6,6 @@ import * as Schedule from "effect/Schedule"
 import * as Fault from "../../Fault.ts"
 import { rounding } from "../../internal/monotonic.ts"
 import { isSameRule, partsOf, type Sample, type TripRule, type TripWindow } from "./circuitRules.ts"
-import type { CircuitOptions } from "./circuitSettings.ts"
 
 /** What a `Schedule` of open times is given for each opening. */
 export interface Opening {
@@ -15,6 +14,19 @@ export interface Opening {
   readonly count: number
   // Lets the schedules of Backoff, which stop on a failure that must not be repeated, serve as open times.
   readonly [Fault.verdictOf]: typeof Fault.transient
+}
+
+/** @internal */
+export interface CircuitOptions {
+  readonly trip?: TripRule | undefined
+  readonly openFor?: Duration.Input | Schedule.Schedule<unknown, Opening> | undefined
+  readonly maxOpenFor?: Duration.Input | undefined
+  readonly halfOpenPermits?: number | undefined
+  readonly successThreshold?: number | undefined
+  readonly successOutOf?: number | undefined
+  readonly probeTimeout?: Duration.Input | undefined
+  readonly metricsOnly?: boolean | undefined
+  readonly countsAsFailure?: ((verdict: Fault.Verdict, error: unknown) => boolean) | undefined
 }
 
 /** @internal */
