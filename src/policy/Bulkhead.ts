@@ -22,7 +22,6 @@
 // total between keys, but knows no limit for each, and hands out permits one by one. Here a slot goes from one call to
 // the next in one synchronous step that also counts them.
 import * as Context from "effect/Context"
-import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
@@ -112,11 +111,7 @@ export class BulkheadFull extends Schema.TaggedError<BulkheadFull>("effect-resil
  * @category models
  * @since 0.1.0
  */
-export interface LimitOptions {
-  readonly maxConcurrent?: number | undefined
-  readonly maxQueue?: number | undefined
-  readonly maxWait?: Duration.Input | undefined
-}
+export interface LimitOptions extends bulkheads.BulkheadOptions {}
 
 /**
  * Options of {@link make} and {@link layer}: what holds for every key, and what single keys do differently.
@@ -134,12 +129,7 @@ export interface LimitOptions {
  * @category models
  * @since 0.1.0
  */
-export interface Options extends LimitOptions {
-  readonly total?: number | undefined
-  readonly keys?: Readonly<Record<string, LimitOptions>> | undefined
-  readonly maxKeys?: number | undefined
-  readonly idleTimeToLive?: Duration.Input | undefined
-}
+export interface Options extends bulkheads.ServiceOptions {}
 
 /**
  * Limits how many calls of a key run at the same time.

@@ -86,14 +86,8 @@ export interface PercentileOptions {
  * @category models
  * @since 0.1.0
  */
-export interface Percentile {
+export interface Percentile extends latencies.Settings {
   readonly [PercentileId]: typeof PercentileId
-  readonly p: number
-  readonly minSamples: number
-  readonly window: number
-  readonly initial: Duration.Duration | undefined
-  readonly min: Duration.Duration
-  readonly max: Duration.Duration
 }
 
 const isPercentile = (u: unknown): u is Percentile => Predicate.hasProperty(u, PercentileId)
