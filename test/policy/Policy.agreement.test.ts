@@ -33,7 +33,7 @@ const Setup = Schema.Struct({
   rejected: Schema.Boolean,
   concurrent: Schema.Literals([0, 1, 2, 3]),
   queue: Schema.Literals([0, 1, 10]),
-  wait: Schema.Literals(["500 millis", "1 minute"]),
+  wait: Schema.Literals(["500 millis", "5 seconds"]),
   failures: Schema.Literals([0, 1, 2, 3]),
   permits: Schema.Literals([1, 2]),
   hedge: Schema.Literals(["none", "300 millis"]),
@@ -295,7 +295,7 @@ const observe = (plan: typeof Plan.Type, guard: Guard, other: Guard) =>
       Stream.runForEach((transition) => Effect.sync(() => note(`transition ${JSON.stringify(transition)}`))),
       Effect.forkScoped({ startImmediately: true })
     )
-    for (let step = 0; step < 60 && all.pollUnsafe() === undefined; step++) yield* TestClock.adjust("10 seconds")
+    for (let step = 0; step < 200 && all.pollUnsafe() === undefined; step++) yield* TestClock.adjust("10 seconds")
     assert.isDefined(all.pollUnsafe(), "every call ends")
 
     const left = yield* bulkhead.state("p")
