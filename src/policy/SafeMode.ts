@@ -20,6 +20,7 @@ import * as Exit from "effect/Exit"
 import { dual, identity } from "effect/Function"
 import * as Layer from "effect/Layer"
 import * as PubSub from "effect/PubSub"
+import * as References from "effect/References"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import type * as Take from "effect/Take"
@@ -242,7 +243,8 @@ export const make: (
     const [first, ...rest] = unpublished
     unpublished = []
     return first === undefined ? Effect.void : Effect.asVoid(PubSub.publish(hub, [first, ...rest]))
-  })
+    // A fiber that yielded between taking and publishing would let another one publish first what came later.
+  }).pipe(Effect.provideService(References.PreventSchedulerYield, true))
 
   const announce = (context: Context.Context<never>): Effect.Effect<void> => {
     const changes = fresh

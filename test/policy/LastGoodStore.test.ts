@@ -1,5 +1,18 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Duration, Effect, Exit, Fiber, Latch, Layer, Logger, Scheduler, Schema, Scope } from "effect"
+import {
+  Context,
+  Duration,
+  Effect,
+  Exit,
+  Fiber,
+  Latch,
+  Layer,
+  Logger,
+  References,
+  Scheduler,
+  Schema,
+  Scope
+} from "effect"
 import { LastGood } from "effect-resilience"
 import { KeyValueStore } from "effect/persistence"
 import { TestClock } from "effect/testing"
@@ -477,5 +490,27 @@ describe("LastGood.layerKeyValueStore", () => {
       yield* written
       assert.deepStrictEqual([...data], [])
       assert.strictEqual(yield* Effect.provide(failure("b"), process), "Nothing")
+    }))
+
+  it.effect("writes what comes while a writer ends, wherever it gives way", () =>
+    Effect.gen(function*() {
+      const slot = LastGood.slot("late", Schema.String)
+      for (const ops of [4, 6, 9]) {
+        for (let yields = 0; yields < 25; yields++) {
+          const stored = yield* Effect.gen(function*() {
+            const store = yield* KeyValueStore.KeyValueStore
+            yield* Effect.gen(function*() {
+              yield* Effect.succeed("one").pipe(
+                LastGood.remember(slot, "a"),
+                Effect.provideService(References.MaxOpsBeforeYield, ops)
+              )
+              yield* Effect.repeat(Effect.yieldNow, { times: yields })
+              yield* Effect.succeed("two").pipe(LastGood.remember(slot, "b"))
+            }).pipe(Effect.provide(LastGood.layerKeyValueStore()))
+            return yield* store.get("last-good/late/b")
+          }).pipe(Effect.provide(KeyValueStore.layerMemory))
+          assert.isDefined(stored, `${ops} operations a turn, ${yields} turns between`)
+        }
+      }
     }))
 })

@@ -436,6 +436,16 @@ describe("Policy", () => {
         "  work"
       ])
     })
+    it("says of what must not be repeated that it is not", () => {
+      const hedge = { delay: Hedge.percentile({ p: 0.55 }) }
+      const policy = Policy.make({ name: "p", idempotent: false, retry: {}, hedge })
+      assert.deepStrictEqual(Policy.describe(policy).split("\n"), [
+        "policy \"p\"",
+        "  retry            at most 5 attempts, nothing that may have happened",
+        "  hedge            at most 2 attempts, the next after the 55th percentile, never: not idempotent",
+        "  work"
+      ])
+    })
     it("says what is no number by what it is", () => {
       const policy = Policy.make({
         name: "p",

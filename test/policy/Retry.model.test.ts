@@ -71,6 +71,7 @@ const expected = (plan: Plan) => {
   const events: Array<Telemetry.Event> = []
   let now = 0
   let tokens = plan.tokens ?? Infinity
+  let isPaid = false
   let isLast = false
   let wasSent = false
   let failure: string | undefined
@@ -84,10 +85,15 @@ const expected = (plan: Plan) => {
     now += outcome.took
     if (outcome.kind === "success" || outcome.kind === "defect") return ended(outcome.kind)
 
-    if (outcome.kind !== "Rejected") failure = `${outcome.kind} ${attempt}`
+    if (outcome.kind !== "Rejected") {
+      failure = `${outcome.kind} ${attempt}`
+      isPaid = false
+    }
     const tag = outcome.kind === "Ambiguous" && plan.idempotent === true ? "Transient" : outcome.kind
     const gaveUp = (reason: Extract<Telemetry.Event, { readonly _tag: "RetryGaveUp" }>["reason"]) => {
       events.push({ _tag: "RetryGaveUp", policy: "model", attempts: attempt, verdict: tag, reason })
+      // what was paid for a try that a guard refused
+      if (isPaid) tokens++
       return ended(failure ?? `${outcome.kind} ${attempt}`)
     }
     const again = ["Transient", "Throttled", "Overloaded"].includes(tag) ||
@@ -111,6 +117,7 @@ const expected = (plan: Plan) => {
     if (plan.tokens !== undefined && tag !== "Rejected") {
       if (tokens < 1) return gaveUp("BudgetEmpty")
       tokens--
+      isPaid = true
     }
     events.push({ _tag: "RetryScheduled", policy: "model", attempt, delayMillis, verdict: tag })
     now += delayMillis

@@ -469,7 +469,7 @@ describe("RetryBudget", () => {
         assert.deepStrictEqual(yield* budget.state("a"), { key: "a", firstAttempts: 1, retries: 1, available: 0 })
       }))
 
-    it.effect("a refusal after a try that was sent takes nothing back", () =>
+    it.effect("a refusal after a try that was sent takes the retry back, and not the first attempt", () =>
       Effect.gen(function*() {
         const budget = yield* strict({ ratio: 1 })
         let calls = 0
@@ -479,7 +479,7 @@ describe("RetryBudget", () => {
         const fiber = yield* start(call.pipe(Retry.apply(policy), provided(budget), Effect.exit))
         yield* TestClock.adjust("1 second")
         yield* Fiber.join(fiber)
-        assert.deepStrictEqual(yield* budget.state("a"), { key: "a", firstAttempts: 1, retries: 1, available: 0 })
+        assert.deepStrictEqual(yield* budget.state("a"), { key: "a", firstAttempts: 1, retries: 0, available: 1 })
       }))
 
     it.effect("counts one first attempt at most where some were refused, at whatever step it is interrupted", () =>

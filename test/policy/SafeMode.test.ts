@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Context, Deferred, Effect, Exit, Fiber, Schema, Stream } from "effect"
+import { Cause, Context, Deferred, Effect, Exit, Fiber, References, Schema, Stream } from "effect"
 import { CircuitBreaker, Fallback, Fault, SafeMode, Telemetry } from "effect-resilience"
 import { TestClock } from "effect/testing"
 import { SafeModeKeys } from "../../src/policy/internal/safeModeKeys.ts"
@@ -554,4 +554,28 @@ describe("SafeMode", () => {
       assert.strictEqual((yield* answer).value, "well")
       assert.deepStrictEqual(asked, ["mine"])
     }).pipe(Effect.provide(SafeMode.layerNoop)))
+
+  it.effect("changes come in the order in which they happened, wherever a fiber gives way", () =>
+    Effect.gen(function*() {
+      for (const ops of [4, 5, 6, 7, 8, 9]) {
+        for (let yields = 0; yields < 12; yields++) {
+          const seen = yield* Effect.gen(function*() {
+            const safeMode = yield* SafeMode.make()
+            const changes = yield* Effect.forkChild(Stream.runCollect(safeMode.changes.pipe(Stream.take(2))), {
+              startImmediately: true
+            })
+            const entering = yield* safeMode.enter("k").pipe(
+              Effect.provideService(References.MaxOpsBeforeYield, ops),
+              Effect.forkChild
+            )
+            yield* Effect.repeat(Effect.yieldNow, { times: yields })
+            const { active } = yield* safeMode.state("k")
+            if (!active) yield* Fiber.join(entering)
+            yield* safeMode.reset("k")
+            return (yield* Fiber.join(changes)).map((change) => change.active)
+          }).pipe(Effect.scoped)
+          assert.deepStrictEqual(seen, [true, false], `${ops} operations a turn, ${yields} turns between`)
+        }
+      }
+    }))
 })

@@ -118,6 +118,8 @@ export const make = Effect.fnUntraced(function*(options: {
         pending.clear()
       }
     }
+    // In the very step that has seen nothing left: whoever comes next starts a writer of its own.
+    writing = undefined
   })
 
   yield* Effect.addFinalizer(() => {
@@ -140,7 +142,7 @@ export const make = Effect.fnUntraced(function*(options: {
         const end = Deferred.makeUnsafe<void>()
         writing = end
         const ended = Effect.suspend(() => {
-          writing = undefined
+          if (writing === end) writing = undefined
           return Deferred.succeed(end, undefined)
         })
         // Not a child of the caller, which may end before; the finalizer above waits for it.

@@ -41,7 +41,8 @@ const retry = (policy: Retry.Policy<unknown>): string =>
     `at most ${policy.maxAttempts} attempts`,
     ...(policy.maxElapsed === undefined ? [] : [`within ${text(policy.maxElapsed)}`]),
     ...(policy.budget === undefined ? [] : [`budget ${JSON.stringify(policy.budget)}`]),
-    ...(policy.retryRejected ? ["also what the guards refuse"] : [])
+    ...(policy.retryRejected ? ["also what the guards refuse"] : []),
+    ...(policy.idempotent === false ? ["nothing that may have happened"] : [])
   ].join(", ")
 
 const hedge = (policy: Hedge.Policy<unknown>): string =>
@@ -49,9 +50,11 @@ const hedge = (policy: Hedge.Policy<unknown>): string =>
     `at most ${policy.maxAttempts} attempts`,
     Duration.isDuration(policy.delay)
       ? `the next after ${text(policy.delay)}`
-      : `the next after the ${policy.delay.p * 100}th percentile`,
+      : `the next after the ${Number((policy.delay.p * 100).toPrecision(12))}th percentile`,
     ...(policy.budget === undefined ? [] : [`budget ${JSON.stringify(policy.budget)}`]),
-    ...(policy.idempotent === true ? [] : ["only of what is marked idempotent"])
+    ...(policy.idempotent === true
+      ? []
+      : [policy.idempotent === false ? "never: not idempotent" : "only of what is marked idempotent"])
   ].join(", ")
 
 const line = <A>(guard: string, given: A | undefined, show: (given: A) => string): ReadonlyArray<string> =>

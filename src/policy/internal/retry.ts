@@ -50,7 +50,10 @@ export class Run<E> {
   private attempt = 0
   private isLast = false
   private step: Step | undefined
+  /** Gives back what was paid for the next try, which has not begun. */
   private paid: Effect.Effect<void> | undefined
+  /** Gives back what was paid for the try under way. */
+  private spent: Effect.Effect<void> | undefined
   private takeBack: Effect.Effect<void> | undefined
   /** How the last try failed that no guard of ours refused: what such a guard says is not what went wrong. */
   private failed: Effect.Effect<never, E> | undefined
@@ -77,6 +80,8 @@ export class Run<E> {
       )
       const counted = this.count(context, verdict)
       if (verdict._tag !== "Rejected") this.failed = then.giveUp
+      // What was refused was not sent, and what was paid for it pays for the try that is.
+      else this.paid = this.spent
       const decided = this.decide(context, error, then, verdict, wallMillis)
       return counted === undefined ? decided : Effect.andThen(counted, decided)
     })
@@ -84,6 +89,7 @@ export class Run<E> {
 
   /** The next try begins: what was paid for it is spent, and where all before it were refused, it is the first attempt. */
   begin<A, R>(once: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> {
+    this.spent = this.paid
     this.paid = undefined
     const { budget } = this.policy
     if (budget === undefined || this.failed !== undefined) return once
