@@ -939,10 +939,10 @@ class Model {
   era = {}
   probing = false
 
-  begin(limit: { readonly isOver: boolean }): "Isolated" | "Open" | "HalfOpen" | object {
+  begin(limit: { readonly isOver: boolean }, isHeldHere: boolean): "Isolated" | "Open" | "HalfOpen" | object {
     if (this.holds > 0) {
-      // A held circuit whose open time is over admits, and takes it back.
-      if (this.state === "Open" && limit.isOver) this.state = "HalfOpen"
+      // A held circuit whose open time is over admits, and takes it back; the process that holds it does not even ask.
+      if (!isHeldHere && this.state === "Open" && limit.isOver) this.state = "HalfOpen"
       return "Isolated"
     }
     if (this.state === "Closed") return this.era
@@ -1002,14 +1002,14 @@ describeWithRedis("CircuitBreaker.layerRedis, two processes against a model", ()
         const model = new Model()
         const limit = { isOver: false }
         const calls: Array<{ readonly era: object; readonly call: Effect.Success<ReturnType<typeof start>> }> = []
-        const holds: Array<CircuitBreaker.Hold> = []
+        const holds: Array<{ readonly process: number; readonly hold: CircuitBreaker.Hold }> = []
         const take = <A>(list: Array<A>, which: number) => list.splice(which % Math.max(1, list.length), 1)
         for (const { does, how, process, which } of commands) {
           const service = process === 0 ? one : two
           const wasOpen = model.state === "Open"
           switch (does) {
             case "begin": {
-              const expected = model.begin(limit)
+              const expected = model.begin(limit, holds.some((held) => held.process === process))
               const begun = yield* start(service)
               const exit = begun.fiber.pollUnsafe()
               if (typeof expected === "object") {
@@ -1047,10 +1047,10 @@ describeWithRedis("CircuitBreaker.layerRedis, two processes against a model", ()
               break
             case "hold":
               model.holds++
-              holds.push(yield* service.isolate("k"))
+              holds.push({ process, hold: yield* service.isolate("k") })
               break
             case "release":
-              for (const hold of take(holds, which)) {
+              for (const { hold } of take(holds, which)) {
                 model.holds--
                 yield* hold.release
               }

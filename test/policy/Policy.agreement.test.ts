@@ -83,7 +83,7 @@ const Plan = Schema.Struct({
   layer: Schema.Literals(["plain", "plain", "keyedCircuit", "keyedBulkhead", "total"]),
   /** A guard that is not of this process. */
   foreign: Schema.Literals(["none", "none", "none", "circuit", "bulkhead"]),
-  /** The listener, or the classifier, throws at every so manieth call. */
+  /** The listener, or the classifier, throws at every nth call. */
   badListener: Schema.Literals([0, 0, 0, 2, 3]),
   badClassifier: Schema.Literals([0, 0, 0, 2, 3]),
   uninterruptible: Schema.Boolean,
