@@ -1,5 +1,5 @@
 /**
- * Guards composed into one value, in the one order that works.
+ * Guards composed into one value, in one order.
  *
  * A policy says what stands between a program and something that fails: a deadline, fallbacks, retries, a bulkhead, a
  * circuit breaker, a hedge and a timeout for each try. Each is optional, each also stands alone in its own module, and
