@@ -29,7 +29,7 @@ import * as Fault from "../Fault.ts"
 import { millisIn } from "../internal/monotonic.ts"
 import * as Telemetry from "../Telemetry.ts"
 import * as bulkheads from "./internal/bulkheadEngine.ts"
-import { withoutStack } from "./internal/circuitRejection.ts"
+import { withoutStack } from "./internal/withoutStack.ts"
 
 /**
  * What is known about the compartment of one key.

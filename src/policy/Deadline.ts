@@ -30,9 +30,9 @@ import { millisIn, rounding } from "../internal/monotonic.ts"
 import * as Telemetry from "../Telemetry.ts"
 import * as internalAttempt from "./internal/attempt.ts"
 import { AttemptTimeout } from "./internal/attempt.ts"
-import { withoutStack } from "./internal/circuitRejection.ts"
 import * as internal from "./internal/deadline.ts"
 import { timedIn, type Timeouts, timeoutsOf } from "./internal/timeouts.ts"
+import { withoutStack } from "./internal/withoutStack.ts"
 
 /**
  * The time allowed for all of it was over.

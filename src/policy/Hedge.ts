@@ -332,24 +332,19 @@ export interface LatenciesOptions {
   readonly idleTimeToLive?: Duration.Input | undefined
 }
 
-class InProcess extends latencies.WithEngine {
-  readonly delay: Latencies["Service"]["delay"]
-  readonly record: Latencies["Service"]["record"]
-
-  constructor(engine: latencies.Engine) {
-    super(engine)
-    this.delay = (name, settings) =>
+const inProcess = (engine: latencies.Engine): Latencies["Service"] =>
+  latencies.withEngine({
+    delay: (name, settings) =>
       Effect.contextWith((context: Context.Context<never>) => {
         const millis = engine.delay(name, settings, millisIn(context))
         return Effect.succeed(millis === undefined ? undefined : Duration.millis(millis))
-      })
-    this.record = (name, settings, latency) =>
+      }),
+    record: (name, settings, latency) =>
       Effect.contextWith((context: Context.Context<never>) => {
         engine.record(name, settings, Duration.toMillis(latency), millisIn(context))
         return Effect.void
       })
-  }
-}
+  }, engine)
 
 /**
  * Creates a `Latencies` that remembers in this process.
@@ -386,7 +381,7 @@ export const make = (options: LatenciesOptions = {}): Effect.Effect<Latencies["S
     const idleTimeToLive = config.duration(module, "idleTimeToLive", options.idleTimeToLive ?? "1 hour", {
       minimum: "1 millis"
     })
-    return Latencies.of(new InProcess(new latencies.Latencies(maxKeys, Duration.toMillis(idleTimeToLive))))
+    return Latencies.of(inProcess(new latencies.Latencies(maxKeys, Duration.toMillis(idleTimeToLive))))
   })
 
 /**
@@ -429,7 +424,7 @@ export const layer = (options?: LatenciesOptions): Layer.Layer<Latencies> => Lay
  * @category layers
  * @since 0.1.0
  */
-export const layerNoop: Layer.Layer<Latencies> = Layer.succeed(Latencies, new InProcess(latencies.untaught))
+export const layerNoop: Layer.Layer<Latencies> = Layer.succeed(Latencies, inProcess(latencies.untaught))
 
 // The timers that the calls of one policy share, which has no state itself. A percentile brings new ones when it moves.
 const timeoutsByPolicy = new WeakMap<Policy<unknown>, Timeouts>()

@@ -245,12 +245,12 @@ export const make = <const O extends Options>(
   options: O & Exact<O>
 ): Policy<ErrorOf<O>, ServicesOf<O>, StepsOf<O>> => {
   const settings = internal.settings(options)
-  // the steps are those of the options, which the compiler has forgotten for their general type
-  return { [TypeId]: { ...variance, ...guardsOf(settings) }, ...settings } as unknown as Policy<
-    ErrorOf<O>,
-    ServicesOf<O>,
-    StepsOf<O>
-  >
+  return {
+    ...settings,
+    [TypeId]: { ...variance, ...guardsOf(settings) },
+    // those of the options, which the compiler has forgotten for their general type
+    fallback: settings.fallback as StepsOf<O>
+  }
 }
 
 /**

@@ -230,15 +230,14 @@ const latenciesOf = (call: Call, learned: Array<number>): Layer.Layer<Hedge.Late
   const delay = Effect.succeed(known === undefined ? undefined : Duration.millis(known))
   const record = (_name: string, _settings: Hedge.Percentile, latency: Duration.Duration) =>
     Effect.sync(() => void learned.push(Duration.toMillis(latency)))
-  class Engined extends latencies.WithEngine {
-    readonly delay = () => delay
-    readonly record = record
+  const service = Hedge.Latencies.of({ delay: () => delay, record })
+  const engine: latencies.Engine = {
+    delay: () => known,
+    record: (_name, _settings, millis) => void learned.push(millis)
   }
   return Layer.succeed(
     Hedge.Latencies,
-    call.delayFrom === "methods"
-      ? { delay: () => delay, record }
-      : new Engined({ delay: () => known, record: (_name, _settings, millis) => void learned.push(millis) })
+    call.delayFrom === "methods" ? service : latencies.withEngine(service, engine)
   )
 }
 

@@ -4,7 +4,7 @@ import { TestClock } from "effect/testing"
 import { execFile } from "node:child_process"
 import * as path from "node:path"
 import { promisify } from "node:util"
-import { timed, timedIn, Timeouts, timeoutsOf } from "../../src/policy/internal/timeouts.ts"
+import { timedIn, Timeouts, timeoutsOf } from "../../src/policy/internal/timeouts.ts"
 import { runs } from "../support/runs.ts"
 
 const late = () => "late" as const
@@ -42,6 +42,9 @@ const countingSleeps = () => {
 
 /** Lets what was put off to the next turn of the scheduler happen. */
 const settle = Effect.yieldNow.pipe(Effect.repeat({ times: 4 }))
+
+const timed = <A, E, R, E2>(self: Effect.Effect<A, E, R>, timeouts: Timeouts, error: () => E2) =>
+  Effect.contextWith((context: Context.Context<R>) => timedIn(context, self, timeouts, error))
 
 describe("timed", () => {
   it.effect("passes on how an effect ends that ends at once, without looking at the clock", () =>

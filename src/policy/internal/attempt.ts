@@ -4,8 +4,8 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import * as Fault from "../../Fault.ts"
 import * as Telemetry from "../../Telemetry.ts"
-import { withoutStack } from "./circuitRejection.ts"
 import { timedIn, type Timeouts, timeoutsOf } from "./timeouts.ts"
+import { withoutStack } from "./withoutStack.ts"
 
 /**
  * One try took longer than it may. Verdict: `TimedOut`, so that `Retry` tries again.

@@ -5,6 +5,7 @@ import * as config from "../../internal/config.ts"
 import { rounding } from "../../internal/monotonic.ts"
 import { type Place, Queue } from "./bulkheadQueue.ts"
 import { remainingIn } from "./deadline.ts"
+import { registry } from "./engines.ts"
 
 const module = "Bulkhead"
 
@@ -176,20 +177,8 @@ export interface BulkheadEngine {
   release(slot: Slot, now: number): void
 }
 
-const engines = new WeakMap<object, BulkheadEngine>()
-
-/**
- * The engine of a `Bulkhead` made here; none of another implementation, nor of a copy with other methods.
- *
- * @internal
- */
-export const engineOf = (service: object): BulkheadEngine | undefined => engines.get(service)
-
 /** @internal */
-export const withEngine = <Service extends object>(service: Service, engine: BulkheadEngine): Service => {
-  engines.set(service, engine)
-  return service
-}
+export const { engineOf, withEngine } = registry<BulkheadEngine>()
 
 /**
  * All compartments of a bulkhead. Every method is one synchronous step that leaves nobody waiting for a slot that is

@@ -8,7 +8,6 @@ import * as Fault from "../../Fault.ts"
 import { millisIn, rounding } from "../../internal/monotonic.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import { CircuitOpen } from "./circuitOpen.ts"
-import { withoutStack } from "./circuitRejection.ts"
 import type { CircuitOptions, ServiceSettings } from "./circuitSettings.ts"
 import {
   type Change,
@@ -20,6 +19,8 @@ import {
   success,
   Ticket
 } from "./circuitState.ts"
+import { registry } from "./engines.ts"
+import { withoutStack } from "./withoutStack.ts"
 
 /**
  * Leave to run one call, to be settled exactly once.
@@ -62,15 +63,8 @@ export interface CircuitEngine {
   readonly announce: Effect.Effect<void>
 }
 
-const engines = new WeakMap<object, CircuitEngine>()
-
-/** The engine of a service made by `CircuitBreaker.make`; none where circuits are kept elsewhere, or faked. */
-export const engineOf = (service: object): CircuitEngine | undefined => engines.get(service)
-
 /** @internal */
-export const setEngine = (service: object, engine: CircuitEngine): void => {
-  engines.set(service, engine)
-}
+export const { engineOf, withEngine } = registry<CircuitEngine>()
 
 /**
  * Runs an effect through a circuit.

@@ -6,7 +6,7 @@ import * as PubSub from "effect/PubSub"
 import * as Stream from "effect/Stream"
 import type * as Take from "effect/Take"
 import { millisIn } from "../../internal/monotonic.ts"
-import { Circuits, guard, setEngine, waitMillis } from "./circuitEngine.ts"
+import { Circuits, guard, waitMillis, withEngine } from "./circuitEngine.ts"
 import type { CircuitOpen } from "./circuitOpen.ts"
 import { checkOptions, type CircuitOptions, type Options, ServiceSettings } from "./circuitSettings.ts"
 import type { Change, Snapshot } from "./circuitState.ts"
@@ -86,6 +86,5 @@ export const make = Effect.fnUntraced(function*(module: string, options: Options
     configure: (next: Options) =>
       byHand((now, context) => circuits.configure(new ServiceSettings(module, next), now, context))
   }
-  setEngine(service, circuits)
-  return service
+  return withEngine(service, circuits)
 })

@@ -1,4 +1,5 @@
 import * as Duration from "effect/Duration"
+import { registry } from "./engines.ts"
 
 /** @internal */
 export interface Settings {
@@ -150,27 +151,8 @@ export class Latencies implements Engine {
   }
 }
 
-const engine = Symbol("effect-resilience/policy/Hedge/engine")
-
-/**
- * The engine of a service of ours; a service of the user's own has none, and is asked by its methods.
- *
- * @internal
- */
-export const engineOf = (service: object): Engine | undefined =>
-  service instanceof WithEngine ? service[engine] : undefined
-
-/**
- * A service of ours.
- *
- * @internal
- */
-export class WithEngine {
-  readonly [engine]: Engine
-  constructor(own: Engine) {
-    this[engine] = own
-  }
-}
+/** @internal */
+export const { engineOf, withEngine } = registry<Engine>()
 
 /**
  * Learns nothing.

@@ -55,7 +55,6 @@ class Timer {
   startedAt: number
   readonly expire: (lost: Cause.Cause<never> | undefined) => void
   private readonly queue: ReturnType<Timeouts["queueIn"]>
-  private state: "starting" | "started" | "stopped" = "starting"
 
   constructor(timeouts: Timeouts, at: number, context: Context.Context<never>, expire: Timer["expire"]) {
     this.startedAt = at - timeouts.millis
@@ -65,14 +64,10 @@ class Timer {
 
   start(): void {
     this.queue.start(this)
-    if (this.state === "stopped") this.queue.stop(this)
-    else this.state = "started"
   }
 
-  /** Also from within `start`, where the queue is about to fall asleep and could not be woken. */
   stop(): void {
-    if (this.state === "started") this.queue.stop(this)
-    this.state = "stopped"
+    this.queue.stop(this)
   }
 }
 

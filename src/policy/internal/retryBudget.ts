@@ -1,5 +1,6 @@
 import * as Duration from "effect/Duration"
 import * as config from "../../internal/config.ts"
+import { registry } from "./engines.ts"
 
 const module = "RetryBudget"
 
@@ -229,21 +230,8 @@ export class Budgets implements Engine {
   }
 }
 
-const engines = new WeakMap<object, Engine>()
-
-/**
- * The engine of a service of ours. A service of the user's own has none, nor has a copy of one of ours, whose methods
- * may be others: these are asked by their methods.
- *
- * @internal
- */
-export const engineOf = (service: object): Engine | undefined => engines.get(service)
-
 /** @internal */
-export const withEngine = <Service extends object>(service: Service, engine: Engine): Service => {
-  engines.set(service, engine)
-  return service
-}
+export const { engineOf, withEngine } = registry<Engine>()
 
 /**
  * Never empty.

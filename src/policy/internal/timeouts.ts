@@ -322,7 +322,8 @@ export interface Details<E2> {
 }
 
 /**
- * {@link timed} in a context at hand.
+ * Runs an effect in a fiber of its own and, when its time is over, interrupts it, waits until it has stopped, and fails
+ * with the error. Whoever interrupts the caller interrupts the effect, and that is an interruption and no timeout.
  *
  * @internal
  */
@@ -341,16 +342,3 @@ export const timedIn = <A, E, R, E2>(
     details?.onStart?.(() => call.beat())
     return call.begin(details?.startedAt)
   })
-
-/**
- * Runs an effect in a fiber of its own and, when its time is over, interrupts it, waits until it has stopped, and fails
- * with the error. Whoever interrupts the caller interrupts the effect, and that is an interruption and no timeout.
- *
- * @internal
- */
-export const timed = <A, E, R, E2>(
-  self: Effect.Effect<A, E, R>,
-  timeouts: Timeouts,
-  error: () => E2
-): Effect.Effect<A, E | E2, R> =>
-  Effect.contextWith((context: Context.Context<R>) => timedIn(context, self, timeouts, error))
