@@ -32,7 +32,7 @@ import {
   type ConcurrentSteps,
   type InputNotJson,
   type RunConflict,
-  type RunLocked,
+  type RunLeased,
   RunNotFound,
   type StepNotEncodable
 } from "./internal/checkpointErrors.ts"
@@ -50,7 +50,7 @@ export {
   ConcurrentSteps,
   InputNotJson,
   RunConflict,
-  RunLocked,
+  RunLeased,
   RunNotFound,
   RunSuspended,
   StepNotEncodable
@@ -86,7 +86,7 @@ export type RunError =
   | CheckpointMismatch
   | InputNotJson
   | RunConflict
-  | RunLocked
+  | RunLeased
 
 /**
  * Options of {@link run}.
@@ -130,7 +130,7 @@ export interface RunOptions {
  * `CheckpointStoreError`. A record the store did not acknowledge stops the run in the same way.
  *
  * Fails with `CheckpointStoreError`, `CheckpointCorrupt` (a record does not decode), `CheckpointMismatch` (the program
- * ended before the journal did, or over an `"atMostOnce"` step whose fate nobody told it), `RunConflict` (another input or version), `RunLocked` (another owner holds the run),
+ * ended before the journal did, or over an `"atMostOnce"` step whose fate nobody told it), `RunConflict` (another input or version), `RunLeased` (another owner holds the run),
  * or `InputNotJson`.
  *
  * **Example** (Resuming where a run failed)
@@ -725,7 +725,7 @@ export const inspect = (
  *
  * **Details**
  *
- * Fails with `RunLocked` while an owner works on the run, or `CheckpointStoreError`. A run that is not there is no
+ * Fails with `RunLeased` while an owner works on the run, or `CheckpointStoreError`. A run that is not there is no
  * failure.
  *
  * @category running
@@ -733,7 +733,7 @@ export const inspect = (
  */
 export const clear = (
   runId: string
-): Effect.Effect<void, RunLocked | CheckpointStoreError, CheckpointStore> =>
+): Effect.Effect<void, RunLeased | CheckpointStoreError, CheckpointStore> =>
   CheckpointStore.use((unbounded) => {
     const ttl = Duration.seconds(30)
     const store = Life.bounded(unbounded, ttl)

@@ -3,6 +3,7 @@
  *
  * @since 0.1.0
  */
+import type { NonEmptyReadonlyArray } from "effect/Array"
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
@@ -19,11 +20,20 @@ import * as Fault from "../Fault.ts"
  * @category schemas
  * @since 0.1.0
  */
-export const RunStatus = Schema.Literals(["running", "suspended", "completed", "failed", "escalated"])
+export const RunStatus = Schema.Literals([
+  "running",
+  "suspended",
+  "completed",
+  "failed",
+  "escalated",
+  "cancelled",
+  "deadLettered"
+])
 
 /**
  * The state of a run: `running` (or cut off by a crash), `suspended` and `escalated` (ended on purpose, to be resumed;
- * escalated when a person's decision is awaited), `completed`, and `failed` (which may be resumed too).
+ * escalated when a person's decision is awaited), `completed`, and `failed` (which may be resumed too). `cancelled` and
+ * `deadLettered` (it ended its process too often) stay as they are until somebody revives the run.
  *
  * @category models
  * @since 0.1.0
@@ -41,6 +51,7 @@ export type RunStatus = typeof RunStatus.Type
  * - `PositionTaken`: the journal is longer than the writer believed; nothing was written.
  * - `SchemaTooNew`: the stored tables are of a newer release than this code.
  * - `InTransaction`: the caller has a transaction open on the same client, which could roll the record back later.
+ * - `Corrupt`: what is stored of the run cannot be read, and is left as it is.
  * - `Rejected`: the store refused for another reason, and will again.
  *
  * @category errors
@@ -48,11 +59,12 @@ export type RunStatus = typeof RunStatus.Type
  */
 export const CheckpointStoreReason = Schema.TaggedUnion({
   Unavailable: { cause: Schema.optionalKey(Schema.Defect()) },
-  LeaseHeld: { owner: Schema.String, remaining: Schema.DurationFromMillis },
+  LeaseHeld: { owner: Schema.String, expiresAt: Schema.Finite, remaining: Schema.DurationFromMillis },
   Fenced: { token: Schema.Finite },
   PositionTaken: { position: Schema.Finite, length: Schema.Finite },
   SchemaTooNew: { found: Schema.Finite, known: Schema.Finite },
   InTransaction: {},
+  Corrupt: { detail: Schema.String },
   Rejected: { cause: Schema.optionalKey(Schema.Defect()) }
 })
 
@@ -109,6 +121,8 @@ export class CheckpointStoreError
         return `${where}: the tables are at version ${reason.found}, this release knows ${reason.known}; upgrade effect-resilience`
       case "InTransaction":
         return `${where}: called inside a transaction of the same SqlClient; move the step out of the transaction`
+      case "Corrupt":
+        return `${where}: ${reason.detail}; nothing was changed, restore what is stored of the run or clear the run`
       case "Rejected":
         return `${where}: the store refused it, and will again${because(reason.cause)}; ` +
           "remove the cause and resume the run, nothing unacknowledged counts"
@@ -119,12 +133,18 @@ export class CheckpointStoreError
 /**
  * The right to write one run's journal. Of two leases on one run the one with the greater `token` is valid.
  *
+ * **Details**
+ *
+ * `abandoned` is how many leases before this one ended, one after the other, without being released, as the lease of a
+ * process does that was killed.
+ *
  * @category models
  * @since 0.1.0
  */
 export interface Lease {
   readonly runId: string
   readonly token: number
+  readonly abandoned: number
 }
 
 /**
@@ -141,6 +161,11 @@ export interface Entry {
 
 /**
  * What a store tells about a run without reading its journal. Times are in milliseconds since the epoch.
+ *
+ * **Details**
+ *
+ * `updatedAt` is when the status or the lease of the run last changed. The lease of a run that is at work is renewed
+ * at every third of its time.
  *
  * @category models
  * @since 0.1.0
@@ -183,40 +208,66 @@ export const anonymousOwner: Effect.Effect<LeaseOwner> = Effect.map(
 )
 
 /**
+ * Which runs to list.
+ *
+ * **Details**
+ *
+ * `updatedBefore` is in milliseconds since the epoch. `limit` is how many at most, the oldest first; default: all.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface ListOptions {
+  readonly status?: RunStatus | undefined
+  readonly updatedBefore?: number | undefined
+  readonly limit?: number | undefined
+}
+
+/**
  * Keeps the journals of runs. Programs use `Checkpoint`; this is the contract for whoever brings a store.
  *
  * **Details**
  *
- * - `acquire` grants the lease of a run, new or old, with a token greater than any this store ever granted. It fails
- *   with `LeaseHeld` while another lease lives, even one of the same owner.
+ * - `acquire` grants the lease of a run, new or old, with a token greater than any that this store ever granted for
+ *   it. It fails with `LeaseHeld` while another lease lives, even one of the same owner, unless asked to `takeOver`.
  * - `renew` and `release` fail with `Fenced` when the lease was taken over. A lease that ran out and that nobody took
- *   over is still good.
- * - `append` writes one record, and the run's status if given, in one atomic step: acknowledged means durable. It fails
- *   with `Fenced`, or with `PositionTaken` if `position` is not the journal's length. Appending once more exactly what
- *   the same lease appended last succeeds and changes nothing, so that a lost acknowledgement can be asked for again.
- * - `read` gives all records in order, `get` and `list` the runs that have at least one, oldest first. What
- *   `list` cannot read it leaves out and logs; `get` of that run fails with `Rejected`.
- * - `remove` deletes the run and its journal, and ends the lease.
+ *   over is still good. With `recovered` the leases that were abandoned before count no more.
+ * - `append` writes the records, one after the other, and the run's status if given, in one atomic step: acknowledged
+ *   means durable. It fails with `Fenced`, or with `PositionTaken` if the first `position` is not the journal's length.
+ *   Appending once more exactly what the same lease appended last succeeds and changes nothing, so that a lost
+ *   acknowledgement can be asked for again.
+ * - `read` gives all records in order, `get` and `list` the runs that have at least one, oldest first. What is stored
+ *   and cannot be read is `Corrupt`, and touched by nobody; `list` leaves such a run out and logs it.
+ * - `remove` deletes the run and its journal, and ends the lease. Cut off in the middle, it leaves either the whole run
+ *   or none.
  *
- * `test/durable/contracts/CheckpointStoreContract.ts` is the suite that a store has to pass.
+ * Text comes back as it went in; run ids are any well-formed text that is not empty, also `../x` and `__proto__`.
+ *
+ * `StoreContract.checkpointStore` in `effect-resilience/testing` is the suite that a store has to pass.
  *
  * @category services
  * @since 0.1.0
  */
 export class CheckpointStore extends Context.Service<CheckpointStore, {
-  readonly acquire: (runId: string, ttl: Duration.Duration) => Effect.Effect<Lease, CheckpointStoreError>
-  readonly renew: (lease: Lease, ttl: Duration.Duration) => Effect.Effect<void, CheckpointStoreError>
+  readonly acquire: (
+    runId: string,
+    ttl: Duration.Duration,
+    options?: { readonly takeOver?: boolean | undefined }
+  ) => Effect.Effect<Lease, CheckpointStoreError>
+  readonly renew: (
+    lease: Lease,
+    ttl: Duration.Duration,
+    options?: { readonly recovered?: boolean | undefined }
+  ) => Effect.Effect<void, CheckpointStoreError>
   readonly release: (lease: Lease) => Effect.Effect<void, CheckpointStoreError>
   readonly append: (
     lease: Lease,
-    entry: Entry,
+    entries: NonEmptyReadonlyArray<Entry>,
     status?: RunStatus
   ) => Effect.Effect<void, CheckpointStoreError>
   readonly read: (runId: string) => Effect.Effect<ReadonlyArray<Entry>, CheckpointStoreError>
   readonly get: (runId: string) => Effect.Effect<Option.Option<RunSummary>, CheckpointStoreError>
-  readonly list: (options?: {
-    readonly status?: RunStatus | undefined
-  }) => Effect.Effect<ReadonlyArray<RunSummary>, CheckpointStoreError>
+  readonly list: (options?: ListOptions) => Effect.Effect<ReadonlyArray<RunSummary>, CheckpointStoreError>
   readonly remove: (lease: Lease) => Effect.Effect<void, CheckpointStoreError>
 }>()("effect-resilience/durable/CheckpointStore") {}
 
@@ -226,9 +277,17 @@ interface MemoryRun {
   readonly createdAt: number
   updatedAt: number
   token: number
-  appendedBy: number
+  abandoned: number
+  appended: { readonly token: number; readonly from: number } | undefined
   lease: { readonly owner: string; readonly expiresAt: number } | undefined
 }
+
+const isSame = (one: ReadonlyArray<Entry>, other: ReadonlyArray<Entry>): boolean =>
+  one.length === other.length &&
+  one.every(({ body, position, step }, index) => {
+    const there = other[index]
+    return there !== undefined && there.position === position && there.step === step && there.body === body
+  })
 
 /**
  * Creates a store that lives as long as the process.
@@ -251,72 +310,86 @@ export const makeMemory = Effect.fnUntraced(function*(options: { readonly owner?
     lease: run.lease
   })
 
-  const fenced = (operation: string, lease: Lease) =>
-    Effect.fail(
-      new CheckpointStoreError({ operation, runId: lease.runId, reason: { _tag: "Fenced", token: lease.token } })
-    )
-
   const holding = <A>(
     operation: string,
     lease: Lease,
     use: (run: MemoryRun, now: number) => Effect.Effect<A, CheckpointStoreError>
   ) =>
     Effect.flatMap(Clock.currentTimeMillis, (now) => {
-      const run = runs.get(lease.runId)
-      return run === undefined || run.token !== lease.token ? fenced(operation, lease) : use(run, now)
+      const { runId, token } = lease
+      const run = runs.get(runId)
+      return run === undefined || run.token !== token
+        ? Effect.fail(new CheckpointStoreError({ operation, runId, reason: { _tag: "Fenced", token } }))
+        : use(run, now)
     })
 
   return CheckpointStore.of({
-    acquire: Effect.fnUntraced(function*(runId, ttl) {
+    acquire: Effect.fnUntraced(function*(runId, ttl, { takeOver = false } = {}) {
       const holder = runs.get(runId)?.lease
       const gone = holder !== undefined && (yield* owner.isGone(holder.owner))
       const now = yield* Clock.currentTimeMillis
       const existing = runs.get(runId)
       const held = existing?.lease
-      if (held !== undefined && held.expiresAt > now && !(gone && held === holder)) {
-        const remaining = Duration.millis(held.expiresAt - now)
+      if (held !== undefined && held.expiresAt > now && !takeOver && !(gone && held === holder)) {
         return yield* new CheckpointStoreError({
           operation: "acquire",
           runId,
-          reason: { _tag: "LeaseHeld", owner: held.owner, remaining }
+          reason: { _tag: "LeaseHeld", ...held, remaining: Duration.millis(held.expiresAt - now) }
         })
       }
-      const run = existing ??
-        { status: "running", entries: [], createdAt: now, updatedAt: now, token: 0, appendedBy: 0, lease: undefined }
+      const run: MemoryRun = existing ?? {
+        status: "running",
+        entries: [],
+        createdAt: now,
+        updatedAt: now,
+        token: 0,
+        abandoned: 0,
+        appended: undefined,
+        lease: undefined
+      }
       run.token = ++tokens
+      run.abandoned = held === undefined ? 0 : run.abandoned + 1
       run.lease = { owner: owner.id, expiresAt: now + Duration.toMillis(ttl) }
+      run.updatedAt = now
       runs.set(runId, run)
-      return { runId, token: run.token }
+      return { runId, token: run.token, abandoned: run.abandoned }
     }),
-    renew: (lease, ttl) =>
+    renew: (lease, ttl, { recovered = false } = {}) =>
       holding("renew", lease, (run, now) => {
         run.lease = { owner: owner.id, expiresAt: now + Duration.toMillis(ttl) }
+        run.updatedAt = now
+        if (recovered) run.abandoned = 0
         return Effect.void
       }),
     release: (lease) =>
-      holding("release", lease, (run) => {
+      holding("release", lease, (run, now) => {
         run.lease = undefined
+        run.updatedAt = now
         if (run.entries.length === 0) runs.delete(lease.runId)
         return Effect.void
       }),
-    append: (lease, entry, status) =>
+    append: (lease, entries, status) =>
       holding("append", lease, (run, now) => {
-        if (entry.position !== run.entries.length) {
-          const last = run.entries.at(-1)
-          const repeated = last !== undefined && run.appendedBy === lease.token && last.position === entry.position &&
-            last.step === entry.step && last.body === entry.body
+        const { runId, token } = lease
+        const { length } = run.entries
+        const { position } = entries[0]
+        if (position !== length) {
+          const repeated = run.appended?.token === token && run.appended.from === position &&
+            isSame(run.entries.slice(position), entries)
           return repeated ? Effect.void : Effect.fail(
             new CheckpointStoreError({
               operation: "append",
-              runId: lease.runId,
-              reason: { _tag: "PositionTaken", position: entry.position, length: run.entries.length }
+              runId,
+              reason: { _tag: "PositionTaken", position, length }
             })
           )
         }
-        run.entries.push(entry)
-        run.appendedBy = lease.token
-        run.updatedAt = now
-        if (status !== undefined) run.status = status
+        run.entries.push(...entries)
+        run.appended = { token, from: position }
+        if (status !== undefined) {
+          run.status = status
+          run.updatedAt = now
+        }
         return Effect.void
       }),
     read: (runId) => Effect.sync(() => runs.get(runId)?.entries.slice() ?? []),
@@ -325,11 +398,11 @@ export const makeMemory = Effect.fnUntraced(function*(options: { readonly owner?
         const run = runs.get(runId)
         return run === undefined || run.entries.length === 0 ? Option.none() : Option.some(summary(runId, run))
       }),
-    list: (options) =>
+    list: ({ limit, status, updatedBefore = Infinity } = {}) =>
       Effect.sync(() =>
         Array.from(runs, ([runId, run]) => summary(runId, run)).filter((run) =>
-          run.entries > 0 && (options?.status === undefined || run.status === options.status)
-        )
+          run.entries > 0 && (status === undefined || run.status === status) && run.updatedAt < updatedBefore
+        ).slice(0, limit)
       ),
     remove: (lease) =>
       holding("remove", lease, () => {

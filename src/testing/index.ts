@@ -3,3 +3,4 @@
  */
 export * as FaultPlan from "./FaultPlan.ts"
 export * as ScriptedModel from "./ScriptedModel.ts"
+export * as StoreContract from "./StoreContract.ts"

@@ -510,7 +510,7 @@ describe("Checkpoint.run", () => {
       const dying = CheckpointStore.CheckpointStore.of({
         ...store,
         append: (lease, entry, status) =>
-          Effect.andThen(store.append(lease, entry, status), entry.step === "a" ? Effect.die("boom") : Effect.void)
+          Effect.andThen(store.append(lease, entry, status), entry[0].step === "a" ? Effect.die("boom") : Effect.void)
       })
       const program = Effect.gen(function*() {
         yield* Checkpoint.step("a", {}, did("a")).pipe(Effect.catchDefect(() => Effect.void))
@@ -652,7 +652,7 @@ describe("Checkpoint.run", () => {
         yield* Checkpoint.run(Effect.void, { id: "r" })
         const store = yield* CheckpointStore.CheckpointStore
         const lease = yield* store.acquire("r", Duration.minutes(1))
-        yield* store.append(lease, { position: 2, step, body })
+        yield* store.append(lease, [{ position: 2, step, body }])
         yield* store.release(lease)
         const error = yield* Effect.flip(Checkpoint.run(Checkpoint.step("a", {}, did("a")), { id: "r" }))
         assert.deepStrictEqual(error._tag === "CheckpointCorrupt" && [error.runId, error.step], ["r", step])
@@ -689,7 +689,7 @@ describe("Checkpoint.run", () => {
         read: (runId) => Effect.andThen(Effect.sync(() => calls.push("read")), store.read(runId)),
         append: (lease, entry, status) =>
           Effect.andThen(
-            Effect.sync(() => calls.push(`append ${entry.body.length < 120}`)),
+            Effect.sync(() => calls.push(`append ${entry[0].body.length < 120}`)),
             store.append(lease, entry, status)
           )
       })

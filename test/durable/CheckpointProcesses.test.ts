@@ -24,7 +24,7 @@ const step = (name: string, log: Array<string>, after: Effect.Effect<void> = Eff
   Checkpoint.step(name, { effects: "atMostOnce" }, Effect.andThen(Effect.sync(() => void log.push(name)), after))
 
 describe("Checkpoint over one SQLite file", () => {
-  it.effect("a run that another process works on is RunLocked, with the time its lease lasts", () =>
+  it.effect("a run that another process works on is RunLeased, with the time its lease lasts", () =>
     Effect.gen(function*() {
       const filename = yield* sqliteFile
       const one = yield* connect(filename, "one")
@@ -39,12 +39,12 @@ describe("Checkpoint over one SQLite file", () => {
       yield* TestClock.adjust("5 seconds")
       const locked = yield* program.pipe(within(two), Effect.flip)
       assert.isTrue(
-        locked._tag === "RunLocked" && locked.owner === "one" && Duration.toMillis(locked.remaining) === 25_000
+        locked._tag === "RunLeased" && locked.holder === "one" && Duration.toMillis(locked.remaining) === 25_000
       )
       // Far longer than the lease: it is renewed as long as its owner lives.
       yield* TestClock.adjust("5 minutes")
-      assert.strictEqual((yield* program.pipe(within(two), Effect.flip))._tag, "RunLocked")
-      assert.strictEqual((yield* Checkpoint.clear("r").pipe(within(two), Effect.flip))._tag, "RunLocked")
+      assert.strictEqual((yield* program.pipe(within(two), Effect.flip))._tag, "RunLeased")
+      assert.strictEqual((yield* Checkpoint.clear("r").pipe(within(two), Effect.flip))._tag, "RunLeased")
       yield* Deferred.succeed(go, undefined)
       yield* Fiber.join(first)
       yield* program.pipe(within(two))
@@ -117,7 +117,7 @@ describe("Checkpoint over one SQLite file", () => {
       const program = Checkpoint.run(Effect.succeed("mine"), { id: "r" }).pipe(within(two))
       yield* TestClock.adjust("29 seconds")
       const locked = yield* Effect.flip(program)
-      assert.isTrue(locked._tag === "RunLocked" && Duration.toMillis(locked.remaining) === 1000)
+      assert.isTrue(locked._tag === "RunLeased" && Duration.toMillis(locked.remaining) === 1000)
       yield* TestClock.adjust("1 second")
       assert.strictEqual(yield* program, "mine")
     }))
@@ -193,7 +193,7 @@ describe("Checkpoint over one SQLite file", () => {
         yield* Checkpoint.step("pay", { effects: "atMostOnce" }, Effect.die("paid twice"))
       }).pipe(Checkpoint.run({ id: "r" }), Effect.flip, Effect.provide(Sqlite.layer({ filename })))
 
-      assert.strictEqual((yield* program)._tag, "RunLocked")
+      assert.strictEqual((yield* program)._tag, "RunLeased")
       yield* Effect.sync(() => child.kill("SIGKILL"))
       assert.strictEqual(yield* Deferred.await(ended), "SIGKILL")
       const error = yield* program

@@ -194,20 +194,26 @@ export class RunConflict extends Schema.TaggedError<RunConflict>("effect-resilie
 }
 
 /**
- * A run that another owner is working on, and for how long its lease lasts unless it is renewed.
+ * A run that another process is working on: who holds its lease, until when unless it is renewed (in milliseconds since
+ * the epoch, by the clock that the store measures leases by), and how long that is from now.
  *
  * @category errors
  * @since 0.1.0
  */
-export class RunLocked extends Schema.TaggedError<RunLocked>("effect-resilience/durable/Checkpoint/RunLocked")(
-  "RunLocked",
-  { runId: Schema.String, owner: Schema.String, remaining: Schema.DurationFromMillis }
+export class RunLeased extends Schema.TaggedError<RunLeased>("effect-resilience/durable/Checkpoint/RunLeased")(
+  "RunLeased",
+  {
+    runId: Schema.String,
+    holder: Schema.String,
+    expiresAt: Schema.Finite,
+    remaining: Schema.DurationFromMillis
+  }
 ) {
   get [Fault.verdictOf](): Extract<Fault.Verdict, { readonly _tag: "Rejected" }> {
     return Fault.rejected(this.remaining)
   }
   override get message() {
-    return `run "${this.runId}" is being worked on by another process (${this.owner}), whose lease lasts another ` +
+    return `run "${this.runId}" is being worked on by another process (${this.holder}), whose lease lasts another ` +
       `${
         Duration.format(this.remaining)
       } and is renewed while it works; wait until it has finished or, if it is gone, ` +

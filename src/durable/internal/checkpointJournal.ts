@@ -337,7 +337,7 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
       const at = yield* Clock.currentTimeMillis
       // Every value in a record is JSON already: that this does not encode is not a failure of the world.
       const body = yield* Effect.orDie(Record.encode({ ...record, at }))
-      yield* Effect.tapCause(store.append(lease, { position: length, step, body }, next), giveUp)
+      yield* Effect.tapCause(store.append(lease, [{ position: length, step, body }], next), giveUp)
       return length++
     })).pipe(Effect.uninterruptible)
 

@@ -8,7 +8,7 @@ import * as Schema from "effect/Schema"
 import { canonicalJson } from "../../internal/canonicalJson.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import { type CheckpointStore, CheckpointStoreError, type RunStatus } from "../CheckpointStore.ts"
-import { type CheckpointMismatch, InputNotJson, RunConflict, RunLocked } from "./checkpointErrors.ts"
+import { type CheckpointMismatch, InputNotJson, RunConflict, RunLeased } from "./checkpointErrors.ts"
 import type { Journal } from "./checkpointJournal.ts"
 import type { Scope } from "./checkpointScope.ts"
 import { isSuspension } from "./checkpointStep.ts"
@@ -112,9 +112,14 @@ const endOf = <A, E>(exit: Exit.Exit<A, E>) => {
 }
 
 /** @internal */
-export const locked = (runId: string) => (error: CheckpointStoreError): CheckpointStoreError | RunLocked =>
+export const locked = (runId: string) => (error: CheckpointStoreError): CheckpointStoreError | RunLeased =>
   error.reason._tag === "LeaseHeld"
-    ? new RunLocked({ runId, owner: error.reason.owner, remaining: error.reason.remaining })
+    ? new RunLeased({
+      runId,
+      holder: error.reason.owner,
+      expiresAt: error.reason.expiresAt,
+      remaining: error.reason.remaining
+    })
     : error
 
 /**
@@ -132,11 +137,12 @@ export const bounded = (store: CheckpointStore["Service"], limit: Duration.Durat
   return {
     ...store,
     // A lost answer is asked for again before the lease is over.
-    renew: (lease, ttl) => within("renew", lease.runId, Duration.divideUnsafe(limit, 3))(store.renew(lease, ttl)),
+    renew: (lease, ttl, options) =>
+      within("renew", lease.runId, Duration.divideUnsafe(limit, 3))(store.renew(lease, ttl, options)),
     remove: (lease) => within("remove", lease.runId)(store.remove(lease)),
-    acquire: (runId, ttl) => within("acquire", runId)(store.acquire(runId, ttl)),
+    acquire: (runId, ttl, options) => within("acquire", runId)(store.acquire(runId, ttl, options)),
     release: (lease) => within("release", lease.runId)(store.release(lease)),
-    append: (lease, entry, status) => within("append", lease.runId)(store.append(lease, entry, status))
+    append: (lease, entries, status) => within("append", lease.runId)(store.append(lease, entries, status))
   }
 }
 

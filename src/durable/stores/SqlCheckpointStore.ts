@@ -34,6 +34,7 @@ const migrations = {
       created_at BIGINT NOT NULL,
       updated_at BIGINT NOT NULL,
       token BIGINT NOT NULL,
+      abandoned INTEGER NOT NULL,
       lease_owner TEXT,
       lease_expires_at BIGINT NOT NULL
     )`
@@ -64,6 +65,7 @@ const RunRow = Schema.Struct({
   created_at: Big,
   updated_at: Big,
   token: Big,
+  abandoned: Schema.Finite,
   lease_owner: Schema.NullOr(Schema.String),
   lease_expires_at: Big
 })
@@ -167,7 +169,7 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
     row.lease_owner !== null && row.lease_expires_at > now
 
   return CheckpointStore.of({
-    acquire: Effect.fnUntraced(function*(runId, ttl) {
+    acquire: Effect.fnUntraced(function*(runId, ttl, { takeOver = false } = {}) {
       // Asked before the transaction, and then bound to the token that was seen.
       const before = yield* mapped("acquire", runId, select(runId))
       const gone = before !== undefined && before.lease_owner !== null && (yield* owner.isGone(before.lease_owner))
@@ -184,30 +186,34 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
           const row = yield* select(runId)
           if (row === undefined) {
             yield* sql`INSERT INTO effect_resilience_runs
-            (run_id, status, entries, created_at, updated_at, token, lease_owner, lease_expires_at)
-            VALUES (${runId}, 'running', 0, ${now}, ${now}, ${token}, ${owner.id}, ${expiresAt})`
-          } else if (isHeld(row, now) && !(gone && row.token === before.token)) {
+            (run_id, status, entries, created_at, updated_at, token, abandoned, lease_owner, lease_expires_at)
+            VALUES (${runId}, 'running', 0, ${now}, ${now}, ${token}, 0, ${owner.id}, ${expiresAt})`
+            return { runId, token, abandoned: 0 }
+          }
+          if (isHeld(row, now) && !takeOver && !(gone && row.token === before.token)) {
             return yield* failure("acquire", runId, {
               _tag: "LeaseHeld",
               owner: row.lease_owner,
+              expiresAt: row.lease_expires_at,
               remaining: Duration.millis(row.lease_expires_at - now)
             })
-          } else {
-            yield* sql`UPDATE effect_resilience_runs
-            SET token = ${token}, lease_owner = ${owner.id}, lease_expires_at = ${expiresAt} WHERE run_id = ${runId}`
           }
-          return { runId, token }
+          const abandoned = row.lease_owner === null ? 0 : row.abandoned + 1
+          yield* sql`UPDATE effect_resilience_runs SET token = ${token}, abandoned = ${abandoned}, updated_at = ${now},
+            lease_owner = ${owner.id}, lease_expires_at = ${expiresAt} WHERE run_id = ${runId}`
+          return { runId, token, abandoned }
         })
       )
     }),
-    renew: (lease, ttl) =>
+    renew: (lease, ttl, { recovered = false } = {}) =>
       Effect.flatMap(Clock.currentTimeMillis, (now) =>
         writing(
           "renew",
           lease.runId,
           Effect.flatMap(
             sql`UPDATE effect_resilience_runs
-              SET lease_owner = ${owner.id}, lease_expires_at = ${Math.ceil(now + Duration.toMillis(ttl))}
+              SET lease_owner = ${owner.id}, lease_expires_at = ${Math.ceil(now + Duration.toMillis(ttl))},
+                updated_at = ${now}, abandoned = ${recovered ? 0 : sql.literal("abandoned")}
               WHERE run_id = ${lease.runId} AND token = ${lease.token} RETURNING run_id`,
             fencedUnless("renew", lease)
           )
@@ -217,45 +223,48 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
         "release",
         lease.runId,
         Effect.gen(function*() {
-          const released = yield* sql`UPDATE effect_resilience_runs SET lease_owner = NULL, lease_expires_at = 0
+          const now = yield* Clock.currentTimeMillis
+          const released = yield* sql`UPDATE effect_resilience_runs
+            SET lease_owner = NULL, lease_expires_at = 0, updated_at = ${now}
             WHERE run_id = ${lease.runId} AND token = ${lease.token} RETURNING run_id`
           yield* fencedUnless("release", lease)(released)
           yield* sql`DELETE FROM effect_resilience_runs WHERE run_id = ${lease.runId} AND entries = 0`
         })
       ),
-    append: Effect.fnUntraced(function*(lease, entry, status) {
+    append: Effect.fnUntraced(function*(lease, entries, status) {
       const { runId, token } = lease
+      const { position } = entries[0]
       const now = yield* Clock.currentTimeMillis
       yield* writing(
         "append",
         runId,
         Effect.gen(function*() {
-          const next = sql`entries = entries + 1, updated_at = ${now}`
+          const next = sql`entries = entries + ${entries.length}`
           const moved = yield* sql`UPDATE effect_resilience_runs
-          SET ${status === undefined ? next : sql`${next}, status = ${status}`}
-          WHERE run_id = ${runId} AND token = ${token} AND entries = ${entry.position} RETURNING run_id`
+          SET ${status === undefined ? next : sql`${next}, updated_at = ${now}, status = ${status}`}
+          WHERE run_id = ${runId} AND token = ${token} AND entries = ${position} RETURNING run_id`
           if (moved.length > 0) {
-            yield* sql`INSERT INTO effect_resilience_journal (run_id, position, token, step, body)
-            VALUES (${runId}, ${entry.position}, ${token}, ${entry.step}, ${entry.body})`
+            for (const { body, position, step } of entries) {
+              yield* sql`INSERT INTO effect_resilience_journal (run_id, position, token, step, body)
+              VALUES (${runId}, ${position}, ${token}, ${step}, ${body})`
+            }
             return
           }
           const row = yield* select(runId)
           if (row === undefined || row.token !== token) {
             return yield* failure("append", runId, { _tag: "Fenced", token })
           }
-          const [last] = yield* Effect.flatMap(
+          const last = yield* Effect.flatMap(
             sql`SELECT position, token, step, body FROM effect_resilience_journal
-            WHERE run_id = ${runId} AND position = ${row.entries - 1}`,
+            WHERE run_id = ${runId} AND position >= ${position} ORDER BY position`,
             decodeEntries
           )
-          const repeated = last?.position === entry.position && last.token === token && last.step === entry.step &&
-            last.body === entry.body
+          const repeated = last.length === entries.length && entries.every(({ body, position, step }, index) => {
+            const there = last[index]
+            return there?.position === position && there.token === token && there.step === step && there.body === body
+          })
           if (!repeated) {
-            return yield* failure("append", runId, {
-              _tag: "PositionTaken",
-              position: entry.position,
-              length: row.entries
-            })
+            return yield* failure("append", runId, { _tag: "PositionTaken", position, length: row.entries })
           }
         })
       )
@@ -277,13 +286,14 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
         Effect.map(select(runId), (row) =>
           row === undefined || row.entries === 0 ? Option.none() : Option.some(toSummary(row)))
       ),
-    list: (filter) =>
+    list: ({ limit, status, updatedBefore } = {}) =>
       mapped(
         "list",
         undefined,
         sql`SELECT * FROM effect_resilience_runs WHERE entries > 0
-          ${filter?.status === undefined ? sql.literal("") : sql`AND status = ${filter.status}`}
-          ORDER BY created_at, run_id`.pipe(
+          ${status === undefined ? sql.literal("") : sql`AND status = ${status}`}
+          ${updatedBefore === undefined ? sql.literal("") : sql`AND updated_at < ${updatedBefore}`}
+          ORDER BY created_at, run_id ${limit === undefined ? sql.literal("") : sql`LIMIT ${limit}`}`.pipe(
           // One row that cannot be read must not hide the other runs.
           Effect.flatMap(Effect.forEach((row) =>
             decodeRun(row).pipe(

@@ -35,10 +35,10 @@ describe("SqlCheckpointStore", () => {
       const store = yield* CheckpointStore.CheckpointStore
       const lease = yield* store.acquire("a", minute)
       const error = yield* Effect.flip(
-        sql.withTransaction(store.append(lease, { position: 0, step: "", body: "{}" }))
+        sql.withTransaction(store.append(lease, [{ position: 0, step: "", body: "{}" }]))
       )
       assert.strictEqual(error.reason._tag, "InTransaction")
-      yield* store.append(lease, { position: 0, step: "", body: "{}" })
+      yield* store.append(lease, [{ position: 0, step: "", body: "{}" }])
     }).pipe(Effect.provide(withSqliteFile(onFile))))
 
   it.effect("a database that fails in the middle leaves neither a record nor a status", () =>
@@ -46,10 +46,10 @@ describe("SqlCheckpointStore", () => {
       const sql = yield* SqlClient.SqlClient
       const store = yield* CheckpointStore.CheckpointStore
       const lease = yield* store.acquire("a", minute)
-      yield* store.append(lease, { position: 0, step: "", body: "{}" }, "running")
+      yield* store.append(lease, [{ position: 0, step: "", body: "{}" }], "running")
       yield* sql`CREATE TRIGGER full BEFORE INSERT ON effect_resilience_journal
         BEGIN SELECT RAISE(ABORT, 'no room'); END`
-      const append = store.append(lease, { position: 1, step: "s", body: "{}" }, "failed")
+      const append = store.append(lease, [{ position: 1, step: "s", body: "{}" }], "failed")
       assert.strictEqual((yield* Effect.flip(append)).reason._tag, "Rejected")
       assert.deepStrictEqual((yield* store.list()).map((run) => [run.status, run.entries]), [["running", 1]])
       yield* sql`DROP TRIGGER full`
@@ -63,7 +63,7 @@ describe("SqlCheckpointStore", () => {
       const store = yield* CheckpointStore.CheckpointStore
       for (const id of ["a", "b"]) {
         const lease = yield* store.acquire(id, minute)
-        yield* store.append(lease, { position: 0, step: "", body: "{}" }, "running")
+        yield* store.append(lease, [{ position: 0, step: "", body: "{}" }], "running")
         yield* store.release(lease)
       }
       yield* sql`UPDATE effect_resilience_runs SET status = 'paused' WHERE run_id = 'a'`
@@ -101,16 +101,16 @@ describe("SqlCheckpointStore", () => {
       const store = (context: typeof one) => CheckpointStore.CheckpointStore.pipe(Effect.provide(context))
       const [a, b] = [yield* store(one), yield* store(two)]
       const lease = yield* a.acquire("r", minute)
-      yield* a.append(lease, { position: 0, step: "", body: "{}" }, "running")
+      yield* a.append(lease, [{ position: 0, step: "", body: "{}" }], "running")
       assert.strictEqual((yield* Effect.flip(b.acquire("r", minute))).reason._tag, "LeaseHeld")
       assert.strictEqual((yield* b.read("r")).length, 1)
       yield* a.release(lease)
       const next = yield* b.acquire("r", minute)
       assert.strictEqual(
-        (yield* Effect.flip(a.append(lease, { position: 1, step: "", body: "{}" }))).reason._tag,
+        (yield* Effect.flip(a.append(lease, [{ position: 1, step: "", body: "{}" }]))).reason._tag,
         "Fenced"
       )
-      yield* b.append(next, { position: 1, step: "", body: "{}" })
+      yield* b.append(next, [{ position: 1, step: "", body: "{}" }])
     }))
 
   it.effect("an owner known to be gone is followed at once, with a newer token", () =>
@@ -143,7 +143,7 @@ describe("SqlCheckpointStore", () => {
           for (let position = 0; position < 30; position++) {
             // Any place in the transaction may be where the fiber has used up its turn.
             yield* Effect.repeat(Effect.void, { times: 1900 + position * 7 })
-            yield* store.append(lease, { position, step: "", body: "{}" })
+            yield* store.append(lease, [{ position, step: "", body: "{}" }])
           }
         }).pipe(Effect.provide(layer, { local: true }))
       yield* Effect.all([worker("a"), worker("b"), worker("c")], { concurrency: "unbounded" })
@@ -154,13 +154,13 @@ describe("SqlCheckpointStore", () => {
       const sql = yield* SqlClient.SqlClient
       const store = yield* CheckpointStore.CheckpointStore
       const lease = yield* store.acquire("a", minute)
-      yield* store.append(lease, { position: 0, step: "", body: "{}" })
+      yield* store.append(lease, [{ position: 0, step: "", body: "{}" }])
       yield* sql`PRAGMA max_page_count = 1`
       const large = { position: 1, step: "s", body: `"${"x".repeat(100_000)}"` }
-      assert.strictEqual((yield* Effect.flip(store.append(lease, large, "failed"))).reason._tag, "Unavailable")
+      assert.strictEqual((yield* Effect.flip(store.append(lease, [large], "failed"))).reason._tag, "Unavailable")
       assert.deepStrictEqual((yield* store.list()).map((run) => [run.status, run.entries]), [["running", 1]])
       yield* sql`PRAGMA max_page_count = 1000000`
-      yield* store.append(lease, large)
+      yield* store.append(lease, [large])
       assert.strictEqual((yield* store.read("a")).length, 2)
     }).pipe(Effect.provide(withSqliteFile(onFile))))
 })

@@ -17,7 +17,7 @@ const heldBy = (rename: (name: ReadonlyArray<string>) => ReadonlyArray<string>) 
       Effect.provide(yield* Layer.build(Sqlite.layer({ filename })))
     )
     const lease = yield* store.acquire("r", Duration.minutes(1))
-    yield* store.append(lease, { position: 0, step: "", body: "{}" })
+    yield* store.append(lease, [{ position: 0, step: "", body: "{}" }])
     const name = Option.getOrThrow(yield* store.get("r")).lease?.owner.split(":") ?? []
     const context = yield* Layer.build(Sqlite.layer({ filename }))
     return yield* Effect.gen(function*() {
