@@ -10,35 +10,31 @@
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import { dual } from "effect/Function"
-import * as Option from "effect/Option"
+import * as Random from "effect/Random"
 import * as Result from "effect/Result"
 import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import type { Concurrency } from "effect/Types"
-import { InvalidConfig } from "../Fault.ts"
 import * as config from "../internal/config.ts"
+import type * as Retry from "../policy/Retry.ts"
 import * as Telemetry from "../Telemetry.ts"
-import {
-  CheckpointStore,
-  type CheckpointStoreError,
-  type Lease,
-  type RunStatus,
-  type RunSummary
-} from "./CheckpointStore.ts"
-import {
-  type AmbiguousStep,
-  type CheckpointCorrupt,
-  type CheckpointMismatch,
-  type ConcurrentSteps,
-  type InputNotJson,
-  type RunConflict,
-  type RunLeased,
-  RunNotFound,
-  type StepNotEncodable
+import { CheckpointStore, type CheckpointStoreError, type Lease } from "./CheckpointStore.ts"
+import type {
+  AmbiguousStep,
+  CheckpointCorrupt,
+  CheckpointMismatch,
+  ConcurrentSteps,
+  InputNotJson,
+  RecordTooLarge,
+  RunCancelled,
+  RunConflict,
+  RunDeadLettered,
+  RunLeased,
+  StepNotEncodable
 } from "./internal/checkpointErrors.ts"
 import * as Journal from "./internal/checkpointJournal.ts"
 import * as Life from "./internal/checkpointLife.ts"
-import type * as Record from "./internal/checkpointRecord.ts"
+import type { RecordedRun } from "./internal/checkpointMigration.ts"
 import * as Run_ from "./internal/checkpointRun.ts"
 import * as Scope from "./internal/checkpointScope.ts"
 import * as Step from "./internal/checkpointStep.ts"
@@ -49,14 +45,45 @@ export {
   CheckpointMismatch,
   ConcurrentSteps,
   InputNotJson,
+  RecordTooLarge,
+  RollbackTooFar,
+  RunCancelled,
   RunConflict,
+  RunDeadLettered,
+  RunExists,
   RunLeased,
   RunNotFound,
   RunSuspended,
-  StepNotEncodable
+  StepNotEncodable,
+  StepNotFound
 } from "./internal/checkpointErrors.ts"
+export {
+  type RecordedRun,
+  type RecordedStep,
+  removeStep,
+  renameStep,
+  type StepOutcome
+} from "./internal/checkpointMigration.ts"
 export { Run } from "./internal/checkpointRun.ts"
+export {
+  cancel,
+  changes,
+  clear,
+  fork,
+  type ForkOptions,
+  inspect,
+  type Inspection,
+  list,
+  prune,
+  type PruneOptions,
+  type RecordSummary,
+  revive,
+  rollback,
+  type RollbackOptions,
+  status
+} from "./internal/checkpointRuns.ts"
 export type { Reconciliation } from "./internal/checkpointStep.ts"
+export { current, deadline, idempotencyKey, now, random, sleep, suspend, uuid } from "./internal/checkpointTools.ts"
 
 type Run = Run_.Run
 type Reconciliation<A> = Step.Reconciliation<A>
@@ -72,6 +99,7 @@ export type StepError =
   | CheckpointCorrupt
   | CheckpointMismatch
   | ConcurrentSteps
+  | RecordTooLarge
   | StepNotEncodable
 
 /**
@@ -85,7 +113,10 @@ export type RunError =
   | CheckpointCorrupt
   | CheckpointMismatch
   | InputNotJson
+  | RecordTooLarge
+  | RunCancelled
   | RunConflict
+  | RunDeadLettered
   | RunLeased
 
 /**
@@ -93,13 +124,22 @@ export type RunError =
  *
  * **Details**
  *
- * - `id` names the run: what has this id before is resumed. Well-formed text, not empty.
- * - `version`: of the program's steps, default 1. A run is resumed only by the version that started it.
+ * - `id` names the run: what has this id before is resumed. Well-formed text, not empty, without NUL.
+ * - `version`: of the program's steps, default 1. A run that another version started is a `RunConflict`, unless
+ *   `migrate` says what this version goes on from.
+ * - `migrate`: what a run of another version comes to in this one (see {@link renameStep}, {@link removeStep}), or
+ *   `undefined` to refuse it. It is asked once; its answer is written, and older versions cannot resume the run then.
+ *   Steps may be left out, renamed, put in another order, or put in with a result of their own. Default: none.
  * - `input`: what the run is about, as plain JSON data. A run is resumed only with an equal input; the order of keys
  *   and the spelling of numbers make no difference.
  * - `lease`: how long this process may be silent before another one may take the run over, default 30 seconds. The
  *   lease is renewed at every third of it while the program runs, and released when it ends, however it ends. It is
  *   also how long the store may take to acknowledge a record.
+ * - `maxRecordBytes`: how many bytes of UTF-8 the JSON of one record may have, default 4 MiB (4 194 304).
+ * - `maxCrashes`: how often the run may be cut off (its process killed, its lease lost) without finishing a step in
+ *   between, default 10. After that it is `deadLettered`, until {@link revive}.
+ * - `clearOnSuccess`: whether the run is removed from the store once it has completed, default `false`. The same id
+ *   begins a new run then.
  *
  * @category models
  * @since 0.1.0
@@ -107,8 +147,12 @@ export type RunError =
 export interface RunOptions {
   readonly id: string
   readonly version?: number | undefined
+  readonly migrate?: ((run: RecordedRun) => RecordedRun | undefined) | undefined
   readonly input?: unknown
   readonly lease?: Duration.Input | undefined
+  readonly maxRecordBytes?: number | undefined
+  readonly maxCrashes?: number | undefined
+  readonly clearOnSuccess?: boolean | undefined
 }
 
 /**
@@ -129,9 +173,19 @@ export interface RunOptions {
  * process has taken the run over, the next record is refused, and this program is interrupted and fails with
  * `CheckpointStoreError`. A record the store did not acknowledge stops the run in the same way.
  *
- * Fails with `CheckpointStoreError`, `CheckpointCorrupt` (a record does not decode), `CheckpointMismatch` (the program
- * ended before the journal did, or over an `"atMostOnce"` step whose fate nobody told it), `RunConflict` (another input or version), `RunLeased` (another owner holds the run),
- * or `InputNotJson`.
+ * A program that does not go with its journal (`CheckpointMismatch`, `CheckpointCorrupt`) leaves the journal and the
+ * run's status as they were: with the program that wrote it, the run goes on.
+ *
+ * Fails with the program's errors and with
+ * - `CheckpointStoreError`: the store could not do what it was asked, or another owner has taken the run over.
+ * - `CheckpointCorrupt`: a record does not decode.
+ * - `CheckpointMismatch`: the program ended before the journal did, or over an `"atMostOnce"` step whose fate nobody
+ *   told it.
+ * - `RunConflict`: the run has another input or version.
+ * - `RunLeased`: another owner is working on it.
+ * - `RunCancelled`, `RunDeadLettered`: it is, and nobody has revived it.
+ * - `RecordTooLarge`: its input, or a record of it, is larger than it may be.
+ * - `InputNotJson`.
  *
  * **Example** (Resuming where a run failed)
  *
@@ -178,22 +232,31 @@ export const run: {
     options: RunOptions
   ): Effect.Effect<A, E | RunError, Exclude<R, Run> | CheckpointStore>
 } = dual(2, <A, E, R>(program: Effect.Effect<A, E, R>, options: RunOptions) => {
-  const runId = config.nonEmpty("Checkpoint.run", "id", options.id)
-  // Stores write text as UTF-8, in which two ids with different halves of surrogate pairs would be the same.
-  if (!runId.isWellFormed()) {
-    const expected = "well-formed text, without halves of surrogate pairs"
-    throw new InvalidConfig({ module: "Checkpoint.run", option: "id", value: JSON.stringify(runId), expected })
-  }
+  const runId = Life.idOf("Checkpoint.run", options.id)
   const version = config.integer("Checkpoint.run", "version", options.version ?? 1, 0)
   const ttl = config.duration("Checkpoint.run", "lease", options.lease ?? "30 seconds", { minimum: "1 second" })
+  const maxCrashes = config.integer("Checkpoint.run", "maxCrashes", options.maxCrashes ?? 10, 1)
+  const maxRecordBytes = config.integer("Checkpoint.run", "maxRecordBytes", options.maxRecordBytes ?? 4_194_304, 1024)
+  const { clearOnSuccess = false, migrate } = options
   return Effect.gen(function*() {
     const input = yield* Life.readInput(runId, options.input)
-    const store = Life.bounded(yield* CheckpointStore, ttl)
+    const shared = yield* CheckpointStore
+    const store = Life.bounded(shared, ttl)
+    const salt = (yield* Random.nextIntBetween(0, Number.MAX_SAFE_INTEGER)).toString(36)
+
+    const opened = Effect.fnUntraced(function*(lease: Lease) {
+      const open = Journal.open(store, lease, { salt, maxRecordBytes, ttl })
+      const opening = { version, input, crashes: lease.abandoned, maxCrashes, migrate }
+      const journal = yield* open
+      if (!(yield* Life.opening(journal, opening))) return journal
+      const rewritten = yield* open
+      yield* Life.opening(rewritten, { ...opening, migrate: undefined })
+      return rewritten
+    })
 
     const work = Effect.fnUntraced(function*(lease: Lease) {
-      const journal = yield* Journal.open(store, lease)
-      yield* Life.opening(journal, version, input)
-      if (journal.status !== "completed") {
+      const journal = yield* opened(lease)
+      if (journal.history?.status !== "completed") {
         yield* Telemetry.emit(() => ({ _tag: "RunChanged", runId, status: "running" }))
       }
       const place = Scope.root()
@@ -212,16 +275,19 @@ export const run: {
         renewing
       ])
       return yield* Effect.uninterruptibleMask((restore) =>
-        Effect.flatMap(Effect.exit(restore(watched)), (exit) => Life.closing(journal, place, exit))
-      )
+        Effect.exit(restore(watched)).pipe(
+          Effect.flatMap((exit) => Life.closing(journal, place, exit)),
+          Effect.tap(clearOnSuccess ? Effect.ignore(store.remove(lease)) : Effect.void)
+        )
+      ).pipe(Run_.live(shared, journal))
     })
 
     return yield* Effect.acquireUseRelease(
-      Effect.mapError(store.acquire(runId, ttl), Life.locked(runId)),
+      Effect.mapError(store.acquire(runId, ttl), Life.leased(runId)),
       work,
       // A lease that cannot be given back ends by itself.
       (lease) => Effect.ignore(store.release(lease))
-    )
+    ).pipe(Effect.catch(Life.cancelled(store, runId)))
   })
 })
 
@@ -244,6 +310,10 @@ export const run: {
  *   too: nobody knows what it had done by then. Ask people before such a step, or in an idempotent step around it.
  * - `reconcile`: finds out whether an unfinished `"atMostOnce"` attempt took effect: {@link happened},
  *   {@link notHappened} (the step runs now) or {@link unknown} (`AmbiguousStep`). It may have steps of its own.
+ * - `retry`: when to try again what has failed, and how often, by a `Retry.policy` without a budget. Each failure is
+ *   recorded with the time of the next try, so that a resumed run goes on counting, and waits for the rest of a delay.
+ *   An `"atMostOnce"` step is tried again only where nothing can have happened. Default: never. A retry inside of the
+ *   step (`Retry.apply` around `execute`) begins anew when the run is resumed.
  *
  * @category models
  * @since 0.1.0
@@ -259,6 +329,7 @@ export interface StepOptions<
   readonly error?: Failure | undefined
   readonly effects?: Effects | undefined
   readonly reconcile?: Effect.Effect<Reconciliation<NoInfer<Success["Type"]>>, E2, R2> | undefined
+  readonly retry?: Retry.Policy | undefined
 }
 
 /**
@@ -352,7 +423,8 @@ export const step: {
       success: options.success ?? Schema.Void,
       error: options.error,
       atMostOnce: options.effects === "atMostOnce",
-      reconcile: options.reconcile
+      reconcile: options.reconcile,
+      retry: options.retry
     },
     execute
   )
@@ -400,17 +472,6 @@ export const notHappened: Reconciliation<never> = { _tag: "NotHappened" }
  * @since 0.1.0
  */
 export const unknown: Reconciliation<never> = { _tag: "Unknown" }
-
-/**
- * Tells which run and scope the program is in.
- *
- * @category scopes
- * @since 0.1.0
- */
-export const current: Effect.Effect<{ readonly runId: string; readonly scope: string }, never, Run> = Effect.map(
-  Run_.Run,
-  ({ runId, scope }) => ({ runId, scope })
-)
 
 /**
  * Options of {@link forEach} and {@link all}.
@@ -594,153 +655,3 @@ export const within = (key: string) =>
       )
     })
   )
-
-/**
- * Lists the runs of the store, oldest first.
- *
- * @category inspecting
- * @since 0.1.0
- */
-export const list = (
-  options?: { readonly status?: RunStatus | undefined }
-): Effect.Effect<ReadonlyArray<RunSummary>, CheckpointStoreError, CheckpointStore> =>
-  CheckpointStore.use((store) => store.list(options))
-
-/**
- * Tells the status of a run, if there is one.
- *
- * @category inspecting
- * @since 0.1.0
- */
-export const status = (
-  runId: string
-): Effect.Effect<Option.Option<RunStatus>, CheckpointStoreError, CheckpointStore> =>
-  CheckpointStore.use((store) => Effect.map(store.get(runId), Option.map((run) => run.status)))
-
-/**
- * One record of a journal, as {@link inspect} shows it.
- *
- * **Details**
- *
- * `step` is empty for records about the run itself. `at` is in milliseconds since the epoch. `value` is the JSON of a
- * result, of a remembered failure, or of the run's input. `error` is the tag of a failure, `verdict` what it meant.
- *
- * @category models
- * @since 0.1.0
- */
-export interface RecordSummary {
-  readonly position: number
-  readonly at: number
-  readonly kind:
-    | "RunOpened"
-    | "RunResumed"
-    | "RunSuspended"
-    | "RunCompleted"
-    | "RunFailed"
-    | "StepIntended"
-    | "StepReleased"
-    | "StepSucceeded"
-    | "StepFailed"
-  readonly step: string
-  readonly value?: Schema.Json
-  readonly error?: string
-  readonly verdict?: string
-}
-
-/**
- * A run with its whole journal.
- *
- * @category models
- * @since 0.1.0
- */
-export interface Inspection extends RunSummary {
-  readonly version: number
-  readonly records: ReadonlyArray<RecordSummary>
-}
-
-const summarize = (position: number, step: string, record: Record.Record): RecordSummary => {
-  const base = { position, at: record.at, kind: record._tag, step }
-  switch (record._tag) {
-    case "RunOpened":
-      return record.input === undefined ? base : { ...base, value: record.input }
-    case "RunFailed":
-      return record.error === undefined ? base : { ...base, error: record.error }
-    case "StepSucceeded":
-      return { ...base, value: record.value }
-    case "StepFailed":
-      return {
-        ...base,
-        verdict: record.verdict,
-        ...(record.tag === undefined ? {} : { error: record.tag }),
-        ...(record.error === undefined ? {} : { value: record.error })
-      }
-    default:
-      return base
-  }
-}
-
-/**
- * Reads the journal of a run. Needs no lease: it may be called while the run is at work.
- *
- * **Details**
- *
- * Fails with `RunNotFound`, `CheckpointCorrupt` (a record does not decode), or `CheckpointStoreError`.
- *
- * **Example** (Looking at a finished run)
- *
- * ```ts import.meta.vitest
- * import { Effect, Schema } from "effect"
- * import { Checkpoint, CheckpointStore } from "effect-resilience"
- *
- * const program = Checkpoint.step("sum", { success: Schema.Finite }, Effect.succeed(7)).pipe(
- *   Checkpoint.run({ id: "r", input: [3, 4] }),
- *   Effect.andThen(Checkpoint.inspect("r")),
- *   Effect.map(({ records, status }) => [status, ...records.map((record) => record.kind)]),
- *   Effect.provide(CheckpointStore.layerMemory)
- * )
- *
- * await Effect.runPromise(program) // => ["completed", "RunOpened", "StepSucceeded", "RunCompleted"]
- * ```
- *
- * @category inspecting
- * @since 0.1.0
- */
-export const inspect = (
-  runId: string
-): Effect.Effect<Inspection, RunNotFound | CheckpointCorrupt | CheckpointStoreError, CheckpointStore> =>
-  CheckpointStore.use(Effect.fnUntraced(function*(store) {
-    const summary = yield* store.get(runId)
-    if (Option.isNone(summary)) return yield* new RunNotFound({ runId })
-    const records = yield* Journal.readRecords(store, runId)
-    const first = records[0]?.record
-    return {
-      ...summary.value,
-      version: first?._tag === "RunOpened" ? first.version : 0,
-      records: records.map(({ position, record, step }) => summarize(position, step, record))
-    }
-  }))
-
-/**
- * Deletes a run and its journal, whatever its status.
- *
- * **Details**
- *
- * Fails with `RunLeased` while an owner works on the run, or `CheckpointStoreError`. A run that is not there is no
- * failure.
- *
- * @category running
- * @since 0.1.0
- */
-export const clear = (
-  runId: string
-): Effect.Effect<void, RunLeased | CheckpointStoreError, CheckpointStore> =>
-  CheckpointStore.use((unbounded) => {
-    const ttl = Duration.seconds(30)
-    const store = Life.bounded(unbounded, ttl)
-    return Effect.uninterruptible(
-      Effect.flatMap(
-        Effect.mapError(store.acquire(runId, ttl), Life.locked(runId)),
-        (lease) => Effect.tapError(store.remove(lease), () => Effect.ignore(store.release(lease)))
-      )
-    )
-  })

@@ -75,7 +75,7 @@ export class CheckpointMismatch
       case "Unremembered":
         return `${where}: ${found} failed without being remembered, the program went on, and the journal has ` +
           `${expected} after it; it is not run again, for that could repeat what was done since: give it an error ` +
-          "schema so that the failure is remembered, or retry inside of it; this run has to be cleared"
+          "schema so that the failure is remembered, or retry inside of it; this run has to be rolled back or cleared"
       case "Unresolved":
         return `${where}: ${expected} may have taken effect, and the program ended without its result; put a timeout ` +
           "inside of the step and not around it, and let its reconcile find out what happened"
@@ -131,6 +131,36 @@ export class StepNotEncodable
     return this.reason === "Redacted"
       ? `${what}; leave the secret out of the result, and read it from its source where it is needed`
       : `${what}; correct the step's schema or its result`
+  }
+}
+
+/**
+ * A record of more bytes than the run allows (`maxRecordBytes`): one that was to be written, which was not, or one that
+ * is in the journal, which is left as it is.
+ *
+ * **Details**
+ *
+ * `step` is empty for a record about the run itself, such as its input. A step whose result was too large is not
+ * executed again until the run is resumed with a limit that the result fits in.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class RecordTooLarge
+  extends Schema.TaggedError<RecordTooLarge>("effect-resilience/durable/Checkpoint/RecordTooLarge")("RecordTooLarge", {
+    runId: Schema.String,
+    step: Schema.String,
+    operation: Schema.Literals(["write", "read"]),
+    bytes: Schema.Finite,
+    limit: Schema.Finite
+  })
+{
+  readonly [Fault.verdictOf] = Fault.permanent
+  override get message() {
+    const record = this.step === "" ? "a record about the run itself" : `the record of step "${this.step}"`
+    const what = this.operation === "write" ? "was not written" : "is in its journal"
+    return `run "${this.runId}": ${record} of ${this.bytes} bytes ${what}, at most ${this.limit} are allowed; ` +
+      "keep large things elsewhere and their names in the journal, or raise maxRecordBytes of the run"
   }
 }
 
@@ -250,6 +280,94 @@ export class RunNotFound extends Schema.TaggedError<RunNotFound>("effect-resilie
   readonly [Fault.verdictOf] = Fault.permanent
   override get message() {
     return `the store has no run "${this.runId}"; check the id, or list the runs`
+  }
+}
+
+/**
+ * A new run under an id that the store has already, as `Checkpoint.fork` was asked for.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class RunExists extends Schema.TaggedError<RunExists>("effect-resilience/durable/Checkpoint/RunExists")(
+  "RunExists",
+  { runId: Schema.String }
+) {
+  readonly [Fault.verdictOf] = Fault.permanent
+  override get message() {
+    return `the store has a run "${this.runId}" already, which was left as it is; choose another id, or clear that run`
+  }
+}
+
+/**
+ * A run that somebody cancelled with `Checkpoint.cancel`. What it had done stays in its journal.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class RunCancelled extends Schema.TaggedError<RunCancelled>("effect-resilience/durable/Checkpoint/RunCancelled")(
+  "RunCancelled",
+  { runId: Schema.String }
+) {
+  readonly [Fault.verdictOf] = Fault.permanent
+  override get message() {
+    return `run "${this.runId}" was cancelled; to go on with it all the same, call Checkpoint.revive and run it again`
+  }
+}
+
+/**
+ * A run that its process did not survive so many times, one after the other and without a step being finished in
+ * between, that it is not tried again on its own.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class RunDeadLettered
+  extends Schema.TaggedError<RunDeadLettered>("effect-resilience/durable/Checkpoint/RunDeadLettered")(
+    "RunDeadLettered",
+    { runId: Schema.String, crashes: Schema.Finite }
+  )
+{
+  readonly [Fault.verdictOf] = Fault.permanent
+  override get message() {
+    return `run "${this.runId}" was cut off ${this.crashes} times without finishing a step, and is not tried again; ` +
+      "find out what ends its process, then call Checkpoint.revive and run it again"
+  }
+}
+
+/**
+ * A rollback that would take back more finished steps than it may.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class RollbackTooFar
+  extends Schema.TaggedError<RollbackTooFar>("effect-resilience/durable/Checkpoint/RollbackTooFar")("RollbackTooFar", {
+    runId: Schema.String,
+    steps: Schema.Finite,
+    limit: Schema.Finite
+  })
+{
+  readonly [Fault.verdictOf] = Fault.permanent
+  override get message() {
+    return `run "${this.runId}": the rollback would take back ${this.steps} finished steps, at most ${this.limit} are ` +
+      "allowed; nothing was changed, raise its limit if they are to be executed again"
+  }
+}
+
+/**
+ * A step that the journal of a run does not have.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class StepNotFound extends Schema.TaggedError<StepNotFound>("effect-resilience/durable/Checkpoint/StepNotFound")(
+  "StepNotFound",
+  { runId: Schema.String, step: Schema.String }
+) {
+  readonly [Fault.verdictOf] = Fault.permanent
+  override get message() {
+    return `run "${this.runId}" has no step "${this.step}" in its journal; Checkpoint.inspect shows those it has`
   }
 }
 

@@ -1,29 +1,46 @@
+import * as Arr from "effect/Array"
 import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import type * as Schema from "effect/Schema"
 import * as Semaphore from "effect/Semaphore"
-import { type CheckpointStore, CheckpointStoreError, type Lease, type RunStatus } from "../CheckpointStore.ts"
-import { CheckpointCorrupt, CheckpointMismatch } from "./checkpointErrors.ts"
+import {
+  type CheckpointStore,
+  CheckpointStoreError,
+  type Entry,
+  type Lease,
+  type RunStatus
+} from "../CheckpointStore.ts"
+import { byteLength } from "./byteLength.ts"
+import { CheckpointCorrupt, CheckpointMismatch, RecordTooLarge } from "./checkpointErrors.ts"
+import * as History from "./checkpointHistory.ts"
+import { type RecordedRun, type RecordedStep, recordsOf } from "./checkpointMigration.ts"
 import * as Record from "./checkpointRecord.ts"
 import * as Scope from "./checkpointScope.ts"
 
 /**
  * What the journal knows about a step: `attempts` counts the intents written for it, `position` is that of the last
- * record about it. `failure` tells unremembered failures apart.
+ * record about it, `retries` are the times at which it was to be tried again, `oversized` is how large its result was
+ * where that was too large. `failure` tells unremembered failures apart.
  *
  * @internal
  */
 export type Outcome =
   & (
-    | { readonly _tag: "Open"; readonly failure: string }
+    | { readonly _tag: "Open"; readonly failure: string; readonly resumeAt?: number }
     | { readonly _tag: "Intended" }
     | { readonly _tag: "Succeeded"; readonly value: Schema.Json }
     | { readonly _tag: "Failed"; readonly error: Schema.Json }
   )
-  & { readonly attempts: number; readonly position: number }
+  & {
+    readonly attempts: number
+    readonly position: number
+    readonly retries: ReadonlyArray<number>
+    readonly oversized?: number
+  }
 
 interface Placed {
   readonly entry: string
@@ -37,21 +54,29 @@ interface Branch {
   readonly first: number
 }
 
-type WithoutTime<R> = R extends { readonly at: number } ? Omit<R, "at"> : never
+type WithoutTime<R> = Record.WithoutTime<R>
+type RunRecord = WithoutTime<Exclude<Record.Record, Record.StepRecord>>
 type RunCompleted = Extract<Record.Record, { readonly _tag: "RunCompleted" }>
 
 /** @internal */
 export interface Journal {
   readonly runId: string
-  /** The first record and the last word on the run's status, or undefined for a journal without records. */
-  readonly opened: Extract<Record.Record, { readonly _tag: "RunOpened" }> | undefined
-  readonly status: RunStatus
+  /** What was read when the run was opened, or undefined for a journal without records. */
+  readonly history: History.History | undefined
+  /** Tells this run from others that had or will have its id. */
+  readonly salt: string
   readonly outcome: (id: string) => Outcome | undefined
+  /** How large a record may be. */
+  readonly maxRecordBytes: number
+  /** All steps, in the order in which they first came. */
+  readonly steps: () => ReadonlyArray<RecordedStep>
+  /** Begins the journal anew with these steps, in one atomic step. It has to be opened once more after that. */
+  readonly rewrite: (run: RecordedRun) => Effect.Effect<void, CheckpointStoreError | RecordTooLarge>
   /** Why a step or group may not go on: the journal is broken, closed, or expects another one in its place. */
   readonly refusal: (
     scope: Scope.Scope,
     claim: Scope.Claim
-  ) => CheckpointStoreError | CheckpointMismatch | undefined
+  ) => Refusal | undefined
   /** Why a step that must not happen twice may not run although nothing says that it happened. */
   readonly unremembered: (scope: Scope.Scope, claim: Scope.Claim) => CheckpointMismatch | undefined
   /** What the journal has in a scope after all that the program asked for there. */
@@ -62,69 +87,87 @@ export interface Journal {
     claim: Scope.Claim,
     paths: ReadonlySet<string>
   ) => CheckpointMismatch | undefined
-  /** What the program was refused first, whether it let that be known or not. */
-  readonly mismatched: () => CheckpointMismatch | undefined
+  /** From now on no step may begin, and how the run ends is not written: it is for another program to go on with. */
+  readonly halt: (error: Halt) => void
+  /** Why the journal was halted first, whether the program let that be known or not. */
+  readonly halted: () => Halt | undefined
   /** A step that may have taken effect, and whose fate nobody told the program. */
   readonly unresolved: () => CheckpointMismatch | undefined
   /** Notes that the program was told about the fate of a step, whatever it is. */
   readonly told: (id: string) => void
   /** Whether the run was completed, and nothing has been executed in it since. */
   readonly isCompleted: () => boolean
-  /** Notes that something is executed, so that what comes after it may be new even in a completed run. */
-  readonly executing: () => void
+  /** Says that something is executed now: what comes after it may be new, and the run is at work again. */
+  readonly executing: Effect.Effect<void, CheckpointStoreError | RecordTooLarge>
   /** What the record of a completed run tells about the places that no record stands in. */
   readonly ending: (root: Scope.Scope) => Pick<RunCompleted, "steps" | "scopes">
   /** From now on no step may be called, nor write its result. */
   readonly close: () => void
+  /** A record to be written together with the next one, or when something is executed, whichever comes first. */
+  readonly announce: (record: RunRecord, status: RunStatus) => void
   readonly appendRun: (
-    record: WithoutTime<Exclude<Record.Record, Record.StepRecord>>,
+    record: RunRecord,
     status: RunStatus
-  ) => Effect.Effect<void, CheckpointStoreError>
+  ) => Effect.Effect<void, CheckpointStoreError | RecordTooLarge>
   readonly appendStep: (
     step: string,
     record: WithoutTime<Record.StepRecord>
-  ) => Effect.Effect<void, CheckpointStoreError | CheckpointMismatch>
+  ) => Effect.Effect<void, CheckpointStoreError | CheckpointMismatch | RecordTooLarge>
   readonly isBroken: () => boolean
   readonly breakDown: (error: CheckpointStoreError) => Effect.Effect<void>
   /** Fails when the journal breaks. */
   readonly broken: Effect.Effect<never, CheckpointStoreError>
 }
 
-const statusAfter = (record: Record.Record, before: RunStatus): RunStatus => {
-  switch (record._tag) {
-    case "RunOpened":
-    case "RunResumed":
-      return "running"
-    case "RunSuspended":
-      return record.escalationId === undefined ? "suspended" : "escalated"
-    case "RunCompleted":
-      return "completed"
-    case "RunFailed":
-      return "failed"
-    default:
-      return before
-  }
-}
+/** @internal */
+export type Halt = CheckpointMismatch | CheckpointCorrupt
 
-const isStep = (record: Record.Record): record is Record.StepRecord => "order" in record
+/** @internal */
+export type Refusal = CheckpointStoreError | Halt
 
 const outcomeAfter = (
   record: WithoutTime<Record.StepRecord>,
   before: Outcome | undefined,
   position: number
 ): Outcome => {
-  const attempts = before?.attempts ?? 0
+  const { attempts = 0, oversized, retries = [] } = before ?? {}
+  const again = { attempts, position, retries }
+  const ended = { attempts, position, retries: [] }
   switch (record._tag) {
     case "StepIntended":
-      return { _tag: "Intended", attempts: attempts + 1, position }
+      return { ...again, _tag: "Intended", attempts: attempts + 1 }
     case "StepReleased":
-      return { _tag: "Open", failure: "", attempts, position }
+      return { ...again, _tag: "Open", failure: "" }
+    case "StepRetried":
+      return { ...again, _tag: "Open", failure: "", retries: [...retries, record.resumeAt], resumeAt: record.resumeAt }
+    case "StepOversized":
+      return { ...ended, ...(before?._tag === "Intended" ? before : openOutcome), position, oversized: record.bytes }
     case "StepSucceeded":
-      return { _tag: "Succeeded", value: record.value, attempts, position }
+      return { ...ended, _tag: "Succeeded", value: record.value }
     case "StepFailed":
       return record.error === undefined
-        ? { _tag: "Open", failure: `${record.verdict} ${record.tag ?? ""}`, attempts, position }
-        : { _tag: "Failed", error: record.error, attempts, position }
+        ? {
+          ...ended,
+          _tag: "Open",
+          failure: `${record.verdict} ${record.tag ?? ""}`,
+          ...(oversized === undefined ? {} : { oversized })
+        }
+        : { ...ended, _tag: "Failed", error: record.error }
+  }
+}
+
+const openOutcome = { _tag: "Open", failure: "" } as const
+
+const recorded = (outcome: Outcome): RecordedStep["outcome"] => {
+  switch (outcome._tag) {
+    case "Succeeded":
+      return { _tag: "Succeeded", value: outcome.value }
+    case "Failed":
+      return { _tag: "Failed", error: outcome.error }
+    case "Open":
+      return { _tag: "Unremembered" }
+    case "Intended":
+      return { _tag: "Uncertain" }
   }
 }
 
@@ -142,39 +185,37 @@ const getOrPut = <K, V>(map: Map<K, V>, key: K, make: () => V): V => {
 }
 
 /** @internal */
-export const readRecords = Effect.fnUntraced(function*(store: CheckpointStore["Service"], runId: string) {
-  const records: Array<{ readonly position: number; readonly step: string; readonly record: Record.Record }> = []
-  for (const { body, position, step } of yield* store.read(runId)) {
-    const corrupt = (detail: string) => new CheckpointCorrupt({ runId, step, detail })
-    if (position !== records.length) {
-      return yield* corrupt(`record ${records.length} is missing, the next one is ${position}`)
-    }
-    const record = yield* Effect.mapError(Record.decode(body), (error) => corrupt(Record.where(error, body)))
-    if ((record._tag === "RunOpened") !== (position === 0)) {
-      return yield* corrupt(position === 0 ? "it does not open the run" : "it opens the run a second time")
-    }
-    if (isStep(record) && record.order.length !== step.split("/").length) {
-      return yield* corrupt("its order does not belong to its id")
-    }
-    records.push({ position, step, record })
-  }
-  return records
-})
+export interface Options {
+  /** Tells a new run from others that had or will have its id. */
+  readonly salt: string
+  /** How many bytes one record may have. */
+  readonly maxRecordBytes: number
+  /** How long the lease lasts from a renewal on. */
+  readonly ttl: Duration.Duration
+}
 
 /**
  * Reads a run's journal once and goes on writing it.
  *
  * @internal
  */
-export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"], lease: Lease) {
+export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"], lease: Lease, options: Options) {
   const { runId } = lease
-  const records = yield* readRecords(store, runId)
-  const summary = yield* store.get(runId)
+  const { maxRecordBytes } = options
+  const tooLarge = (operation: RecordTooLarge["operation"], step: string, body: string) => {
+    const bytes = byteLength(body)
+    return bytes <= maxRecordBytes
+      ? undefined
+      : new RecordTooLarge({ runId, step, operation, bytes, limit: maxRecordBytes })
+  }
+  const records = yield* History.read(store, runId, ({ body, step }) => tooLarge("read", step, body))
+  const summary = yield* Effect.mapError(store.get(runId), History.unreadable(runId))
   const counted = Option.isSome(summary) ? summary.value.entries : 0
   if (counted !== records.length) {
     const detail = `the store counts ${counted} records of it and has ${records.length}`
     return yield* new CheckpointCorrupt({ runId, step: "", detail })
   }
+  const history = History.reckon(records)
   const outcomes = new Map<string, Outcome>()
   /** By scope, what stands at which ordinal. A place is empty if what was asked for there gave no result. */
   const lines = new Map<string, Array<Placed | undefined>>()
@@ -186,10 +227,11 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
   /** By scope, how many steps and groups this program asked for. */
   const asked = new Map<string, number>()
   const told = new Set<string>()
-  let opened: Journal["opened"]
-  let status: RunStatus = "running"
+  const announced: Array<readonly [record: RunRecord, status: RunStatus]> = []
+  let abandoned = lease.abandoned
   let length = records.length
-  let ending: RunCompleted | undefined
+  let ending = history?.ending
+  let halted: Halt | undefined
   let failure: CheckpointStoreError | undefined
   let closed = false
   const broken = yield* Deferred.make<never, CheckpointStoreError>()
@@ -201,26 +243,29 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
     for (const [id, outcome] of outcomes) {
       if (!isStale(id)) continue
       const { _tag, attempts, position } = outcome
+      const again = { attempts, position, retries: [] }
       if (attempts === 0) outcomes.delete(id)
-      else if (_tag === "Open" || _tag === "Failed") outcomes.set(id, { _tag: "Open", failure: "", attempts, position })
-      else outcomes.set(id, { _tag: "Intended", attempts, position })
+      else if (_tag === "Open" || _tag === "Failed") outcomes.set(id, { ...again, ...openOutcome })
+      else outcomes.set(id, { ...again, _tag: "Intended" })
     }
     for (const map of [lines, branches, groups]) {
       for (const scope of map.keys()) if (isStale(scope)) map.delete(scope)
     }
   }
 
-  const takeBackPlaces = (scope: string, isStale: (placed: Placed, ordinal: number) => boolean) => {
+  const takeBackPlaces = (scope: string, from: number, isStale: (placed: Placed) => boolean) => {
     const line = lines.get(scope) ?? []
-    line.forEach((placed, ordinal) => {
-      if (placed === undefined || !isStale(placed, ordinal)) return
+    for (let ordinal = from; ordinal < line.length; ordinal++) {
+      const placed = line[ordinal]
+      if (placed === undefined || !isStale(placed)) continue
       line[ordinal] = undefined
       const path = Scope.join(scope, placed.entry)
-      if (!path.endsWith("[]")) return takeBack((other) => isInStep(other, path))
-      const group = path.slice(0, -1)
-      groups.delete(group.slice(0, -1))
-      takeBack((other) => other.startsWith(group))
-    })
+      if (path.endsWith("[]")) {
+        const group = path.slice(0, -1)
+        groups.delete(group.slice(0, -1))
+        takeBack((other) => other.startsWith(group))
+      } else takeBack((other) => isInStep(other, path))
+    }
     while (line.length > 0 && line.at(-1) === undefined) line.pop()
   }
 
@@ -234,7 +279,7 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
   }
 
   const takeBackFrom = (scope: string, ordinal: number) => {
-    takeBackPlaces(scope, (_, other) => other >= ordinal)
+    takeBackPlaces(scope, ordinal, () => true)
     takeBackBranches(scope, (branch) => branch.opened > ordinal)
   }
 
@@ -255,7 +300,7 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
     for (const { kind, ordinal, path, scope } of after(parts)) {
       if (kind !== "branch") takeBackFrom(scope, ordinal + 1)
       else if (before?._tag === "Open") {
-        takeBackPlaces(scope, (placed) => placed.first > before.position)
+        takeBackPlaces(scope, 0, (placed) => placed.first > before.position)
         takeBackBranches(scope, (branch, other) => other !== path && branch.first > before.position)
       }
     }
@@ -299,12 +344,13 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
     outcomes.set(step, outcome)
   }
 
-  for (const { position, record, step } of records) {
-    status = statusAfter(record, status)
-    if (isStep(record)) place(step, record, position)
-    else if (record._tag === "RunOpened") opened = record
-    // Where the scopes ended when the run completed, unless a gap has sent the program another way since.
-    ending = record._tag === "RunCompleted" ? record : undefined
+  for (const { position, record, step } of history?.steps ?? []) place(step, record, position)
+  // Whoever rolled the run back knows of them: they may be asked for again, but nobody has to.
+  for (const [id, attempts] of history?.undone ?? []) {
+    const before = outcomes.get(id)
+    if (before !== undefined && before._tag !== "Open") continue
+    outcomes.set(id, { _tag: "Intended", retries: [], position: 0, attempts: (before?.attempts ?? 0) + attempts })
+    told.add(id)
   }
 
   const breakDown = (error: CheckpointStoreError) =>
@@ -325,21 +371,44 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
         })
     ))
 
+  const write = Effect.fnUntraced(function*(step: string, record: WithoutTime<Record.Record>) {
+    const at = yield* Clock.currentTimeMillis
+    // Every value in a record is JSON already: that this does not encode is not a failure of the world.
+    const body = yield* Effect.orDie(Record.encode({ ...record, at }))
+    const refused = tooLarge("write", step, body)
+    return refused === undefined ? body : yield* refused
+  })
+
   const append = <E = never>(
-    step: string,
-    record: WithoutTime<Record.Record>,
+    written: ReadonlyArray<readonly [step: string, record: WithoutTime<Record.Record>]>,
     next: RunStatus | undefined,
     refused: () => Effect.Effect<void, E> = () => Effect.void
   ) =>
     writing.withPermit(Effect.gen(function*() {
       if (failure !== undefined) return yield* failure
       yield* refused()
-      const at = yield* Clock.currentTimeMillis
-      // Every value in a record is JSON already: that this does not encode is not a failure of the world.
-      const body = yield* Effect.orDie(Record.encode({ ...record, at }))
-      yield* Effect.tapCause(store.append(lease, [{ position: length, step, body }], next), giveUp)
-      return length++
+      const status = next ?? announced.at(-1)?.[1]
+      const entries: Array<Entry> = []
+      for (const [record] of announced) {
+        entries.push({ position: length + entries.length, step: "", body: yield* write("", record) })
+      }
+      for (const [step, record] of written) {
+        entries.push({ position: length + entries.length, step, body: yield* write(step, record) })
+      }
+      if (Arr.isReadonlyArrayNonEmpty(entries)) {
+        yield* Effect.tapCause(store.append(lease, entries, status), giveUp)
+        announced.length = 0
+        length += entries.length
+      }
+      return length - 1
     })).pipe(Effect.uninterruptible)
+
+  // A run that gets on with its work is not one that keeps ending its process.
+  const recovered = Effect.suspend(() => {
+    if (abandoned === 0) return Effect.void
+    abandoned = 0
+    return Effect.ignore(store.renew(lease, options.ttl, { recovered: true }))
+  })
 
   const mismatch = (
     reason: CheckpointMismatch["reason"],
@@ -348,26 +417,33 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
     found: string
   ) => {
     const error = new CheckpointMismatch({ runId, reason, scope, expected, found })
-    if (reason === "Order") mismatched ??= error
+    if (reason === "Order") halted ??= error
     return error
   }
-  let mismatched: CheckpointMismatch | undefined
 
   const theEnd = "its end"
 
   const ended = (step: string) => mismatch("Ended", "", theEnd, `step "${step}"`)
 
+  const endings = new Map(Object.entries(ending?.scopes ?? {}))
   const endOf = (scope: string, completed: RunCompleted): number =>
-    scope === "" ? completed.steps : Math.max(lines.get(scope)?.length ?? 0, completed.scopes?.[scope] ?? 0)
+    scope === "" ? completed.steps : Math.max(lines.get(scope)?.length ?? 0, endings.get(scope) ?? 0)
 
   const journal: Journal = {
     runId,
-    opened,
-    status,
+    history,
+    salt: history?.salt ?? options.salt,
     outcome: (id) => outcomes.get(id),
+    maxRecordBytes,
+    steps: () => Array.from(outcomes, ([id, outcome]) => ({ id, outcome: recorded(outcome) })),
+    rewrite: ({ input, steps, version }) => {
+      const begun = { _tag: "RunMigrated", version, ...(input === undefined ? {} : { input }) } as const
+      return Effect.asVoid(append([["", begun], ...recordsOf(steps)], "running"))
+    },
     refusal: (scope, { entry, id, ordinal }) => {
       if (failure !== undefined) return failure
       if (closed) return ended(id)
+      if (halted !== undefined) return halted
       const found = Scope.describe(entry)
       const wanted = lines.get(scope.path)?.[ordinal]?.entry
       if (wanted === undefined) {
@@ -387,9 +463,11 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
     unremembered: (scope, claim) => {
       const { position } = outcomes.get(claim.id) ?? {}
       for (const { kind, ordinal, path, scope: around } of after(Scope.parts(claim.id, claim.order))) {
-        const isBehind = ({ first }: Placed, other: number) =>
-          kind === "branch" ? position !== undefined && first > position : other > ordinal
-        const placed = lines.get(around)?.find((placed, other) => placed !== undefined && isBehind(placed, other))
+        const isBehind = ({ first }: Placed) => position !== undefined && first > position
+        const line = lines.get(around) ?? []
+        const placed = kind === "branch"
+          ? line.find((placed) => placed !== undefined && isBehind(placed))
+          : line.slice(ordinal + 1).find((placed) => placed !== undefined)
         const branch = Array.from(branches.get(around) ?? []).find(([other, { first, opened }]) =>
           kind === "branch" ? other !== path && position !== undefined && first > position : opened > ordinal
         )
@@ -414,7 +492,10 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
       }
       return undefined
     },
-    mismatched: () => mismatched,
+    halt: (error) => {
+      halted ??= error
+    },
+    halted: () => halted,
     unresolved: () => {
       for (const [id, { _tag }] of outcomes) {
         if (_tag === "Intended" && !told.has(id)) return mismatch("Unresolved", "", `step "${id}"`, theEnd)
@@ -425,9 +506,10 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
       told.add(id)
     },
     isCompleted: () => ending !== undefined,
-    executing: () => {
+    executing: Effect.suspend(() => {
       ending = undefined
-    },
+      return announced.length === 0 ? Effect.void : Effect.asVoid(append([], undefined))
+    }),
     ending: (root) => {
       const open = Array.from(asked).filter(([scope, next]) => scope !== "" && next > (lines.get(scope)?.length ?? 0))
       return open.length === 0 ? { steps: root.next } : { steps: root.next, scopes: Object.fromEntries(open) }
@@ -435,11 +517,17 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
     close: () => {
       closed = true
     },
-    appendRun: (record, next) => Effect.asVoid(append("", record, next)),
+    announce: (record, status) => {
+      announced.push([record, status])
+    },
+    appendRun: (record, next) => Effect.asVoid(append([["", record]], next)),
     appendStep: (step, record) =>
-      Effect.map(
-        append(step, record, undefined, () => closed ? Effect.fail(ended(step)) : Effect.void),
-        (position) => place(step, record, position)
+      Effect.tap(
+        Effect.map(
+          append([[step, record]], undefined, () => closed ? Effect.fail(ended(step)) : Effect.void),
+          (position) => place(step, record, position)
+        ),
+        () => record._tag === "StepSucceeded" || record._tag === "StepFailed" ? recovered : Effect.void
       ),
     isBroken: () => failure !== undefined,
     breakDown,

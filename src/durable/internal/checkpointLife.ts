@@ -5,41 +5,84 @@ import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
+import { InvalidConfig } from "../../Fault.ts"
 import { canonicalJson } from "../../internal/canonicalJson.ts"
+import * as config from "../../internal/config.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import { type CheckpointStore, CheckpointStoreError, type RunStatus } from "../CheckpointStore.ts"
-import { type CheckpointMismatch, InputNotJson, RunConflict, RunLeased } from "./checkpointErrors.ts"
-import type { Journal } from "./checkpointJournal.ts"
+import {
+  CheckpointCorrupt,
+  CheckpointMismatch,
+  InputNotJson,
+  RunCancelled,
+  RunConflict,
+  RunDeadLettered,
+  RunLeased
+} from "./checkpointErrors.ts"
+import type { Halt, Journal } from "./checkpointJournal.ts"
+import type { RecordedRun } from "./checkpointMigration.ts"
 import type { Scope } from "./checkpointScope.ts"
 import { isSuspension } from "./checkpointStep.ts"
 
 /**
- * Writes the first record of a new run, or says whether an old one may go on with this version and input.
+ * A run's id, if it can be one.
  *
  * @internal
  */
-export const opening = Effect.fnUntraced(function*(
-  journal: Journal,
-  version: number,
-  input: { readonly json: Schema.Json; readonly text: string } | undefined
-) {
-  const { opened, runId } = journal
-  if (opened === undefined) {
-    return yield* journal.appendRun(
-      { _tag: "RunOpened", version, ...(input === undefined ? {} : { input: input.json }) },
-      "running"
-    )
+export const idOf = (module: string, id: string): string => {
+  const runId = config.nonEmpty(module, "id", id)
+  // Stores write text as UTF-8, in which two ids with different halves of surrogate pairs would be the same, and some
+  // end a text at NUL.
+  if (runId.isWellFormed() && !runId.includes("\0")) return runId
+  const expected = "well-formed text, without NUL and halves of surrogate pairs"
+  throw new InvalidConfig({ module, option: "id", value: JSON.stringify(runId), expected })
+}
+
+/** @internal */
+export interface Opening {
+  readonly version: number
+  readonly input: { readonly json: Schema.Json; readonly text: string } | undefined
+  readonly crashes: number
+  readonly maxCrashes: number
+  readonly migrate: ((run: RecordedRun) => RecordedRun | undefined) | undefined
+}
+
+/**
+ * Writes the first record of a new run, or says whether an old one may go on with this version and input. Gives whether
+ * the journal was written anew for this version, and has to be read once more.
+ *
+ * @internal
+ */
+export const opening = Effect.fnUntraced(function*(journal: Journal, options: Opening) {
+  const { crashes, input, maxCrashes, version } = options
+  const { history, runId } = journal
+  if (history === undefined) {
+    const opened = { _tag: "RunOpened", version, salt: journal.salt } as const
+    yield* journal.appendRun(input === undefined ? opened : { ...opened, input: input.json }, "running")
+    return false
   }
-  if (opened.version !== version) {
+  if (history.status === "cancelled") return yield* new RunCancelled({ runId })
+  if (history.status === "deadLettered") return yield* new RunDeadLettered({ runId, crashes: maxCrashes })
+  if (history.status !== "completed" && crashes >= maxCrashes) {
+    yield* journal.appendRun({ _tag: "RunDeadLettered", crashes }, "deadLettered")
+    yield* Telemetry.emit(() => ({ _tag: "RunChanged", runId, status: "deadLettered" }))
+    return yield* new RunDeadLettered({ runId, crashes })
+  }
+  if (history.version !== version) {
+    const migrated = options.migrate?.({ version: history.version, input: history.input, steps: journal.steps() })
+    if (migrated !== undefined) {
+      yield* journal.rewrite({ ...migrated, version })
+      return true
+    }
     return yield* new RunConflict({
       runId,
       reason: "Version",
-      expected: String(opened.version),
+      expected: String(history.version),
       found: String(version)
     })
   }
   // What was read from JSON text is JSON.
-  const before = opened.input === undefined ? undefined : Result.getOrThrow(canonicalJson(opened.input))
+  const before = history.input === undefined ? undefined : Result.getOrThrow(canonicalJson(history.input))
   if (before !== input?.text) {
     return yield* new RunConflict({
       runId,
@@ -48,9 +91,11 @@ export const opening = Effect.fnUntraced(function*(
       found: input?.text ?? "none"
     })
   }
-  if (journal.status === "suspended" || journal.status === "escalated" || journal.status === "failed") {
-    yield* journal.appendRun({ _tag: "RunResumed" }, "running")
+  // Written only when something is executed: a program that does not go with the journal leaves it as it was.
+  if (history.status !== "running" && history.status !== "completed") {
+    journal.announce({ _tag: "RunResumed" }, "running")
   }
+  return false
 })
 
 /**
@@ -68,9 +113,9 @@ export const closing = Effect.fnUntraced(function*<A, E>(
   const changed = (status: RunStatus) => Telemetry.emit(() => ({ _tag: "RunChanged", runId, status }))
   // A program that was refused a step is not the one that the journal is of, also when it has caught the refusal.
   const refused = Exit.isSuccess(exit)
-    ? journal.mismatched() ?? journal.leftOver(place) ?? journal.unresolved()
+    ? journal.halted() ?? journal.leftOver(place) ?? journal.unresolved()
     : undefined
-  const ended: Exit.Exit<A, E | CheckpointMismatch> = refused === undefined ? exit : Exit.fail(refused)
+  const ended: Exit.Exit<A, E | Halt> = refused === undefined ? exit : Exit.fail(refused)
   if (Exit.isSuccess(ended)) {
     if (!journal.isCompleted()) {
       yield* journal.appendRun({ _tag: "RunCompleted", ...journal.ending(place) }, "completed")
@@ -79,7 +124,8 @@ export const closing = Effect.fnUntraced(function*<A, E>(
     return ended.value
   }
   const end = endOf(ended)
-  if (end !== undefined && journal.status !== "completed" && !journal.isBroken()) {
+  const isWritten = journal.history?.status !== "completed" && !journal.isBroken() && !isForAnother(journal, ended)
+  if (end !== undefined && isWritten) {
     // The failure that ended the run is what the caller needs to hear, not that it could not be written down as well:
     // the run is still `running` in the store, as after a crash, and can be resumed.
     yield* Effect.ignore(journal.appendRun(end.record, end.status))
@@ -87,6 +133,16 @@ export const closing = Effect.fnUntraced(function*<A, E>(
   }
   return yield* ended
 })
+
+const isCorrupt = Schema.is(CheckpointCorrupt)
+const isMismatch = Schema.is(CheckpointMismatch)
+
+// Whether the run is for another program to go on with, which is to find everything as it was.
+const isForAnother = <A, E>(journal: Journal, exit: Exit.Exit<A, E>): boolean => {
+  if (journal.halted() !== undefined) return true
+  const error = Option.getOrUndefined(Exit.findErrorOption(exit))
+  return (isCorrupt(error) || (isMismatch(error) && error.reason === "Unremembered")) && error.runId === journal.runId
+}
 
 // A run that was interrupted is neither failed nor suspended: it stays as it is, to be resumed.
 const endOf = <A, E>(exit: Exit.Exit<A, E>) => {
@@ -111,8 +167,30 @@ const endOf = <A, E>(exit: Exit.Exit<A, E>) => {
   }
 }
 
+/**
+ * What a lease that was lost says where the run was cancelled: that, and not that another owner has it.
+ *
+ * @internal
+ */
+export const cancelled =
+  (store: CheckpointStore["Service"], runId: string) =>
+  <E>(error: E | CheckpointStoreError): Effect.Effect<never, E | CheckpointStoreError | RunCancelled> =>
+    isFenced(error) && error.runId === runId
+      ? Effect.flatMap(
+        Effect.option(store.get(runId)),
+        (found) =>
+          Effect.fail(
+            Option.getOrUndefined(Option.flatten(found))?.status === "cancelled" ? new RunCancelled({ runId }) : error
+          )
+      )
+      : Effect.fail(error)
+
+const isStoreError = Schema.is(CheckpointStoreError)
+const isFenced = (error: unknown): error is CheckpointStoreError =>
+  isStoreError(error) && error.reason._tag === "Fenced"
+
 /** @internal */
-export const locked = (runId: string) => (error: CheckpointStoreError): CheckpointStoreError | RunLeased =>
+export const leased = (runId: string) => (error: CheckpointStoreError): CheckpointStoreError | RunLeased =>
   error.reason._tag === "LeaseHeld"
     ? new RunLeased({
       runId,

@@ -10,16 +10,27 @@ const order = Schema.Array(Schema.Finite)
  * a reconcile, and below it for a branch opened by key: -1 less how many steps and groups the scope around had been
  * asked for by then. `scopes` of a completed run are those that were asked for more than their records tell.
  *
+ * `salt` tells runs of one id apart. What stands before `RunMigrated` is superseded by what follows it; what stands at
+ * `to` or later before `RunRolledBack` does not count any more.
+ *
  * @internal
  */
 export const Record = Schema.TaggedUnion({
-  RunOpened: { at, version: Schema.Finite, input: Schema.optionalKey(Schema.Json) },
+  RunOpened: { at, version: Schema.Finite, salt: Schema.String, input: Schema.optionalKey(Schema.Json) },
   RunResumed: { at },
+  RunMigrated: { at, version: Schema.Finite, input: Schema.optionalKey(Schema.Json) },
+  RunRolledBack: { at, to: Schema.Finite },
+  RunForked: { at, from: Schema.String },
+  RunRevived: { at },
   RunSuspended: { at, step: Schema.String, reason: Schema.String, escalationId: Schema.optionalKey(Schema.String) },
   RunCompleted: { at, steps: Schema.Finite, scopes: Schema.optionalKey(Schema.Record(Schema.String, Schema.Finite)) },
   RunFailed: { at, error: Schema.optionalKey(Schema.String) },
+  RunCancelled: { at },
+  RunDeadLettered: { at, crashes: Schema.Finite },
   StepIntended: { at, order },
   StepReleased: { at, order },
+  StepRetried: { at, order, resumeAt: Schema.Finite, verdict: Schema.String, tag: Schema.optionalKey(Schema.String) },
+  StepOversized: { at, order, bytes: Schema.Finite },
   StepSucceeded: { at, order, value: Schema.Json },
   StepFailed: {
     at,
@@ -35,6 +46,12 @@ export type Record = typeof Record.Type
 
 /** @internal */
 export type StepRecord = Extract<Record, { readonly order: ReadonlyArray<number> }>
+
+/** @internal */
+export type WithoutTime<R> = R extends { readonly at: number } ? Omit<R, "at"> : never
+
+/** @internal */
+export const isStep = (record: Record): record is StepRecord => "order" in record
 
 const text = Schema.fromJsonString(Record)
 

@@ -88,7 +88,7 @@ export const insideStep = (claim: Claim): Scope => make(claim.id, claim.order)
 
 /** @internal */
 export const insideReconcile = (claim: Claim, attempt: number): Scope =>
-  make(`${claim.id}/~reconcile${attempt > 1 ? `#${attempt}` : ""}`, [...claim.order, -1])
+  make(`${claim.id}/${reconcile}${attempt > 1 ? `#${attempt}` : ""}`, [...claim.order, -1])
 
 /** @internal */
 export const insideGroup = (claim: Claim, key: string): Scope => make(`${claim.id}[${escape(key)}]`, claim.order)
@@ -127,19 +127,32 @@ export const parts = (id: string, order: ReadonlyArray<number>): ReadonlyArray<P
   return id.split("/").map((text, index) => {
     const ordinal = order[index] ?? -1
     const path = join(scope, text)
-    const part: Part = ordinal >= 0
-      ? {
-        kind: text.endsWith("]") ? "group" : "step",
-        scope,
-        path,
-        ordinal,
-        entry: text.replace(/\[[^\]]*\]$/, "[]")
-      }
-      : { kind: text.startsWith("[") ? "branch" : "reconcile", scope, path, ordinal: -1 - ordinal, entry: text }
+    const { entry, kind } = kindOf(text)
+    const part: Part = { kind, scope, path, ordinal: ordinal >= 0 ? ordinal : -1 - ordinal, entry }
     scope = path
     return part
   })
 }
+
+/** @internal */
+export const kindOf = (part: string): Pick<Part, "kind" | "entry"> =>
+  part.startsWith("[")
+    ? { kind: "branch", entry: part }
+    : part.startsWith(reconcile)
+    ? { kind: "reconcile", entry: part }
+    : part.endsWith("]")
+    ? { kind: "group", entry: part.replace(/\[[^\]]*\]$/, "[]") }
+    : { kind: "step", entry: part }
+
+// No name begins like this: it is escaped in them.
+const reconcile = "~reconcile"
+
+/**
+ * The id of the step that a scope belongs to, also in its reconcile, or the scope's own path.
+ *
+ * @internal
+ */
+export const ownerOf = (path: string): string => path.replace(/\/~reconcile(#\d+)?$/, "")
 
 /** @internal */
 export const describe = (entry: string): string =>

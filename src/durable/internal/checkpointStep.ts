@@ -1,11 +1,15 @@
 import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
+import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import * as Fault from "../../Fault.ts"
 import { hasRedacted } from "../../internal/hasRedacted.ts"
+import * as Retry from "../../policy/Retry.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import type { CheckpointStoreError } from "../CheckpointStore.ts"
 import {
@@ -13,6 +17,7 @@ import {
   CheckpointCorrupt,
   CheckpointMismatch,
   ConcurrentSteps,
+  RecordTooLarge,
   RunSuspended,
   StepNotEncodable
 } from "./checkpointErrors.ts"
@@ -38,6 +43,7 @@ export type Failure =
   | CheckpointCorrupt
   | CheckpointMismatch
   | ConcurrentSteps
+  | RecordTooLarge
   | StepNotEncodable
 
 /** @internal */
@@ -62,8 +68,11 @@ const roundTrip = Effect.fnUntraced(function*<S extends Schema.Codec<unknown, un
 
 const named = (defect: unknown): string => defect instanceof Error ? defect.name : "not an Error"
 
-const tagOf = (error: unknown): string | undefined =>
-  Predicate.hasProperty(error, "_tag") && typeof error._tag === "string" ? error._tag : undefined
+const tagged = (error: unknown): { readonly tag?: string } =>
+  Predicate.hasProperty(error, "_tag") && typeof error._tag === "string" ? { tag: error._tag } : {}
+
+/** Stands for the failures of earlier lives, of which only their times are known. */
+const retried = { [Fault.verdictOf]: Fault.transient }
 
 /** @internal */
 export const concurrent = (run: Run["Service"], running: string, requested: string): ConcurrentSteps =>
@@ -122,6 +131,7 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
     readonly error: Remembered | undefined
     readonly atMostOnce: boolean
     readonly reconcile: Effect.Effect<Reconciliation<A>, E2, R2> | undefined
+    readonly retry: Retry.Policy | undefined
   },
   execute: Effect.Effect<A, E, R>
 ) =>
@@ -132,7 +142,11 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
     const success = Schema.toCodecJson(options.success)
     const failure = options.error === undefined ? undefined : Schema.toCodecJson(options.error)
 
-    const corrupt = (detail: string) => new CheckpointCorrupt({ runId, step: id, detail })
+    const halted = <E3 extends CheckpointCorrupt | CheckpointMismatch>(error: E3): E3 => {
+      journal.halt(error)
+      return error
+    }
+    const corrupt = (detail: string) => halted(new CheckpointCorrupt({ runId, step: id, detail }))
     const completed = (replayed: boolean) =>
       Telemetry.emit(() => ({ _tag: "StepCompleted", runId, step: id, replayed }))
     const failed = (replayed: boolean) => Telemetry.emit(() => ({ _tag: "StepFailed", runId, step: id, replayed }))
@@ -143,7 +157,12 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
         roundTrip(success, value),
         (detail) => new StepNotEncodable({ runId, step: id, reason: "Value", detail })
       )
-      yield* journal.appendStep(id, { _tag: "StepSucceeded", order, value: json })
+      yield* Effect.catchTag(
+        journal.appendStep(id, { _tag: "StepSucceeded", order, value: json }),
+        "RecordTooLarge",
+        // That it has been executed is remembered all the same, or it would be executed again to the same end.
+        (error) => Effect.andThen(journal.appendStep(id, { _tag: "StepOversized", order, bytes: error.bytes }), error)
+      )
       yield* completed(false)
       return decoded
     })
@@ -155,7 +174,7 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
       cause: { readonly cause?: unknown }
     ) {
       yield* Telemetry.emit(() => ({ _tag: "StepAmbiguous", runId, step: id }))
-      journal.executing()
+      yield* journal.executing
       const tell = Effect.sync(() => journal.told(id))
       const ambiguous = Effect.andThen(tell, new AmbiguousStep({ runId, step: id, reason, ...cause }))
       if (reconcile === undefined) return yield* ambiguous
@@ -176,21 +195,49 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
     // What the error is, but not what it says, which may be a secret. Gives the error that a resumed program will be
     // given, if it is remembered.
     const note = Effect.fnUntraced(function*(error: E, verdict: Fault.Verdict) {
-      const tag = tagOf(error)
+      const failing = { _tag: "StepFailed", order, verdict: verdict._tag, ...tagged(error) } as const
       const written = failure === undefined ? Option.none() : yield* Effect.option(roundTrip(failure, error))
-      yield* journal.appendStep(id, {
-        _tag: "StepFailed",
-        order,
-        verdict: verdict._tag,
-        ...(tag === undefined ? {} : { tag }),
-        ...(Option.isSome(written) ? { error: written.value.json } : {})
-      })
+      const remembered = Option.isNone(written)
+        ? false
+        : yield* journal.appendStep(id, { ...failing, error: written.value.json }).pipe(
+          Effect.as(true),
+          Effect.catchTag("RecordTooLarge", () => Effect.succeed(false))
+        )
+      if (!remembered) yield* journal.appendStep(id, failing)
       yield* failed(false)
-      return Option.map(written, ({ decoded }) => decoded)
+      return remembered ? Option.map(written, ({ decoded }) => decoded) : Option.none()
     })
 
-    const attempt = Effect.fnUntraced(function*(number: number) {
-      journal.executing()
+    // Schedules count for themselves: the retries of earlier lives are told to a new one again.
+    const retrying = Effect.suspend(() => {
+      const { retry } = options
+      if (retry === undefined) return Effect.succeed((_error: E) => Effect.succeed<number | undefined>(undefined))
+      return Effect.gen(function*() {
+        const next = yield* Schedule.toStep(Retry.schedule(retry))
+        const earlier = journal.outcome(id)?.retries ?? []
+        for (const at of earlier) {
+          yield* Effect.provideService(Effect.exit(next(at, retried)), Telemetry.Listener, undefined)
+        }
+        let first = earlier[0]
+        return Effect.fnUntraced(function*(error: E) {
+          const now = yield* Clock.currentTimeMillis
+          first ??= now
+          const delay = yield* Effect.option(next(now, error))
+          if (Option.isNone(delay)) return undefined
+          const resumeAt = Math.ceil(now + Duration.toMillis(delay.value[1]))
+          return retry.maxElapsed !== undefined && resumeAt > first + Duration.toMillis(retry.maxElapsed)
+            ? undefined
+            : resumeAt
+        })
+      })
+    })
+
+    const until = (time: number) =>
+      Effect.flatMap(Clock.currentTimeMillis, (now) => time > now ? restore(Effect.sleep(time - now)) : Effect.void)
+
+    // Gives nothing where the step is to be tried again.
+    const attempt = Effect.fnUntraced(function*(number: number, retryAt: Effect.Success<typeof retrying>) {
+      yield* journal.executing
       if (atMostOnce) yield* journal.appendStep(id, { _tag: "StepIntended", order })
       let started = false
       const place = Scope.insideStep(claim)
@@ -201,7 +248,7 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
       const exit = yield* Effect.exit(restore(Effect.provideService(work, Fault.Idempotent, !atMostOnce)))
       if (Exit.isSuccess(exit)) {
         const leftOver = journal.leftOver(place)
-        return leftOver === undefined ? yield* succeed(exit.value) : yield* leftOver
+        return leftOver === undefined ? Option.some(yield* succeed(exit.value)) : yield* leftOver
       }
       const again = Effect.failCause(exit.cause)
       if (journal.isBroken()) return yield* again
@@ -210,7 +257,7 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
         yield* failed(false)
         if (!atMostOnce) return yield* again
         const happened = yield* settle("Died", number, { cause: Cause.squash(exit.cause) })
-        if (Option.isSome(happened)) return happened.value
+        if (Option.isSome(happened)) return happened
         yield* release
         return yield* again
       }
@@ -225,10 +272,25 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
       const verdict = yield* Effect.provideService(Fault.classify(error), Fault.Idempotent, !atMostOnce)
       if (atMostOnce && Fault.mayHaveHappened(verdict)) {
         const happened = yield* settle("Failed", number, { cause: error })
-        if (Option.isSome(happened)) return happened.value
+        if (Option.isSome(happened)) return happened
+      }
+      const resumeAt = yield* Effect.provideService(retryAt(error), Fault.Idempotent, !atMostOnce)
+      if (resumeAt !== undefined) {
+        const retried = { _tag: "StepRetried", order, resumeAt, verdict: verdict._tag, ...tagged(error) } as const
+        yield* journal.appendStep(id, retried)
+        yield* until(resumeAt)
+        return Option.none<A>()
       }
       const remembered = yield* note(error, verdict)
       return Option.isSome(remembered) ? yield* Effect.fail(remembered.value) : yield* again
+    })
+
+    const tries = Effect.fnUntraced(function*(first: number) {
+      const retryAt = yield* retrying
+      for (let number = first;; number++) {
+        const value = yield* attempt(number, retryAt)
+        if (Option.isSome(value)) return value.value
+      }
     })
 
     return Effect.gen(function*() {
@@ -243,6 +305,10 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
       yield* restore(Effect.yieldNow)
       const outcome = journal.outcome(id)
       const attempts = outcome?.attempts ?? 0
+      const { maxRecordBytes: limit } = journal
+      if (outcome?.oversized !== undefined && outcome.oversized > limit) {
+        return yield* new RecordTooLarge({ runId, step: id, operation: "write", bytes: outcome.oversized, limit })
+      }
       switch (outcome?._tag) {
         case "Succeeded": {
           const value = yield* Effect.mapError(
@@ -265,20 +331,24 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
         }
         case "Intended": {
           if (!atMostOnce) {
-            return yield* new CheckpointMismatch({
-              runId,
-              reason: "Effects",
-              scope: run.scope,
-              expected: `an unfinished attempt at step "${claim.entry}", which must not happen twice,`,
-              found: `step "${claim.entry}", which may`
-            })
+            return yield* halted(
+              new CheckpointMismatch({
+                runId,
+                reason: "Effects",
+                scope: run.scope,
+                expected: `an unfinished attempt at step "${claim.entry}", which must not happen twice,`,
+                found: `step "${claim.entry}", which may`
+              })
+            )
           }
           const happened = yield* settle("Unfinished", attempts, {})
-          return Option.isSome(happened) ? happened.value : yield* attempt(attempts + 1)
+          return Option.isSome(happened) ? happened.value : yield* tries(attempts + 1)
         }
         default: {
           const unremembered = atMostOnce ? journal.unremembered(run.place, claim) : undefined
-          return unremembered === undefined ? yield* attempt(attempts + 1) : yield* unremembered
+          if (unremembered !== undefined) return yield* unremembered
+          if (outcome?.resumeAt !== undefined) yield* until(outcome.resumeAt)
+          return yield* tries(attempts + 1)
         }
       }
     })
