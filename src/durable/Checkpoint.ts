@@ -267,6 +267,8 @@ export const run: {
           schedule: Schedule.spaced(Duration.divideUnsafe(ttl, 10))
         })),
         Effect.catch(journal.breakDown),
+        // A run that has been at work for so long is told to be, also if it has not come to a new step.
+        Effect.andThen(Effect.ignore(journal.flush)),
         Effect.forever
       )
       const watched = Effect.raceAllFirst([

@@ -23,14 +23,13 @@ import * as Scope from "./checkpointScope.ts"
 
 /**
  * What the journal knows about a step: `attempts` counts the intents written for it, `position` is that of the last
- * record about it, `retries` are the times at which it was to be tried again, `oversized` is how large its result was
- * where that was too large. `failure` tells unremembered failures apart.
+ * record about it, `oversized` is how large its result was where that was too large. `failure` tells unremembered failures apart.
  *
  * @internal
  */
 export type Outcome =
   & (
-    | { readonly _tag: "Open"; readonly failure: string; readonly resumeAt?: number }
+    | { readonly _tag: "Open"; readonly failure: string }
     | { readonly _tag: "Intended" }
     | { readonly _tag: "Succeeded"; readonly value: Schema.Json }
     | { readonly _tag: "Failed"; readonly error: Schema.Json }
@@ -38,9 +37,19 @@ export type Outcome =
   & {
     readonly attempts: number
     readonly position: number
-    readonly retries: ReadonlyArray<number>
     readonly oversized?: number
+    readonly retry?: RetryState
   }
+
+/**
+ * When a step that is to be tried again failed first, and the times at which it was to be tried again.
+ *
+ * @internal
+ */
+export interface RetryState {
+  readonly since: number
+  readonly times: ReadonlyArray<number>
+}
 
 interface Placed {
   readonly entry: string
@@ -103,7 +112,9 @@ export interface Journal {
   readonly ending: (root: Scope.Scope) => Pick<RunCompleted, "steps" | "scopes">
   /** From now on no step may be called, nor write its result. */
   readonly close: () => void
-  /** A record to be written together with the next one, or when something is executed, whichever comes first. */
+  /** Writes what was announced, if the program still goes with the journal. */
+  readonly flush: Effect.Effect<void, CheckpointStoreError | RecordTooLarge>
+  /** A record to be written together with the next one, when something is executed, or with {@link flush}. */
   readonly announce: (record: RunRecord, status: RunStatus) => void
   readonly appendRun: (
     record: RunRecord,
@@ -130,29 +141,25 @@ const outcomeAfter = (
   before: Outcome | undefined,
   position: number
 ): Outcome => {
-  const { attempts = 0, oversized, retries = [] } = before ?? {}
-  const again = { attempts, position, retries }
-  const ended = { attempts, position, retries: [] }
+  const { attempts = 0, retry } = before ?? {}
+  const known = { attempts, position, ...(retry === undefined ? {} : { retry }) }
   switch (record._tag) {
     case "StepIntended":
-      return { ...again, _tag: "Intended", attempts: attempts + 1 }
+      return { ...known, _tag: "Intended", attempts: attempts + 1 }
     case "StepReleased":
-      return { ...again, _tag: "Open", failure: "" }
-    case "StepRetried":
-      return { ...again, _tag: "Open", failure: "", retries: [...retries, record.resumeAt], resumeAt: record.resumeAt }
+      return { ...known, ...openOutcome }
+    case "StepRetried": {
+      const times = [...retry?.times ?? [], record.resumeAt]
+      return { ...known, ...openOutcome, retry: { since: record.since, times } }
+    }
     case "StepOversized":
-      return { ...ended, ...(before?._tag === "Intended" ? before : openOutcome), position, oversized: record.bytes }
+      return { attempts, ...(before?._tag === "Intended" ? before : openOutcome), position, oversized: record.bytes }
     case "StepSucceeded":
-      return { ...ended, _tag: "Succeeded", value: record.value }
+      return { attempts, position, _tag: "Succeeded", value: record.value }
     case "StepFailed":
       return record.error === undefined
-        ? {
-          ...ended,
-          _tag: "Open",
-          failure: `${record.verdict} ${record.tag ?? ""}`,
-          ...(oversized === undefined ? {} : { oversized })
-        }
-        : { ...ended, _tag: "Failed", error: record.error }
+        ? { attempts, position, _tag: "Open", failure: `${record.verdict} ${record.tag ?? ""}` }
+        : { attempts, position, _tag: "Failed", error: record.error }
   }
 }
 
@@ -243,7 +250,7 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
     for (const [id, outcome] of outcomes) {
       if (!isStale(id)) continue
       const { _tag, attempts, position } = outcome
-      const again = { attempts, position, retries: [] }
+      const again = { attempts, position }
       if (attempts === 0) outcomes.delete(id)
       else if (_tag === "Open" || _tag === "Failed") outcomes.set(id, { ...again, ...openOutcome })
       else outcomes.set(id, { ...again, _tag: "Intended" })
@@ -349,7 +356,7 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
   for (const [id, attempts] of history?.undone ?? []) {
     const before = outcomes.get(id)
     if (before !== undefined && before._tag !== "Open") continue
-    outcomes.set(id, { _tag: "Intended", retries: [], position: 0, attempts: (before?.attempts ?? 0) + attempts })
+    outcomes.set(id, { _tag: "Intended", position: 0, attempts: (before?.attempts ?? 0) + attempts })
     told.add(id)
   }
 
@@ -428,6 +435,10 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
   const endings = new Map(Object.entries(ending?.scopes ?? {}))
   const endOf = (scope: string, completed: RunCompleted): number =>
     scope === "" ? completed.steps : Math.max(lines.get(scope)?.length ?? 0, endings.get(scope) ?? 0)
+
+  const flush = Effect.suspend(() =>
+    announced.length === 0 || halted !== undefined ? Effect.void : Effect.asVoid(append([], undefined))
+  )
 
   const journal: Journal = {
     runId,
@@ -508,8 +519,9 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
     isCompleted: () => ending !== undefined,
     executing: Effect.suspend(() => {
       ending = undefined
-      return announced.length === 0 ? Effect.void : Effect.asVoid(append([], undefined))
+      return flush
     }),
+    flush,
     ending: (root) => {
       const open = Array.from(asked).filter(([scope, next]) => scope !== "" && next > (lines.get(scope)?.length ?? 0))
       return open.length === 0 ? { steps: root.next } : { steps: root.next, scopes: Object.fromEntries(open) }

@@ -10,6 +10,8 @@ const order = Schema.Array(Schema.Finite)
  * a reconcile, and below it for a branch opened by key: -1 less how many steps and groups the scope around had been
  * asked for by then. `scopes` of a completed run are those that were asked for more than their records tell.
  *
+ * `since` is when a step that is tried again failed for the first time.
+ *
  * `salt` tells runs of one id apart. What stands before `RunMigrated` is superseded by what follows it; what stands at
  * `to` or later before `RunRolledBack` does not count any more.
  *
@@ -29,7 +31,14 @@ export const Record = Schema.TaggedUnion({
   RunDeadLettered: { at, crashes: Schema.Finite },
   StepIntended: { at, order },
   StepReleased: { at, order },
-  StepRetried: { at, order, resumeAt: Schema.Finite, verdict: Schema.String, tag: Schema.optionalKey(Schema.String) },
+  StepRetried: {
+    at,
+    order,
+    since: Schema.Finite,
+    resumeAt: Schema.Finite,
+    verdict: Schema.String,
+    tag: Schema.optionalKey(Schema.String)
+  },
   StepOversized: { at, order, bytes: Schema.Finite },
   StepSucceeded: { at, order, value: Schema.Json },
   StepFailed: {

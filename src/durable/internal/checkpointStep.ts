@@ -71,6 +71,11 @@ const named = (defect: unknown): string => defect instanceof Error ? defect.name
 const tagged = (error: unknown): { readonly tag?: string } =>
   Predicate.hasProperty(error, "_tag") && typeof error._tag === "string" ? { tag: error._tag } : {}
 
+interface RetryTime {
+  readonly since: number
+  readonly resumeAt: number
+}
+
 /** Stands for the failures of earlier lives, of which only their times are known. */
 const retried = { [Fault.verdictOf]: Fault.transient }
 
@@ -208,26 +213,27 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
       return remembered ? Option.map(written, ({ decoded }) => decoded) : Option.none()
     })
 
-    // Schedules count for themselves: the retries of earlier lives are told to a new one again.
+    // Schedules count for themselves: the retries of earlier lives are told to a new one again. Gives when a failure is
+    // to be followed by another try, and when the first one was.
     const retrying = Effect.suspend(() => {
       const { retry } = options
-      if (retry === undefined) return Effect.succeed((_error: E) => Effect.succeed<number | undefined>(undefined))
+      if (retry === undefined) return Effect.succeed((_error: E) => Effect.succeed<RetryTime | undefined>(undefined))
       return Effect.gen(function*() {
         const next = yield* Schedule.toStep(Retry.schedule(retry))
-        const earlier = journal.outcome(id)?.retries ?? []
-        for (const at of earlier) {
-          yield* Effect.provideService(Effect.exit(next(at, retried)), Telemetry.Listener, undefined)
+        const earlier = journal.outcome(id)?.retry
+        for (const time of earlier?.times ?? []) {
+          yield* Effect.provideService(Effect.exit(next(time, retried)), Telemetry.Listener, undefined)
         }
-        let first = earlier[0]
+        let since = earlier?.since
         return Effect.fnUntraced(function*(error: E) {
           const now = yield* Clock.currentTimeMillis
-          first ??= now
+          since ??= now
           const delay = yield* Effect.option(next(now, error))
           if (Option.isNone(delay)) return undefined
           const resumeAt = Math.ceil(now + Duration.toMillis(delay.value[1]))
-          return retry.maxElapsed !== undefined && resumeAt > first + Duration.toMillis(retry.maxElapsed)
+          return retry.maxElapsed !== undefined && resumeAt > since + Duration.toMillis(retry.maxElapsed)
             ? undefined
-            : resumeAt
+            : { since, resumeAt }
         })
       })
     })
@@ -274,11 +280,11 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
         const happened = yield* settle("Failed", number, { cause: error })
         if (Option.isSome(happened)) return happened
       }
-      const resumeAt = yield* Effect.provideService(retryAt(error), Fault.Idempotent, !atMostOnce)
-      if (resumeAt !== undefined) {
-        const retried = { _tag: "StepRetried", order, resumeAt, verdict: verdict._tag, ...tagged(error) } as const
+      const retry = yield* Effect.provideService(retryAt(error), Fault.Idempotent, !atMostOnce)
+      if (retry !== undefined) {
+        const retried = { _tag: "StepRetried", order, ...retry, verdict: verdict._tag, ...tagged(error) } as const
         yield* journal.appendStep(id, retried)
-        yield* until(resumeAt)
+        yield* until(retry.resumeAt)
         return Option.none<A>()
       }
       const remembered = yield* note(error, verdict)
@@ -347,7 +353,8 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
         default: {
           const unremembered = atMostOnce ? journal.unremembered(run.place, claim) : undefined
           if (unremembered !== undefined) return yield* unremembered
-          if (outcome?.resumeAt !== undefined) yield* until(outcome.resumeAt)
+          const resumeAt = outcome?.retry?.times.at(-1)
+          if (resumeAt !== undefined) yield* until(resumeAt)
           return yield* tries(attempts + 1)
         }
       }
