@@ -4,8 +4,11 @@ import { Checkpoint, CheckpointStore } from "effect-resilience"
 import { TestClock } from "effect/testing"
 
 /** A test with a store in memory. */
-export const test = (name: string, body: () => Effect.Effect<void, unknown, CheckpointStore.CheckpointStore>) =>
-  it.effect(name, () => Effect.suspend(body).pipe(Effect.provide(CheckpointStore.layerMemory)))
+export const test = (
+  name: string,
+  body: () => Effect.Effect<void, unknown, CheckpointStore.CheckpointStore>,
+  timeout?: number
+) => it.effect(name, () => Effect.suspend(body).pipe(Effect.provide(CheckpointStore.layerMemory)), timeout)
 
 /** An empty store in memory, also inside of a test that has one. */
 export const emptyStore = Layer.fresh(CheckpointStore.layerMemory)
