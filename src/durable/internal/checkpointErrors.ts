@@ -29,12 +29,13 @@ export class CheckpointCorrupt
   override get message() {
     const record = this.step === "" ? "a record about the run itself" : `the record of step "${this.step}"`
     return `run "${this.runId}": ${record} is corrupt: ${this.detail}; ` +
-      "if the program has changed, raise its version and start a new run, else restore the journal or clear the run"
+      "nothing was changed: resume with the program that wrote it, raise its version and migrate the run, or clear it"
   }
 }
 
 /**
- * A program that does not go with its journal. Raise `version` when a program changes its steps.
+ * A program that does not go with its journal. Raise `version` when a program changes its steps, and say with `migrate`
+ * what a run of the version before goes on from.
  *
  * **Details**
  *
@@ -68,7 +69,7 @@ export class CheckpointMismatch
     switch (this.reason) {
       case "Order":
         return `${where}: the journal has ${expected} where the program asks for ${found}; ` +
-          "resume with the program that wrote the journal, or raise its version and start a new run"
+          "nothing was changed: resume with the program that wrote the journal, or raise its version and migrate the run"
       case "Ended":
         return `${where}: ${found} came after the run had ended, and was not recorded; ` +
           "let the program wait for the fibers that call its steps"

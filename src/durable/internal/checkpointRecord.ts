@@ -4,6 +4,9 @@ import * as SchemaIssue from "effect/SchemaIssue"
 
 const at = Schema.Finite
 const order = Schema.Array(Schema.Finite)
+// What is read from JSON text is JSON, and what is written was made so by `toJson`: large values are not looked through
+// once more.
+const json = Schema.declare((_: unknown): _ is Schema.Json => true)
 
 /**
  * What a journal consists of. `order` places a step: for each part of its id its ordinal in the scope around, -1 for
@@ -18,9 +21,9 @@ const order = Schema.Array(Schema.Finite)
  * @internal
  */
 export const Record = Schema.TaggedUnion({
-  RunOpened: { at, version: Schema.Finite, salt: Schema.String, input: Schema.optionalKey(Schema.Json) },
+  RunOpened: { at, version: Schema.Finite, salt: Schema.String, input: Schema.optionalKey(json) },
   RunResumed: { at },
-  RunMigrated: { at, version: Schema.Finite, input: Schema.optionalKey(Schema.Json) },
+  RunMigrated: { at, version: Schema.Finite, input: Schema.optionalKey(json) },
   RunRolledBack: { at, to: Schema.Finite },
   RunForked: { at, from: Schema.String },
   RunRevived: { at },
@@ -40,11 +43,11 @@ export const Record = Schema.TaggedUnion({
     tag: Schema.optionalKey(Schema.String)
   },
   StepOversized: { at, order, bytes: Schema.Finite },
-  StepSucceeded: { at, order, value: Schema.Json },
+  StepSucceeded: { at, order, value: json },
   StepFailed: {
     at,
     order,
-    error: Schema.optionalKey(Schema.Json),
+    error: Schema.optionalKey(json),
     tag: Schema.optionalKey(Schema.String),
     verdict: Schema.String
   }

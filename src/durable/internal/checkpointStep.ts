@@ -8,10 +8,10 @@ import * as Predicate from "effect/Predicate"
 import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import * as Fault from "../../Fault.ts"
-import { hasRedacted } from "../../internal/hasRedacted.ts"
 import * as Retry from "../../policy/Retry.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import type { CheckpointStoreError } from "../CheckpointStore.ts"
+import { codecOf } from "./checkpointCodec.ts"
 import {
   AmbiguousStep,
   CheckpointCorrupt,
@@ -21,8 +21,6 @@ import {
   RunSuspended,
   StepNotEncodable
 } from "./checkpointErrors.ts"
-import { toJson } from "./checkpointJson.ts"
-import { where } from "./checkpointRecord.ts"
 import { inside, Run } from "./checkpointRun.ts"
 import * as Scope from "./checkpointScope.ts"
 
@@ -48,25 +46,6 @@ export type Failure =
 
 /** @internal */
 export const isSuspension = Schema.is(RunSuspended)
-
-/** The JSON of a value and what it will be read back as, or why there is none. */
-const roundTrip = Effect.fnUntraced(function*<S extends Schema.Codec<unknown, unknown, unknown, unknown>>(
-  schema: S,
-  value: unknown
-) {
-  const encoded = yield* Effect.mapError(
-    Schema.encodeUnknownEffect(schema)(value),
-    (error) => where(error, value)
-  )
-  const json = yield* Effect.fromResult(toJson(encoded))
-  const decoded: S["Type"] = yield* Effect.mapError(
-    Schema.decodeUnknownEffect(schema)(json),
-    (error) => `it cannot be read back: ${where(error, json)}`
-  )
-  return { json, decoded }
-}, Effect.catchDefect((defect) => Effect.fail(`its schema threw: ${named(defect)}`)))
-
-const named = (defect: unknown): string => defect instanceof Error ? defect.name : "not an Error"
 
 const tagged = (error: unknown): { readonly tag?: string } =>
   Predicate.hasProperty(error, "_tag") && typeof error._tag === "string" ? { tag: error._tag } : {}
@@ -144,8 +123,8 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
     const { atMostOnce, reconcile } = options
     const { journal, runId } = run
     const { id, order } = claim
-    const success = Schema.toCodecJson(options.success)
-    const failure = options.error === undefined ? undefined : Schema.toCodecJson(options.error)
+    const success = codecOf(options.success)
+    const failure = options.error === undefined ? undefined : codecOf(options.error)
 
     const halted = <E3 extends CheckpointCorrupt | CheckpointMismatch>(error: E3): E3 => {
       journal.halt(error)
@@ -156,155 +135,158 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
       Telemetry.emit(() => ({ _tag: "StepCompleted", runId, step: id, replayed }))
     const failed = (replayed: boolean) => Telemetry.emit(() => ({ _tag: "StepFailed", runId, step: id, replayed }))
 
-    // Gives what a resumed program will be given: the value as it comes back out of the record.
-    const succeed = Effect.fnUntraced(function*(value: A) {
-      const { decoded, json } = yield* Effect.mapError(
-        roundTrip(success, value),
-        (detail) => new StepNotEncodable({ runId, step: id, reason: "Value", detail })
-      )
-      yield* Effect.catchTag(
-        journal.appendStep(id, { _tag: "StepSucceeded", order, value: json }),
-        "RecordTooLarge",
-        // That it has been executed is remembered all the same, or it would be executed again to the same end.
-        (error) => Effect.andThen(journal.appendStep(id, { _tag: "StepOversized", order, bytes: error.bytes }), error)
-      )
-      yield* completed(false)
-      return decoded
-    })
-
-    // The outer scope of a reconcile is the attempt: what was found out about one attempt says nothing of the next.
-    const settle = Effect.fnUntraced(function*(
-      reason: AmbiguousStep["reason"],
-      attempt: number,
-      cause: { readonly cause?: unknown }
-    ) {
-      yield* Telemetry.emit(() => ({ _tag: "StepAmbiguous", runId, step: id }))
-      yield* journal.executing
-      const tell = Effect.sync(() => journal.told(id))
-      const ambiguous = Effect.andThen(tell, new AmbiguousStep({ runId, step: id, reason, ...cause }))
-      if (reconcile === undefined) return yield* ambiguous
-      const answer = yield* Effect.tapError(
-        restore(inside(reconcile, run, Scope.insideReconcile(claim, attempt))),
-        () => tell
-      )
-      switch (answer._tag) {
-        case "Happened":
-          return Option.some(yield* succeed(answer.value))
-        case "NotHappened":
-          return Option.none<A>()
-        case "Unknown":
-          return yield* ambiguous
-      }
-    })
-
-    // What the error is, but not what it says, which may be a secret. Gives the error that a resumed program will be
-    // given, if it is remembered.
-    const note = Effect.fnUntraced(function*(error: E, verdict: Fault.Verdict) {
-      const failing = { _tag: "StepFailed", order, verdict: verdict._tag, ...tagged(error) } as const
-      const written = failure === undefined ? Option.none() : yield* Effect.option(roundTrip(failure, error))
-      const remembered = Option.isNone(written)
-        ? false
-        : yield* journal.appendStep(id, { ...failing, error: written.value.json }).pipe(
-          Effect.as(true),
-          Effect.catchTag("RecordTooLarge", () => Effect.succeed(false))
+    // Made only for a step that has to be executed: most steps of a resumed run have not.
+    const execution = () => {
+      // Gives what a resumed program will be given: the value as it comes back out of the record.
+      const succeed = Effect.fnUntraced(function*(value: A) {
+        const { decoded, json } = yield* Effect.mapError(
+          success.roundTrip(value),
+          (detail) => new StepNotEncodable({ runId, step: id, reason: "Value", detail })
         )
-      if (!remembered) yield* journal.appendStep(id, failing)
-      yield* failed(false)
-      return remembered ? Option.map(written, ({ decoded }) => decoded) : Option.none()
-    })
+        yield* Effect.catchTag(
+          journal.appendStep(id, { _tag: "StepSucceeded", order, value: json }),
+          "RecordTooLarge",
+          // That it has been executed is remembered all the same, or it would be executed again to the same end.
+          (error) => Effect.andThen(journal.appendStep(id, { _tag: "StepOversized", order, bytes: error.bytes }), error)
+        )
+        yield* completed(false)
+        return decoded
+      })
 
-    // Schedules count for themselves: the retries of earlier lives are told to a new one again. Gives when a failure is
-    // to be followed by another try, and when the first one was.
-    const retrying = Effect.suspend(() => {
-      const { retry } = options
-      if (retry === undefined) return Effect.succeed((_error: E) => Effect.succeed<RetryTime | undefined>(undefined))
-      return Effect.gen(function*() {
-        const next = yield* Schedule.toStep(Retry.schedule(retry))
-        const earlier = journal.outcome(id)?.retry
-        for (const time of earlier?.times ?? []) {
-          yield* Effect.provideService(Effect.exit(next(time, retried)), Telemetry.Listener, undefined)
+      // The outer scope of a reconcile is the attempt: what was found out about one attempt says nothing of the next.
+      const settle = Effect.fnUntraced(function*(
+        reason: AmbiguousStep["reason"],
+        attempt: number,
+        cause: { readonly cause?: unknown }
+      ) {
+        yield* Telemetry.emit(() => ({ _tag: "StepAmbiguous", runId, step: id }))
+        yield* journal.executing
+        const tell = Effect.sync(() => journal.told(id))
+        const ambiguous = Effect.andThen(tell, new AmbiguousStep({ runId, step: id, reason, ...cause }))
+        if (reconcile === undefined) return yield* ambiguous
+        const answer = yield* Effect.tapError(
+          restore(inside(reconcile, run, Scope.insideReconcile(claim, attempt))),
+          () => tell
+        )
+        switch (answer._tag) {
+          case "Happened":
+            return Option.some(yield* succeed(answer.value))
+          case "NotHappened":
+            return Option.none<A>()
+          case "Unknown":
+            return yield* ambiguous
         }
-        let since = earlier?.since
-        return Effect.fnUntraced(function*(error: E) {
-          const now = yield* Clock.currentTimeMillis
-          since ??= now
-          const delay = yield* Effect.option(next(now, error))
-          if (Option.isNone(delay)) return undefined
-          const resumeAt = Math.ceil(now + Duration.toMillis(delay.value[1]))
-          return retry.maxElapsed !== undefined && resumeAt > since + Duration.toMillis(retry.maxElapsed)
-            ? undefined
-            : { since, resumeAt }
+      })
+
+      // What the error is, but not what it says, which may be a secret. Gives the error that a resumed program will be
+      // given, if it is remembered.
+      const note = Effect.fnUntraced(function*(error: E, verdict: Fault.Verdict) {
+        const failing = { _tag: "StepFailed", order, verdict: verdict._tag, ...tagged(error) } as const
+        const written = failure === undefined ? Option.none() : yield* Effect.option(failure.roundTrip(error))
+        const remembered = Option.isNone(written)
+          ? false
+          : yield* journal.appendStep(id, { ...failing, error: written.value.json }).pipe(
+            Effect.as(true),
+            Effect.catchTag("RecordTooLarge", () => Effect.succeed(false))
+          )
+        if (!remembered) yield* journal.appendStep(id, failing)
+        yield* failed(false)
+        return remembered ? Option.map(written, ({ decoded }) => decoded) : Option.none()
+      })
+
+      // Schedules count for themselves: the retries of earlier lives are told to a new one again. Gives when a failure is
+      // to be followed by another try, and when the first one was.
+      const retrying = Effect.suspend(() => {
+        const { retry } = options
+        if (retry === undefined) return Effect.succeed((_error: E) => Effect.succeed<RetryTime | undefined>(undefined))
+        return Effect.gen(function*() {
+          const next = yield* Schedule.toStep(Retry.schedule(retry))
+          const earlier = journal.outcome(id)?.retry
+          for (const time of earlier?.times ?? []) {
+            yield* Effect.provideService(Effect.exit(next(time, retried)), Telemetry.Listener, undefined)
+          }
+          let since = earlier?.since
+          return Effect.fnUntraced(function*(error: E) {
+            const now = yield* Clock.currentTimeMillis
+            since ??= now
+            const delay = yield* Effect.option(next(now, error))
+            if (Option.isNone(delay)) return undefined
+            const resumeAt = Math.ceil(now + Duration.toMillis(delay.value[1]))
+            return retry.maxElapsed !== undefined && resumeAt > since + Duration.toMillis(retry.maxElapsed)
+              ? undefined
+              : { since, resumeAt }
+          })
         })
       })
-    })
 
-    const until = (time: number) =>
-      Effect.flatMap(Clock.currentTimeMillis, (now) => time > now ? restore(Effect.sleep(time - now)) : Effect.void)
+      const until = (time: number) =>
+        Effect.flatMap(Clock.currentTimeMillis, (now) => time > now ? restore(Effect.sleep(time - now)) : Effect.void)
 
-    // Gives nothing where the step is to be tried again.
-    const attempt = Effect.fnUntraced(function*(number: number, retryAt: Effect.Success<typeof retrying>) {
-      yield* journal.executing
-      if (atMostOnce) yield* journal.appendStep(id, { _tag: "StepIntended", order })
-      let started = false
-      const place = Scope.insideStep(claim)
-      const work = Effect.suspend(() => {
-        started = true
-        return inside(execute, run, place)
+      // Gives nothing where the step is to be tried again.
+      const attempt = Effect.fnUntraced(function*(number: number, retryAt: Effect.Success<typeof retrying>) {
+        yield* journal.executing
+        if (atMostOnce) yield* journal.appendStep(id, { _tag: "StepIntended", order })
+        let started = false
+        const place = Scope.insideStep(claim)
+        const work = Effect.suspend(() => {
+          started = true
+          return inside(execute, run, place)
+        })
+        const exit = yield* Effect.exit(restore(Effect.provideService(work, Fault.Idempotent, !atMostOnce)))
+        if (Exit.isSuccess(exit)) {
+          const leftOver = journal.leftOver(place)
+          return leftOver === undefined ? Option.some(yield* succeed(exit.value)) : yield* leftOver
+        }
+        const again = Effect.failCause(exit.cause)
+        if (journal.isBroken()) return yield* again
+        const release = journal.appendStep(id, { _tag: "StepReleased", order })
+        if (Cause.hasDies(exit.cause)) {
+          yield* failed(false)
+          if (!atMostOnce) return yield* again
+          const happened = yield* settle("Died", number, { cause: Cause.squash(exit.cause) })
+          if (Option.isSome(happened)) return happened
+          yield* release
+          return yield* again
+        }
+        const found = Cause.findErrorOption(exit.cause)
+        if (Option.isNone(found)) {
+          if (atMostOnce && !started) yield* release
+          return yield* again
+        }
+        const error = found.value
+        // What the step had done before it suspended the run, only its reconcile can tell.
+        if (isSuspension(error)) return yield* again
+        const verdict = yield* Effect.provideService(Fault.classify(error), Fault.Idempotent, !atMostOnce)
+        if (atMostOnce && Fault.mayHaveHappened(verdict)) {
+          const happened = yield* settle("Failed", number, { cause: error })
+          if (Option.isSome(happened)) return happened
+        }
+        const retry = yield* Effect.provideService(retryAt(error), Fault.Idempotent, !atMostOnce)
+        if (retry !== undefined) {
+          const retried = { _tag: "StepRetried", order, ...retry, verdict: verdict._tag, ...tagged(error) } as const
+          yield* journal.appendStep(id, retried)
+          yield* until(retry.resumeAt)
+          return Option.none<A>()
+        }
+        const remembered = yield* note(error, verdict)
+        return Option.isSome(remembered) ? yield* Effect.fail(remembered.value) : yield* again
       })
-      const exit = yield* Effect.exit(restore(Effect.provideService(work, Fault.Idempotent, !atMostOnce)))
-      if (Exit.isSuccess(exit)) {
-        const leftOver = journal.leftOver(place)
-        return leftOver === undefined ? Option.some(yield* succeed(exit.value)) : yield* leftOver
-      }
-      const again = Effect.failCause(exit.cause)
-      if (journal.isBroken()) return yield* again
-      const release = journal.appendStep(id, { _tag: "StepReleased", order })
-      if (Cause.hasDies(exit.cause)) {
-        yield* failed(false)
-        if (!atMostOnce) return yield* again
-        const happened = yield* settle("Died", number, { cause: Cause.squash(exit.cause) })
-        if (Option.isSome(happened)) return happened
-        yield* release
-        return yield* again
-      }
-      const found = Cause.findErrorOption(exit.cause)
-      if (Option.isNone(found)) {
-        if (atMostOnce && !started) yield* release
-        return yield* again
-      }
-      const error = found.value
-      // What the step had done before it suspended the run, only its reconcile can tell.
-      if (isSuspension(error)) return yield* again
-      const verdict = yield* Effect.provideService(Fault.classify(error), Fault.Idempotent, !atMostOnce)
-      if (atMostOnce && Fault.mayHaveHappened(verdict)) {
-        const happened = yield* settle("Failed", number, { cause: error })
-        if (Option.isSome(happened)) return happened
-      }
-      const retry = yield* Effect.provideService(retryAt(error), Fault.Idempotent, !atMostOnce)
-      if (retry !== undefined) {
-        const retried = { _tag: "StepRetried", order, ...retry, verdict: verdict._tag, ...tagged(error) } as const
-        yield* journal.appendStep(id, retried)
-        yield* until(retry.resumeAt)
-        return Option.none<A>()
-      }
-      const remembered = yield* note(error, verdict)
-      return Option.isSome(remembered) ? yield* Effect.fail(remembered.value) : yield* again
-    })
 
-    const tries = Effect.fnUntraced(function*(first: number) {
-      const retryAt = yield* retrying
-      for (let number = first;; number++) {
-        const value = yield* attempt(number, retryAt)
-        if (Option.isSome(value)) return value.value
-      }
-    })
+      const tries = Effect.fnUntraced(function*(first: number) {
+        const retryAt = yield* retrying
+        for (let number = first;; number++) {
+          const value = yield* attempt(number, retryAt)
+          if (Option.isSome(value)) return value.value
+        }
+      })
+
+      return { settle, tries, until }
+    }
 
     return Effect.gen(function*() {
-      for (const schema of options.error === undefined ? [options.success] : [options.success, options.error]) {
-        if (hasRedacted(schema)) {
-          const detail = "its schema holds a Redacted value, which JSON would show in clear"
-          return yield* new StepNotEncodable({ runId, step: id, reason: "Redacted", detail })
-        }
+      if (success.hasRedacted || failure?.hasRedacted === true) {
+        const detail = "its schema holds a Redacted value, which JSON would show in clear"
+        return yield* new StepNotEncodable({ runId, step: id, reason: "Redacted", detail })
       }
       // Lets the fibers that were started together with this one come to their own steps while this scope is taken, so
       // that steps without a scope of their own meet here the first time they run.
@@ -317,10 +299,7 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
       }
       switch (outcome?._tag) {
         case "Succeeded": {
-          const value = yield* Effect.mapError(
-            Schema.decodeUnknownEffect(success)(outcome.value),
-            (error) => corrupt(where(error, outcome.value))
-          )
+          const value = yield* Effect.mapError(success.decode(outcome.value), corrupt)
           yield* completed(true)
           return value
         }
@@ -328,10 +307,7 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
           if (failure === undefined) {
             return yield* corrupt("it has a failure, and the step has no error schema any more")
           }
-          const error = yield* Effect.mapError(
-            Schema.decodeUnknownEffect(failure)(outcome.error),
-            (error) => corrupt(where(error, outcome.error))
-          )
+          const error = yield* Effect.mapError(failure.decode(outcome.error), corrupt)
           yield* failed(true)
           return yield* Effect.fail(error)
         }
@@ -347,12 +323,14 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
               })
             )
           }
+          const { settle, tries } = execution()
           const happened = yield* settle("Unfinished", attempts, {})
           return Option.isSome(happened) ? happened.value : yield* tries(attempts + 1)
         }
         default: {
           const unremembered = atMostOnce ? journal.unremembered(run.place, claim) : undefined
           if (unremembered !== undefined) return yield* unremembered
+          const { tries, until } = execution()
           const resumeAt = outcome?.retry?.times.at(-1)
           if (resumeAt !== undefined) yield* until(resumeAt)
           return yield* tries(attempts + 1)
