@@ -3,7 +3,8 @@
  *
  * @since 0.1.0
  */
-import * as Clock from "effect/Clock"
+import type { NonEmptyReadonlyArray } from "effect/Array"
+import * as Arr from "effect/Array"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
@@ -15,72 +16,15 @@ import {
   CheckpointStore,
   CheckpointStoreError,
   type CheckpointStoreReason,
+  type Entry,
   type Lease,
   type LeaseOwner,
-  RunStatus,
   type RunSummary
 } from "../CheckpointStore.ts"
-import { inOneTurn, isUnavailable, migrated, outsideTransaction } from "../internal/sqlStore.ts"
+import * as Sql from "../internal/sqlCheckpoint.ts"
+import { causeOf, isUnavailable, migrated, outsideTransaction } from "../internal/sqlStore.ts"
 
-const migrationsTable = "effect_resilience_checkpoint_migrations"
-
-const migrations = {
-  "0001_create_runs_and_journal": Effect.gen(function*() {
-    const sql = yield* SqlClient.SqlClient
-    yield* sql`CREATE TABLE effect_resilience_runs (
-      run_id TEXT NOT NULL PRIMARY KEY,
-      status TEXT NOT NULL,
-      entries INTEGER NOT NULL,
-      created_at BIGINT NOT NULL,
-      updated_at BIGINT NOT NULL,
-      token BIGINT NOT NULL,
-      abandoned INTEGER NOT NULL,
-      lease_owner TEXT,
-      lease_expires_at BIGINT NOT NULL
-    )`
-    // Clustered by run where the database can: a record is one write, and a journal is read in one sweep.
-    const clustered = sql.onDialectOrElse({ sqlite: () => sql.literal("WITHOUT ROWID"), orElse: () => sql.literal("") })
-    yield* sql`CREATE TABLE effect_resilience_journal (
-      run_id TEXT NOT NULL,
-      position INTEGER NOT NULL,
-      token BIGINT NOT NULL,
-      step TEXT NOT NULL,
-      body TEXT NOT NULL,
-      PRIMARY KEY (run_id, position)
-    ) ${clustered}`
-    // One counter for all runs, so that a run that is removed and started anew never sees an old token again.
-    yield* sql`CREATE TABLE effect_resilience_tokens (id INTEGER NOT NULL PRIMARY KEY, last BIGINT NOT NULL)`
-    yield* sql`INSERT INTO effect_resilience_tokens (id, last) VALUES (1, 0)`
-  })
-}
-
-// PostgreSQL hands a BIGINT over as text, SQLite as a number.
-const Big = Schema.Union([Schema.Finite, Schema.FiniteFromString])
-
-const decodeToken = Schema.decodeUnknownEffect(Schema.Tuple([Schema.Struct({ last: Big })]))
-const RunRow = Schema.Struct({
-  run_id: Schema.String,
-  status: RunStatus,
-  entries: Schema.Finite,
-  created_at: Big,
-  updated_at: Big,
-  token: Big,
-  abandoned: Schema.Finite,
-  lease_owner: Schema.NullOr(Schema.String),
-  lease_expires_at: Big
-})
-const decodeRun = Schema.decodeUnknownEffect(RunRow)
-const decodeRuns = Schema.decodeUnknownEffect(Schema.Array(RunRow))
-const decodeEntries = Schema.decodeUnknownEffect(Schema.Array(Schema.Struct({
-  position: Schema.Finite,
-  token: Big,
-  step: Schema.String,
-  body: Schema.String
-})))
-
-type RunRow = typeof RunRow.Type
-
-const toSummary = (row: RunRow): RunSummary => ({
+const toSummary = (row: Sql.Run): RunSummary => ({
   runId: row.run_id,
   status: row.status,
   entries: row.entries,
@@ -89,23 +33,27 @@ const toSummary = (row: RunRow): RunSummary => ({
   lease: row.lease_owner === null ? undefined : { owner: row.lease_owner, expiresAt: row.lease_expires_at }
 })
 
-const reasonOf = (cause: unknown): typeof CheckpointStoreReason.Type =>
-  isUnavailable(cause)
-    ? { _tag: "Unavailable", cause }
-    : { _tag: "Rejected", cause }
+const reasonOf = (error: unknown): typeof CheckpointStoreReason.Type =>
+  Schema.isSchemaError(error)
+    ? { _tag: "Corrupt", detail: `its rows cannot be read: ${error.message}` }
+    : { _tag: isUnavailable(error) ? "Unavailable" : "Rejected", cause: causeOf(error) }
 
 /**
  * Options of {@link layerWith}.
  *
  * **Details**
  *
- * `owner` is who takes leases, default a random name per layer.
+ * - `owner` is who takes leases, default a random name per layer.
+ * - `clock` is what leases are measured by: `"database"` is the clock of the database, so that hosts whose clocks differ
+ *   agree on them; `"process"` is Effect's `Clock`. Default: `"database"` on PostgreSQL, `"process"` on SQLite, whose
+ *   processes share one machine.
  *
  * @category models
  * @since 0.1.0
  */
 export interface Options {
   readonly owner?: LeaseOwner | undefined
+  readonly clock?: "database" | "process" | undefined
 }
 
 /**
@@ -113,8 +61,11 @@ export interface Options {
  *
  * **Details**
  *
- * A record and what it changes about its run are one transaction, which is what acknowledges it. Leases are measured by
- * this machine's clock; keep the clocks of machines that share runs within a fraction of the lease time.
+ * What is appended is one statement or one transaction, which is what acknowledges it. A journal has room for
+ * 16,777,216 records.
+ *
+ * On PostgreSQL an append and a take-over of its run wait for each other: what an owner wrote is there before another
+ * one follows it, or it is `Fenced`. That a lease was given back does not wait for the disk.
  *
  * A record written inside a transaction of the caller could be rolled back with it later, so writing there is refused
  * (`InTransaction`).
@@ -127,6 +78,7 @@ export interface Options {
 export const make = Effect.fnUntraced(function*(options: Options = {}) {
   const sql = (yield* SqlClient.SqlClient).withoutTransforms()
   const owner = options.owner ?? (yield* anonymousOwner)
+  const store = Sql.make(sql, options.clock)
 
   const failure = (operation: string, runId: string | undefined, reason: typeof CheckpointStoreReason.Type) =>
     new CheckpointStoreError({ operation, reason, ...(runId === undefined ? {} : { runId }) })
@@ -141,162 +93,102 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
     "open",
     undefined,
     migrated(
-      migrationsTable,
-      migrations,
+      Sql.migrationsTable,
+      Sql.migrations,
       (found, known) => failure("open", undefined, { _tag: "SchemaTooNew", found, known })
     )
   )
 
-  const select = (runId: string) =>
-    Effect.map(
-      Effect.flatMap(sql`SELECT * FROM effect_resilience_runs WHERE run_id = ${runId}`, decodeRuns),
-      ([row]) => row
-    )
-
-  const writing = <A, E>(operation: string, runId: string, effect: Effect.Effect<A, E>) =>
+  const writing = <A, E>(operation: string, runId: string, write: Effect.Effect<A, E>) =>
     mapped(
       operation,
       runId,
-      inOneTurn(sql.withTransaction(effect)).pipe(
-        outsideTransaction(sql, () => failure(operation, runId, { _tag: "InTransaction" }))
-      )
+      outsideTransaction(sql, () => failure(operation, runId, { _tag: "InTransaction" }))(write)
     )
 
   const fencedUnless = (operation: string, { runId, token }: Lease) => (rows: ReadonlyArray<unknown>) =>
     rows.length > 0 ? Effect.void : Effect.fail(failure(operation, runId, { _tag: "Fenced", token }))
 
-  const isHeld = (row: RunRow, now: number): row is RunRow & { readonly lease_owner: string } =>
-    row.lease_owner !== null && row.lease_expires_at > now
+  const millis = (ttl: Duration.Duration) => Math.ceil(Duration.toMillis(ttl))
+
+  // Why nothing was written: it may be there already, and only the answer was lost.
+  const unlessRepeated = Effect.fnUntraced(function*(lease: Lease, entries: NonEmptyReadonlyArray<Entry>) {
+    const { runId, token } = lease
+    const { position } = entries[0]
+    const [run] = yield* store.length(runId)
+    if (run?.token !== token) return yield* failure("append", runId, { _tag: "Fenced", token })
+    const last = yield* store.writtenSince(runId, position)
+    const repeated = last.length === entries.length && entries.every(({ body, position, step }, index) => {
+      const there = last[index]
+      return there?.position === position && there.token === token && there.step === step && there.body === body
+    })
+    if (!repeated) return yield* failure("append", runId, { _tag: "PositionTaken", position, length: run.entries })
+  })
+
+  const full = (runId: string) =>
+    failure("append", runId, { _tag: "Rejected", cause: new Error(`a journal has room for ${Sql.room} records`) })
+
+  const acquire = Effect.fnUntraced(function*(runId: string, ttl: number, takeOver: boolean) {
+    // Asked before it is tried: whoever waits for a run writes nothing, and SQL cannot tell which owner is gone.
+    for (;;) {
+      const [run] = yield* store.holder(runId)
+      const holder = run !== undefined && run.lease_owner !== null && run.remaining > 0 ? run.lease_owner : undefined
+      if (run !== undefined && holder !== undefined && !takeOver && !(yield* owner.isGone(holder))) {
+        return yield* failure("acquire", runId, {
+          _tag: "LeaseHeld",
+          owner: holder,
+          expiresAt: run.lease_expires_at,
+          remaining: Duration.millis(run.remaining)
+        })
+      }
+      const whose = takeOver ? "anybody's" : holder === undefined ? undefined : run?.token
+      const [granted] = yield* store.grant(runId, owner.id, ttl, whose)
+      // Without a grant another one was faster, and is the holder now.
+      if (granted !== undefined) return { runId, token: granted.token, abandoned: granted.abandoned }
+    }
+  })
 
   return CheckpointStore.of({
-    acquire: Effect.fnUntraced(function*(runId, ttl, { takeOver = false } = {}) {
-      // Asked before the transaction, and then bound to the token that was seen.
-      const before = yield* mapped("acquire", runId, select(runId))
-      const gone = before !== undefined && before.lease_owner !== null && (yield* owner.isGone(before.lease_owner))
-      const now = yield* Clock.currentTimeMillis
-      const expiresAt = Math.ceil(now + Duration.toMillis(ttl))
-      return yield* writing(
-        "acquire",
-        runId,
-        Effect.gen(function*() {
-          const [{ last: token }] = yield* Effect.flatMap(
-            sql`UPDATE effect_resilience_tokens SET last = last + 1 WHERE id = 1 RETURNING last`,
-            decodeToken
-          )
-          const row = yield* select(runId)
-          if (row === undefined) {
-            yield* sql`INSERT INTO effect_resilience_runs
-            (run_id, status, entries, created_at, updated_at, token, abandoned, lease_owner, lease_expires_at)
-            VALUES (${runId}, 'running', 0, ${now}, ${now}, ${token}, 0, ${owner.id}, ${expiresAt})`
-            return { runId, token, abandoned: 0 }
-          }
-          if (isHeld(row, now) && !takeOver && !(gone && row.token === before.token)) {
-            return yield* failure("acquire", runId, {
-              _tag: "LeaseHeld",
-              owner: row.lease_owner,
-              expiresAt: row.lease_expires_at,
-              remaining: Duration.millis(row.lease_expires_at - now)
-            })
-          }
-          const abandoned = row.lease_owner === null ? 0 : row.abandoned + 1
-          yield* sql`UPDATE effect_resilience_runs SET token = ${token}, abandoned = ${abandoned}, updated_at = ${now},
-            lease_owner = ${owner.id}, lease_expires_at = ${expiresAt} WHERE run_id = ${runId}`
-          return { runId, token, abandoned }
-        })
-      )
-    }),
+    acquire: (runId, ttl, { takeOver = false } = {}) =>
+      writing("acquire", runId, acquire(runId, millis(ttl), takeOver)),
     renew: (lease, ttl, { recovered = false } = {}) =>
-      Effect.flatMap(Clock.currentTimeMillis, (now) =>
-        writing(
-          "renew",
-          lease.runId,
-          Effect.flatMap(
-            sql`UPDATE effect_resilience_runs
-              SET lease_owner = ${owner.id}, lease_expires_at = ${Math.ceil(now + Duration.toMillis(ttl))},
-                updated_at = ${now}, abandoned = ${recovered ? 0 : sql.literal("abandoned")}
-              WHERE run_id = ${lease.runId} AND token = ${lease.token} RETURNING run_id`,
-            fencedUnless("renew", lease)
-          )
-        )),
+      writing(
+        "renew",
+        lease.runId,
+        Effect.flatMap(store.renew(lease, owner.id, millis(ttl), recovered), fencedUnless("renew", lease))
+      ),
     release: (lease) =>
       writing(
         "release",
         lease.runId,
         Effect.gen(function*() {
-          const now = yield* Clock.currentTimeMillis
-          const released = yield* sql`UPDATE effect_resilience_runs
-            SET lease_owner = NULL, lease_expires_at = 0, updated_at = ${now}
-            WHERE run_id = ${lease.runId} AND token = ${lease.token} RETURNING run_id`
+          const released = yield* store.release(lease)
           yield* fencedUnless("release", lease)(released)
-          yield* sql`DELETE FROM effect_resilience_runs WHERE run_id = ${lease.runId} AND entries = 0`
+          // A run without a record is only a lease.
+          if (released[0]?.entries === 0) yield* store.remove(lease, "empty")
         })
       ),
-    append: Effect.fnUntraced(function*(lease, entries, status) {
-      const { runId, token } = lease
-      const { position } = entries[0]
-      const now = yield* Clock.currentTimeMillis
-      yield* writing(
+    append: (lease, entries, status) =>
+      writing(
         "append",
-        runId,
-        Effect.gen(function*() {
-          const next = sql`entries = entries + ${entries.length}`
-          const moved = yield* sql`UPDATE effect_resilience_runs
-          SET ${status === undefined ? next : sql`${next}, updated_at = ${now}, status = ${status}`}
-          WHERE run_id = ${runId} AND token = ${token} AND entries = ${position} RETURNING run_id`
-          if (moved.length > 0) {
-            for (const { body, position, step } of entries) {
-              yield* sql`INSERT INTO effect_resilience_journal (run_id, position, token, step, body)
-              VALUES (${runId}, ${position}, ${token}, ${step}, ${body})`
-            }
-            return
-          }
-          const row = yield* select(runId)
-          if (row === undefined || row.token !== token) {
-            return yield* failure("append", runId, { _tag: "Fenced", token })
-          }
-          const last = yield* Effect.flatMap(
-            sql`SELECT position, token, step, body FROM effect_resilience_journal
-            WHERE run_id = ${runId} AND position >= ${position} ORDER BY position`,
-            decodeEntries
+        lease.runId,
+        entries[0].position + entries.length > Sql.room
+          ? Effect.fail(full(lease.runId))
+          : Effect.flatMap(
+            store.append(lease, entries, status),
+            (written) => written ? Effect.void : unlessRepeated(lease, entries)
           )
-          const repeated = last.length === entries.length && entries.every(({ body, position, step }, index) => {
-            const there = last[index]
-            return there?.position === position && there.token === token && there.step === step && there.body === body
-          })
-          if (!repeated) {
-            return yield* failure("append", runId, { _tag: "PositionTaken", position, length: row.entries })
-          }
-        })
-      )
-    }),
-    read: (runId) =>
-      mapped(
-        "read",
-        runId,
-        sql`SELECT position, token, step, body FROM effect_resilience_journal
-          WHERE run_id = ${runId} ORDER BY position`.pipe(
-          Effect.flatMap(decodeEntries),
-          Effect.map((rows) => rows.map(({ body, position, step }) => ({ position, step, body })))
-        )
       ),
-    get: (runId) =>
-      mapped(
-        "get",
-        runId,
-        Effect.map(select(runId), (row) =>
-          row === undefined || row.entries === 0 ? Option.none() : Option.some(toSummary(row)))
-      ),
-    list: ({ limit, status, updatedBefore } = {}) =>
+    read: (runId) => mapped("read", runId, store.read(runId)),
+    get: (runId) => mapped("get", runId, Effect.map(store.get(runId), (runs) => Option.map(Arr.head(runs), toSummary))),
+    list: (options = {}) =>
       mapped(
         "list",
         undefined,
-        sql`SELECT * FROM effect_resilience_runs WHERE entries > 0
-          ${status === undefined ? sql.literal("") : sql`AND status = ${status}`}
-          ${updatedBefore === undefined ? sql.literal("") : sql`AND updated_at < ${updatedBefore}`}
-          ORDER BY created_at, run_id ${limit === undefined ? sql.literal("") : sql`LIMIT ${limit}`}`.pipe(
+        store.list(options).pipe(
           // One row that cannot be read must not hide the other runs.
           Effect.flatMap(Effect.forEach((row) =>
-            decodeRun(row).pipe(
+            Sql.decodeRun(row).pipe(
               Effect.map((run) => [toSummary(run)]),
               Effect.catch((error) =>
                 Effect.as(
@@ -306,19 +198,14 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
               )
             )
           )),
-          Effect.map((rows) => rows.flat())
+          Effect.map((runs) => runs.flat())
         )
       ),
     remove: (lease) =>
       writing(
         "remove",
         lease.runId,
-        Effect.gen(function*() {
-          const removed = yield* sql`DELETE FROM effect_resilience_runs
-            WHERE run_id = ${lease.runId} AND token = ${lease.token} RETURNING run_id`
-          yield* fencedUnless("remove", lease)(removed)
-          yield* sql`DELETE FROM effect_resilience_journal WHERE run_id = ${lease.runId}`
-        })
+        Effect.flatMap(store.remove(lease, "whole"), fencedUnless("remove", lease))
       )
   })
 })

@@ -13,7 +13,7 @@ import type { SqlError } from "effect/sql/SqlError"
 import type { Fragment } from "effect/sql/Statement"
 import * as EscalationQueue from "../EscalationQueue.ts"
 import { changed } from "../internal/escalationState.ts"
-import { inOneTurn, isUnavailable, migrated, outsideTransaction } from "../internal/sqlStore.ts"
+import { BigInteger, inOneTurn, isUnavailable, migrated, outsideTransaction } from "../internal/sqlStore.ts"
 
 // Times and what is asked for in a WHERE have columns of their own; the rest of a record is one JSON text. No column is
 // null: never is a time that does not come.
@@ -41,8 +41,6 @@ const migrations = {
   })
 }
 
-// PostgreSQL hands a BIGINT over as text, SQLite as a number.
-const BigInteger = Schema.Union([Schema.Finite, Schema.FiniteFromString])
 const Row = Schema.Struct({ id: Schema.String, revision: BigInteger, record: Schema.String })
 const Rows = Schema.Array(Row)
 const decodeRows = Schema.decodeUnknownEffect(Rows)

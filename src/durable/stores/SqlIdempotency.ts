@@ -8,7 +8,7 @@ import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import * as SqlClient from "effect/sql/SqlClient"
 import * as Idempotency from "../Idempotency.ts"
-import { inOneTurn, isUnavailable, migrated, outsideTransaction } from "../internal/sqlStore.ts"
+import { BigInteger, inOneTurn, isUnavailable, migrated, outsideTransaction } from "../internal/sqlStore.ts"
 
 const migrationsTable = "effect_resilience_idempotency_migrations"
 
@@ -27,9 +27,7 @@ const migrations = {
   })
 }
 
-// PostgreSQL hands a BIGINT over as text, SQLite as a number.
-const Millis = Schema.Union([Schema.Finite, Schema.FiniteFromString])
-const Rows = Schema.Array(Schema.Struct({ outcome: Schema.String, recorded_at: Millis, expires_at: Millis }))
+const Rows = Schema.Array(Schema.Struct({ outcome: Schema.String, recorded_at: BigInteger, expires_at: BigInteger }))
 const decodeRows = Schema.decodeUnknownEffect(Rows)
 
 /**
