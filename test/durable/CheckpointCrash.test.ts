@@ -1,9 +1,11 @@
+import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber, Layer, Schema } from "effect"
 import { Checkpoint, CheckpointStore } from "effect-resilience"
 import * as NodeSqlite from "effect-resilience/durable/stores/NodeSqlite"
 import * as SqlCheckpointStore from "effect-resilience/durable/stores/SqlCheckpointStore"
 import { TestClock } from "effect/testing"
+import { describeWithPostgres, suiteSchema } from "../support/postgres.ts"
 import { withSqliteFile } from "./sqliteFile.ts"
 
 type Store = CheckpointStore.CheckpointStore["Service"]
@@ -155,6 +157,14 @@ suite(
   "SQLite file",
   withSqliteFile((filename) => SqlCheckpointStore.layer.pipe(Layer.provide(NodeSqlite.layer({ filename }))))
 )
+
+describeWithPostgres("PostgreSQL", () => {
+  const store = SqlCheckpointStore.layerWith({ clock: "process" })
+  suite(
+    "PostgreSQL",
+    Layer.unwrap(Effect.map(suiteSchema(), (options) => Layer.provide(store, PgClient.layer(options))))
+  )
+})
 
 describe("Checkpoint interruptions", () => {
   it.effect("the run is interrupted at every turn of the scheduler, and goes on at once", () =>

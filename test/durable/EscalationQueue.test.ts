@@ -1,4 +1,5 @@
 import { NodeServices } from "@effect/platform-node"
+import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, DateTime, Effect, Equal, Exit, Fiber, FileSystem, Layer, Option, Path, Schema, Stream } from "effect"
 import { CheckpointStore, EscalationQueue, Fault } from "effect-resilience"
@@ -8,6 +9,7 @@ import * as SqlEscalationQueue from "effect-resilience/durable/stores/SqlEscalat
 import { SqlClient } from "effect/sql"
 import * as TestClock from "effect/testing/TestClock"
 import { excerpt, summary } from "../../src/durable/internal/escalationExcerpt.ts"
+import { describeWithPostgres, suiteSchema } from "../support/postgres.ts"
 import { escalationQueueContract } from "./contracts/EscalationQueueContract.ts"
 
 const file = Effect.gen(function*() {
@@ -31,6 +33,19 @@ escalationQueueContract(
     )),
   { shared: true }
 )
+
+describeWithPostgres("EscalationQueue in PostgreSQL", () => {
+  const schema = suiteSchema()
+  escalationQueueContract(
+    "contract",
+    Effect.map(schema, (options) =>
+      Layer.provide(
+        Layer.mergeAll(SqlEscalationQueue.layer, SqlCheckpointStore.layer),
+        PgClient.layer(options)
+      )),
+    { shared: true }
+  )
+})
 
 const queue = EscalationQueue.EscalationQueue
 const tagOf = (error: EscalationQueue.EscalationError) => error.reason._tag

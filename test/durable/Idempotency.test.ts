@@ -1,4 +1,5 @@
 import { NodeServices } from "@effect/platform-node"
+import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Deferred, Effect, Exit, Fiber, FileSystem, Layer, Path, Ref, Schema } from "effect"
 import { Fault, Idempotency } from "effect-resilience"
@@ -8,6 +9,7 @@ import { SqlClient } from "effect/sql"
 import * as TestClock from "effect/testing/TestClock"
 import { createHash } from "node:crypto"
 import { sha256 } from "../../src/durable/internal/idempotencyDigest.ts"
+import { describeWithPostgres, suiteSchema } from "../support/postgres.ts"
 import { idempotencyContract } from "./contracts/IdempotencyContract.ts"
 
 /** Layers over one new file. */
@@ -24,6 +26,15 @@ idempotencyContract(
   Effect.map(file, (filename) => Layer.provide(SqlIdempotency.layer, NodeSqlite.layer({ filename }))),
   { durable: true }
 )
+
+describeWithPostgres("Idempotency in PostgreSQL", () => {
+  const schema = suiteSchema()
+  idempotencyContract(
+    "contract",
+    Effect.map(schema, (options) => Layer.provide(SqlIdempotency.layer, PgClient.layer(options))),
+    { durable: true }
+  )
+})
 
 const memory: Effect.Effect<Idempotency.Store> = Idempotency.makeStoreMemory()
 const broken = (operation: "get" | "put") =>

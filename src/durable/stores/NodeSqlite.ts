@@ -132,9 +132,7 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
           statement.setReturnArrays(mode === "arrays")
           statement.setReadBigInts(safeIntegers)
           const input = params.map(toInput)
-          if (statement.columns().length > 0) return statement.all(...input)
-          const changes = statement.run(...input)
-          return mode === "raw" ? changes : []
+          return mode === "raw" && statement.columns().length === 0 ? statement.run(...input) : statement.all(...input)
         })
     )
 
