@@ -13,7 +13,7 @@ import type { SqlError } from "effect/sql/SqlError"
 import type { Fragment } from "effect/sql/Statement"
 import * as EscalationQueue from "../EscalationQueue.ts"
 import { changed } from "../internal/escalationState.ts"
-import { BigInteger, inOneTurn, isUnavailable, migrated, outsideTransaction } from "../internal/sqlStore.ts"
+import { BigInteger, causeOf, inOneTurn, isUnavailable, migrated, outsideTransaction } from "../internal/sqlStore.ts"
 
 // Times and what is asked for in a WHERE have columns of their own; the rest of a record is one JSON text. No column is
 // null: never is a time that does not come.
@@ -80,7 +80,7 @@ export const makeStore: Effect.Effect<
   const failed = (operation: string, id?: string) => (cause: unknown) =>
     cause instanceof EscalationQueue.EscalationError
       ? cause
-      : failure(operation, id, { _tag: isUnavailable(cause) ? "Unavailable" : "Rejected", cause })
+      : failure(operation, id, { _tag: isUnavailable(cause) ? "Unavailable" : "Rejected", cause: causeOf(cause) })
   const tooNew = (found: number, known: number) => failure("open", undefined, { _tag: "SchemaTooNew", found, known })
   yield* Effect.mapError(migrated(migrationsTable, migrations, tooNew), failed("open"))
   const sql = (yield* SqlClient.SqlClient).withoutTransforms()

@@ -7,8 +7,9 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import * as SqlClient from "effect/sql/SqlClient"
+import type { SqlError } from "effect/sql/SqlError"
 import * as Idempotency from "../Idempotency.ts"
-import { BigInteger, inOneTurn, isUnavailable, migrated, outsideTransaction } from "../internal/sqlStore.ts"
+import { BigInteger, causeOf, isUnavailable, migrated, outsideTransaction } from "../internal/sqlStore.ts"
 
 const migrationsTable = "effect_resilience_idempotency_migrations"
 
@@ -60,7 +61,7 @@ export const makeStore: Effect.Effect<
   const failed = (operation: Idempotency.IdempotencyStoreError["operation"], scope: string) => (cause: unknown) =>
     cause instanceof Idempotency.IdempotencyStoreError
       ? cause
-      : failure(operation, scope, isUnavailable(cause) ? "Unavailable" : "Rejected", cause)
+      : failure(operation, scope, isUnavailable(cause) ? "Unavailable" : "Rejected", causeOf(cause))
   const tooNew = (found: number, known: number) =>
     failure("open", "", "SchemaTooNew", new Error(`its table is of version ${found}, this release knows ${known}`))
   yield* Effect.mapError(migrated(migrationsTable, migrations, tooNew), failed("open", ""))
@@ -72,28 +73,38 @@ export const makeStore: Effect.Effect<
       () => failure(operation, scope, "InTransaction", new Error("the call is inside a transaction of its caller"))
     )
 
-  const find = (scope: string, hash: string) =>
+  const entryOf = (rows: Effect.Effect<unknown, SqlError>) =>
     Effect.map(
-      Effect.flatMap(
-        sql`SELECT outcome, recorded_at, expires_at FROM effect_resilience_idempotency
-            WHERE scope = ${scope} AND hash = ${hash}`,
-        decodeRows
-      ),
+      Effect.flatMap(rows, decodeRows),
       ([row]): Idempotency.Entry | undefined =>
         row && { outcome: row.outcome, recordedAt: row.recorded_at, expiresAt: row.expires_at }
     )
+
+  const find = (scope: string, hash: string) =>
+    entryOf(sql`SELECT outcome, recorded_at, expires_at FROM effect_resilience_idempotency
+      WHERE scope = ${scope} AND hash = ${hash}`)
+
+  const insert = (scope: string, hash: string, { expiresAt, outcome, recordedAt }: Idempotency.Entry) =>
+    entryOf(sql`INSERT INTO effect_resilience_idempotency AS old (scope, hash, outcome, recorded_at, expires_at)
+      VALUES (${scope}, ${hash}, ${outcome}, ${recordedAt}, ${expiresAt})
+      ON CONFLICT (scope, hash) DO UPDATE SET
+        outcome = excluded.outcome, recorded_at = excluded.recorded_at, expires_at = excluded.expires_at
+        WHERE old.expires_at <= excluded.recorded_at
+      RETURNING outcome, recorded_at, expires_at`)
+
+  const removeExpired = (now: number) =>
+    Effect.ignore(sql`DELETE FROM effect_resilience_idempotency WHERE expires_at <= ${now}`)
 
   return {
     // Refused here already: what cannot be recorded is not to be executed.
     get: (scope, hash) => find(scope, hash).pipe(outside("lookup", scope), Effect.mapError(failed("lookup", scope))),
     put: (scope, hash, entry) =>
-      inOneTurn(sql.withTransaction(Effect.gen(function*() {
-        yield* sql`DELETE FROM effect_resilience_idempotency WHERE expires_at <= ${entry.recordedAt}`
-        yield* sql`INSERT INTO effect_resilience_idempotency (scope, hash, outcome, recorded_at, expires_at)
-          VALUES (${scope}, ${hash}, ${entry.outcome}, ${entry.recordedAt}, ${entry.expiresAt})
-          ON CONFLICT (scope, hash) DO NOTHING`
-        return (yield* find(scope, hash)) ?? entry
-      }))).pipe(outside("record", scope), Effect.mapError(failed("record", scope))),
+      Effect.gen(function*() {
+        const recorded = (yield* insert(scope, hash, entry)) ?? (yield* find(scope, hash)) ?? entry
+        // What is recorded stays so if this fails; another result will remove them.
+        yield* removeExpired(entry.recordedAt)
+        return recorded
+      }).pipe(outside("record", scope), Effect.mapError(failed("record", scope))),
     clear: (scope) =>
       sql`DELETE FROM effect_resilience_idempotency WHERE scope = ${scope}`.pipe(
         Effect.asVoid,
