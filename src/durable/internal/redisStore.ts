@@ -27,7 +27,9 @@ const codeOf = (cause: unknown): string | undefined =>
 
 // It starts, is busy or full, has become a replica, misses its replicas, cannot write its disk, or its cluster moves.
 const later = new Set(
-  ("LOADING BUSY OOM READONLY MASTERDOWN NOREPLICAS MISCONF CLUSTERDOWN TRYAGAIN MOVED ASK NOSCRIPT UNBLOCKED").split(" ")
+  ("LOADING BUSY OOM READONLY MASTERDOWN NOREPLICAS MISCONF CLUSTERDOWN TRYAGAIN MOVED ASK NOSCRIPT UNBLOCKED").split(
+    " "
+  )
 )
 
 // Redis 6 wraps what a script ran into.
@@ -58,14 +60,16 @@ export interface ReplicaOptions {
 
 /**
  * How scripts that write are run: with `waitReplicas`, each on a connection of its own on which Redis is then asked how
- * many replicas have it, so that no other caller waits too.
+ * many replicas have it, so that no other caller waits too. `hasWritten` tells by the answer whether there is anything to
+ * wait for.
  *
  * @internal
  */
 export const writer = (
   module: string,
   redis: Redis.Redis["Service"],
-  options: ReplicaOptions
+  options: ReplicaOptions,
+  hasWritten: (answer: unknown) => boolean
 ): Redis.Redis["Service"]["eval"] => {
   const replicas = config.integer(module, "waitReplicas", options.waitReplicas ?? 0, 0)
   const timeout = config.duration(module, "waitTimeout", options.waitTimeout ?? "1 second", { minimum: "1 millis" })
@@ -75,6 +79,7 @@ export const writer = (
     Effect.scoped(Effect.gen(function*() {
       const connection = yield* redis.reserve
       const answer = yield* connection.eval(script)(...params)
+      if (!hasWritten(answer)) return answer
       const reached = yield* connection.send<number>("WAIT", String(replicas), millis)
       if (reached >= replicas) return answer
       const late = `${reached} of ${replicas} replicas have it after ${Duration.format(timeout)}`
@@ -92,7 +97,9 @@ export const warnOfEviction = (module: string, redis: Redis.Redis["Service"]): E
     Effect.flatMap((info) => {
       const policy = /^maxmemory_policy:(\S+)/m.exec(String(info))?.[1]
       return policy?.startsWith("allkeys-") === true
-        ? Effect.logWarning(`${module}: Redis evicts keys (maxmemory-policy ${policy}); set noeviction, or it forgets runs`)
+        ? Effect.logWarning(
+          `${module}: Redis evicts keys (maxmemory-policy ${policy}); set noeviction, or it forgets runs`
+        )
         : Effect.void
     }),
     // Where INFO is not allowed, nobody can tell.

@@ -93,6 +93,9 @@ const longest = 1e14
 
 const toMillis = (ttl: Duration.Duration): string => String(Math.min(Math.ceil(Duration.toMillis(ttl)), longest))
 
+const hasWritten = (answer: unknown): boolean =>
+  Array.isArray(answer) && (answer[0] === "done" || answer[0] === "granted")
+
 const toReason = ({ cause }: Redis.RedisError): Reason => {
   if (isUnavailable(cause)) return { _tag: "Unavailable", cause }
   return isForeign(cause)
@@ -137,7 +140,7 @@ const toReason = ({ cause }: Redis.RedisError): Reason => {
 export const make = Effect.fnUntraced(function*(options: Options = {}) {
   const redis = yield* Redis.Redis
   const prefix = config.nonEmpty(module, "prefix", options.prefix ?? "{effect-resilience:checkpoint}:")
-  const writing = writer(module, redis, options)
+  const writing = writer(module, redis, options, hasWritten)
   const owner = options.owner ?? (yield* anonymousOwner)
 
   const storeKey = `${prefix}store`
@@ -269,8 +272,7 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
       return yield* failure("append", runId, { _tag: "PositionTaken", position, length: Number(answer[1]) })
     }),
     read,
-    get: (runId) =>
-      Effect.map(find("get", runId), (found) => Option.filter(found, ({ entries }) => entries > 0)),
+    get: (runId) => Effect.map(find("get", runId), (found) => Option.filter(found, ({ entries }) => entries > 0)),
     list: Effect.fnUntraced(function*({ limit = Infinity, status, updatedBefore = Infinity } = {}) {
       const runs: Array<RunSummary> = []
       let after = "-inf"
