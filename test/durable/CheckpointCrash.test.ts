@@ -1,11 +1,13 @@
 import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Fiber, Layer, Schema } from "effect"
+import { Duration, Effect, Exit, Fiber, Layer, Schema } from "effect"
 import { Checkpoint, CheckpointStore } from "effect-resilience"
 import * as NodeSqlite from "effect-resilience/durable/stores/NodeSqlite"
 import * as SqlCheckpointStore from "effect-resilience/durable/stores/SqlCheckpointStore"
 import { TestClock } from "effect/testing"
 import { describeWithPostgres, suiteSchema } from "../support/postgres.ts"
+import { describeWithRedis } from "../support/redis.ts"
+import { elapse, onRedis } from "./redisRuns.ts"
 import { withSqliteFile } from "./sqliteFile.ts"
 
 type Store = CheckpointStore.CheckpointStore["Service"]
@@ -105,14 +107,17 @@ const stepOf = (deed: string): string => {
   return kind === "note" ? `${branch}/review/note` : `${branch}/${kind}`
 }
 
-const check = Effect.fnUntraced(function*(crash: (world: World, store: Store) => Effect.Effect<void>) {
+const check = Effect.fnUntraced(function*<R = never>(
+  crash: (world: World, store: Store) => Effect.Effect<void>,
+  elapse: (duration: Duration.Duration) => Effect.Effect<void, never, R> = TestClock.adjust
+) {
   const store = yield* CheckpointStore.CheckpointStore
   const world = new World()
   yield* crash(world, store)
   const kept = yield* acknowledged(store)
   const before = world.done.slice()
   // Whoever is gone holds the lease until it is over.
-  yield* TestClock.adjust("1 minute")
+  yield* elapse(Duration.minutes(1))
   const result = yield* program(world).pipe(using(store))
   assert.deepStrictEqual(result, expected)
   for (const deed of new Set(world.done)) {
@@ -128,7 +133,11 @@ const check = Effect.fnUntraced(function*(crash: (world: World, store: Store) =>
   assert.strictEqual(world.done.length, total, "a completed run does nothing")
 })
 
-const suite = (name: string, layer: Layer.Layer<CheckpointStore.CheckpointStore, unknown>) =>
+const suite = <R = never>(
+  name: string,
+  layer: Layer.Layer<CheckpointStore.CheckpointStore | R, unknown>,
+  elapse?: (duration: Duration.Duration) => Effect.Effect<void, never, R>
+) =>
   describe(`Checkpoint crashes: ${name}`, () => {
     it.effect("the run without a crash writes the records that the crashes are counted by", () =>
       Effect.gen(function*() {
@@ -145,8 +154,7 @@ const suite = (name: string, layer: Layer.Layer<CheckpointStore.CheckpointStore,
               Effect.gen(function*() {
                 const error = yield* program(world).pipe(using(cutAfter(store, n, last)), Effect.flip, Effect.orDie)
                 assert.strictEqual(error._tag, "CheckpointStoreError", `cut after ${n}`)
-              })
-            ).pipe(Effect.provide(layer))
+              }), elapse).pipe(Effect.provide(layer))
           }
         }))
     }
@@ -157,6 +165,9 @@ suite(
   "SQLite file",
   withSqliteFile((filename) => SqlCheckpointStore.layer.pipe(Layer.provide(NodeSqlite.layer({ filename }))))
 )
+describeWithRedis("with Redis", () => {
+  suite("Redis", onRedis, elapse)
+})
 
 describeWithPostgres("PostgreSQL", () => {
   const store = SqlCheckpointStore.layerWith({ clock: "process" })

@@ -88,9 +88,7 @@ const knownOf = Effect.fnUntraced(function*(store: Store) {
   const summary = Option.getOrUndefined(yield* store.get("r"))
   const entries = yield* store.read("r")
   const listed = (yield* store.list()).filter(({ runId }) => runId === "r")
-  assert.deepStrictEqual(listed.map(({ entries, status }) => [status, entries]), [
-    ...(summary === undefined ? [] : [[summary.status, summary.entries]])
-  ])
+  assert.deepStrictEqual(listed, summary === undefined ? [] : [summary])
   assert.strictEqual(summary?.entries ?? 0, entries.length)
   return { status: summary?.status, entries }
 })

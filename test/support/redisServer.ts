@@ -53,7 +53,14 @@ export const redisServer = Effect.fnUntraced(function*(
   let running: ReturnType<typeof spawn> | undefined
   const start = Effect.callback<void>((resume) => {
     const server = spawn("redis-server", [
-      ...["--port", String(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--loglevel", "notice"],
+      "--port",
+      String(port),
+      "--bind",
+      "127.0.0.1",
+      "--dir",
+      folder,
+      "--save",
+      "",
       ...settings
     ])
     running = server

@@ -259,7 +259,7 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
     renew: (lease, ttl, { recovered = false } = {}) =>
       held("renew", lease, renew(runKey(lease.runId), lease.token, owner.id, toMillis(ttl), recovered)),
     release: (lease) => held("release", lease, release(runKey(lease.runId), lease.token, owner.id)),
-    append: Effect.fnUntraced(function*(lease, entries, status = undefined) {
+    append: Effect.fnUntraced(function*(lease, entries, status) {
       const { runId } = lease
       const { position } = entries[0]
       const answer = yield* asked(

@@ -1,8 +1,9 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Clock, Duration, Effect, Exit, Layer, Logger, Option } from "effect"
-import { CheckpointStore, Fault } from "effect-resilience"
+import { type CheckpointStore, Fault } from "effect-resilience"
 import * as RedisCheckpointStore from "effect-resilience/durable/stores/RedisCheckpointStore"
 import { Redis } from "effect/persistence"
+import { TestClock } from "effect/testing"
 import { interruptEverywhere } from "../../support/interruptEverywhere.ts"
 import { connectRedis, describeWithRedis, keysOf, redisPrefix } from "../../support/redis.ts"
 import { forgetfulProxy } from "../../support/redisProxy.ts"
@@ -86,7 +87,7 @@ describeWithRedis("RedisCheckpointStore", () => {
   it.effect("processes whose clocks are years apart agree who holds a run, and for how long", () =>
     Effect.gen(function*() {
       const { a, b } = yield* twoProcesses
-      const clock = yield* Clock.Clock
+      const clock = yield* TestClock.testClockWith(Effect.succeed)
       const later = Date.now() + Duration.toMillis(Duration.days(3_650))
       const ahead = Effect.provideService(Clock.Clock, {
         ...clock,

@@ -2,7 +2,7 @@
 import { NodeRedis } from "@effect/platform-node"
 import { assert, it } from "@effect/vitest"
 import { Context, Duration, Effect, Fiber, Layer, Logger, type Scope } from "effect"
-import { CheckpointStore } from "effect-resilience"
+import type { CheckpointStore } from "effect-resilience"
 import { Redis } from "effect/persistence"
 import { describeWithRedisServer, redisServer } from "../../support/redisServer.ts"
 import { storeOn } from "../redisRuns.ts"
@@ -111,7 +111,7 @@ describeWithRedisServer("RedisCheckpointStore, on servers of its own", () => {
       )
       const there = yield* connected(replica.url)
       yield* Effect.repeat(there.send<string>("INFO", "replication"), {
-        until: (info) => String(info).includes("master_link_status:up")
+        until: (info) => info.includes("master_link_status:up")
       })
       const patient = yield* storeOn(redis, { owner, waitReplicas: 1, waitTimeout: "5 seconds" })
       const lease = yield* patient.acquire("r", minute, { takeOver: true })
@@ -143,7 +143,7 @@ describeWithRedisServer("RedisCheckpointStore, on servers of its own", () => {
       const redis = yield* connected(server.url)
       yield* redis.send("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
       yield* Effect.repeat(redis.send<string>("CLUSTER", "INFO"), {
-        until: (info) => String(info).includes("cluster_state:ok")
+        until: (info) => info.includes("cluster_state:ok")
       })
       const store = yield* storeOn(redis, {})
       for (const id of ["r", "}{", "{other}", "a}b"]) {
