@@ -201,7 +201,7 @@ export class AmbiguousStep
 }
 
 /**
- * A run opened with another input or version than its journal was written with.
+ * A run opened with another input or version than its journal was written with, or started as another program.
  *
  * @category errors
  * @since 0.1.0
@@ -210,14 +210,14 @@ export class RunConflict extends Schema.TaggedError<RunConflict>("effect-resilie
   "RunConflict",
   {
     runId: Schema.String,
-    reason: Schema.Literals(["Input", "Version"]),
+    reason: Schema.Literals(["Input", "Version", "Program"]),
     expected: Schema.String,
     found: Schema.String
   }
 ) {
   readonly [Fault.verdictOf] = Fault.permanent
   override get message() {
-    const option = this.reason === "Input" ? "input" : "version"
+    const option = this.reason.toLowerCase()
     const [expected, found] = difference(this.expected, this.found)
     return `run "${this.runId}" was started with ${option} ${expected} and resumed with ${found}; ` +
       "use another run id, or clear the run to start over"

@@ -1,0 +1,179 @@
+import * as Effect from "effect/Effect"
+import * as Equal from "effect/Equal"
+import * as Option from "effect/Option"
+import * as Predicate from "effect/Predicate"
+import * as Schema from "effect/Schema"
+import { type CheckpointStoreError, RunStatus } from "../CheckpointStore.ts"
+import { where as explain } from "./checkpointRecord.ts"
+import { type Engine, failure, Kept, type Where, workflow } from "./workflowEngine.ts"
+
+// Links are stored data: raise it when older code could not read them.
+const known = 1
+
+/**
+ * All there is to know about a run without reading its journal.
+ *
+ * @internal
+ */
+export const State = Schema.Struct({
+  /** Of the latest lease: where it stands in the log. */
+  token: Schema.Finite,
+  /** Without an execution the lease lasts until its time is over, else as long as the execution. */
+  held: Schema.NullOr(
+    Schema.Struct({ owner: Schema.String, until: Schema.Finite, execution: Schema.NullOr(Schema.String) })
+  ),
+  abandoned: Schema.Finite,
+  /** Where the log of this run begins: what stands before was removed. */
+  base: Schema.Finite,
+  /** The program that was started under this id, the execution that runs it, and where its input stands. */
+  program: Schema.NullOr(
+    Schema.Struct({
+      name: Schema.String,
+      version: Schema.Finite,
+      execution: Schema.String,
+      input: Schema.Finite
+    })
+  ),
+  run: Schema.NullOr(
+    Schema.Struct({
+      status: RunStatus,
+      entries: Schema.Finite,
+      createdAt: Schema.Finite,
+      updatedAt: Schema.Finite
+    })
+  )
+})
+
+/** @internal */
+export type State = typeof State.Type
+
+/**
+ * One link of a run's log: what happened, and how things stand after it.
+ *
+ * @internal
+ */
+export const Link = Schema.Struct({
+  version: Schema.Literal(known),
+  state: State,
+  /** The activity whose result the records are, or the records where no execution could be had. */
+  wrote: Schema.optionalKey(
+    Schema.Union([Schema.Struct({ execution: Schema.String, activity: Schema.String }), Kept])
+  ),
+  input: Schema.optionalKey(Schema.Json)
+})
+
+/** @internal */
+export type Link = typeof Link.Type
+
+/** @internal */
+export interface Last {
+  readonly position: number
+  readonly link: Link
+}
+
+/** @internal */
+export const blank: State = { token: -1, held: null, abandoned: 0, base: 0, program: null, run: null }
+
+const decode = Schema.decodeUnknownEffect(Link)
+const encode = Schema.encodeEffect(Link)
+
+const isTooNew = (json: Schema.Json): json is { readonly version: number } =>
+  Predicate.hasProperty(json, "version") && typeof json.version === "number" && json.version > known
+
+const linkOf = (where: Where, position: number, json: Schema.Json): Effect.Effect<Link, CheckpointStoreError> =>
+  isTooNew(json)
+    ? Effect.fail(failure(where, { _tag: "SchemaTooNew", found: json.version, known }))
+    : Effect.mapError(
+      decode(json),
+      (error) => failure(where, { _tag: "Corrupt", detail: `link ${position} of its log: ${explain(error, json)}` })
+    )
+
+/** The last position of a log without gaps at which something stands: a few questions, however long it is. */
+const findLast = Effect.fnUntraced(function*<A, E>(get: (position: number) => Effect.Effect<Option.Option<A>, E>) {
+  let found: { readonly position: number; readonly value: A } | undefined
+  let missing: number | undefined
+  let stride = 1
+  while (missing === undefined || missing - (found?.position ?? -1) > 1) {
+    const low: number = found?.position ?? -1
+    const position: number = missing === undefined ? low + stride : low + Math.floor((missing - low) / 2)
+    const value: Option.Option<A> = yield* get(position)
+    if (Option.isSome(value)) found = { position, value: value.value }
+    else missing = position
+    stride *= 2
+  }
+  return found
+})
+
+/**
+ * The log of a run, and the index of all runs, in the durable deferreds of executions that are never started. A
+ * deferred takes one value and keeps the first, and it can be read from everywhere without leaving a trace. So a writer
+ * who puts a link right behind the last one that he knows finds out whether somebody else was there before him.
+ *
+ * @internal
+ */
+export const make = (engine: Engine) => {
+  const home = (runId: string) => workflow.executionId({ run: runId, session: "journal", program: null })
+  const index = workflow.executionId({ run: "", session: "index", program: null })
+
+  const get = Effect.fnUntraced(function*(where: Where, runId: string, position: number) {
+    const found = yield* engine.get(where, yield* home(runId), position)
+    return Option.isNone(found) ? Option.none() : Option.some(yield* linkOf(where, position, found.value))
+  })
+
+  const last = Effect.fnUntraced(function*(where: Where, runId: string) {
+    const log = yield* home(runId)
+    const found = yield* findLast((position) => engine.get(where, log, position))
+    if (found === undefined) return undefined
+    const link = yield* linkOf(where, found.position, found.value)
+    const last: Last = { position: found.position, link }
+    return last
+  })
+
+  /** Puts a link, and says whether it is the one that stands there now. */
+  const put = Effect.fnUntraced(function*(where: Where, runId: string, position: number, link: Link) {
+    // What is encoded here was decoded or made by this code.
+    const json = yield* Effect.orDie(encode(link))
+    const there = yield* linkOf(where, position, yield* engine.put(where, yield* home(runId), position, json))
+    return { link: there, isMine: Equal.equals(there, link) }
+  })
+
+  const between = (where: Where, runId: string, from: number, to: number) =>
+    Effect.forEach(
+      Array.from({ length: Math.max(0, to - from + 1) }, (_, n) => from + n),
+      (position) =>
+        Effect.flatMap(
+          get(where, runId, position),
+          Option.match({
+            onNone: () => Effect.fail(failure(where, { _tag: "Corrupt", detail: `link ${position} is missing` })),
+            onSome: (link) => Effect.succeed(link)
+          })
+        ),
+      { concurrency: 16 }
+    )
+
+  let indexed = -1
+
+  const addRun = Effect.fnUntraced(function*(where: Where, runId: string) {
+    const log = yield* index
+    const found = yield* findLast((position) => engine.get(where, log, indexed + 1 + position))
+    let position = indexed + 1 + (found === undefined ? 0 : found.position + 1)
+    while ((yield* engine.put(where, log, position, runId)) !== runId) position++
+    indexed = Math.max(indexed, position)
+  })
+
+  const runs = Effect.fnUntraced(function*(where: Where) {
+    const log = yield* index
+    const found = yield* findLast((position) => engine.get(where, log, position))
+    const ids = yield* Effect.forEach(
+      Array.from({ length: (found?.position ?? -1) + 1 }, (_, position) => position),
+      (position) => engine.get(where, log, position),
+      { concurrency: 16 }
+    )
+    return new Set(ids.flatMap((id) => Option.isSome(id) && typeof id.value === "string" ? [id.value] : []))
+  })
+
+  return { get, last, put, between, addRun, runs }
+}
+
+/** @internal */
+export type Log = ReturnType<typeof make>
