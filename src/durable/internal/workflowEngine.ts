@@ -57,6 +57,8 @@ type Payload = typeof workflow.payloadSchema.Type
  */
 export type Ended = Exit.Exit<Schema.Json, Schema.Json>
 
+const gone: Ended = Exit.interrupt()
+
 /**
  * An execution of {@link workflow} in this process, under which activities may run.
  *
@@ -140,8 +142,10 @@ export const make = Effect.fnUntraced(function*() {
   // The engine has no typed failures: what its storage cannot do, it dies of.
   const call = <A, R>(where: Where, effect: Effect.Effect<A, never, R>, context: Context.Context<R>) =>
     Effect.uninterruptibleMask((restore) =>
-      Effect.flatMap(apart(effect, context), (fiber) =>
-        Effect.onInterrupt(restore(Fiber.await(fiber)), () => Fiber.interrupt(fiber)))
+      Effect.flatMap(
+        apart(effect, context),
+        (fiber) => Effect.onInterrupt(restore(Fiber.await(fiber)), () => Fiber.interrupt(fiber))
+      )
     ).pipe(
       Effect.flatMap((exit) =>
         Exit.isSuccess(exit) ? Effect.succeed(exit.value) : Effect.fail(failure(where, reasonOf(exit.cause)))
@@ -226,8 +230,7 @@ export const make = Effect.fnUntraced(function*() {
 
   const kept = (where: Where, execution: string, name: string) => activity(where, under(execution), name, undefined)
 
-  const execute = (execution: string, payload: Payload) =>
-    engine.execute(workflow, { executionId: execution, payload })
+  const execute = (execution: string, payload: Payload) => engine.execute(workflow, { executionId: execution, payload })
 
   /**
    * Starts an execution and gives it, or nothing where another runner of the cluster got it, or none did in time.
@@ -244,7 +247,9 @@ export const make = Effect.fnUntraced(function*() {
         const running = yield* apart(execute(execution, payload), services)
         const close = Effect.suspend(() => {
           waiting.delete(execution)
-          return Deferred.isDoneUnsafe(opened) ? Effect.flatMap(Deferred.await(opened), (host) => host.close) : Effect.void
+          return Deferred.isDoneUnsafe(opened)
+            ? Effect.flatMap(Deferred.await(opened), (host) => host.close)
+            : Effect.void
         })
         const host = yield* restore(
           Effect.raceFirst(
@@ -258,9 +263,14 @@ export const make = Effect.fnUntraced(function*() {
     )
 
   const poll = (where: Where, execution: string): Effect.Effect<Option.Option<Ended>, CheckpointStoreError> =>
-    Effect.map(
-      call(where, engine.poll(workflow, execution), services),
-      Option.flatMap((result) => result._tag === "Complete" ? Option.some(result.exit) : Option.none())
+    call(
+      where,
+      engine.poll(workflow, execution).pipe(
+        Effect.map(Option.flatMap((result) => result._tag === "Complete" ? Option.some(result.exit) : Option.none())),
+        // The engine in memory says so when an execution was cut off without a result.
+        Effect.catchDefect((defect) => Cause.isCause(defect) ? Effect.succeedSome(gone) : Effect.die(defect))
+      ),
+      services
     )
 
   /** Waits a while for an execution to end. One whose process is gone is ended by its new runner. */

@@ -89,19 +89,22 @@ const linkOf = (where: Where, position: number, json: Schema.Json): Effect.Effec
     )
 
 /** The last position of a log without gaps at which something stands: a few questions, however long it is. */
-const findLast = Effect.fnUntraced(function*<A, E>(get: (position: number) => Effect.Effect<Option.Option<A>, E>) {
-  let found: { readonly position: number; readonly value: A } | undefined
+const findLast = Effect.fnUntraced(function*<A, E>(
+  get: (position: number) => Effect.Effect<Option.Option<A>, E>,
+  known = -1
+) {
+  let low = known
   let missing: number | undefined
-  let stride = 1
-  while (missing === undefined || missing - (found?.position ?? -1) > 1) {
-    const low: number = found?.position ?? -1
+  let value: A | undefined
+  for (let stride = 1; missing === undefined || missing - low > 1; stride *= 2) {
     const position: number = missing === undefined ? low + stride : low + Math.floor((missing - low) / 2)
-    const value: Option.Option<A> = yield* get(position)
-    if (Option.isSome(value)) found = { position, value: value.value }
-    else missing = position
-    stride *= 2
+    const found: Option.Option<A> = yield* get(position)
+    if (Option.isSome(found)) {
+      low = position
+      value = found.value
+    } else missing = position
   }
-  return found
+  return { position: low, value }
 })
 
 /**
@@ -120,12 +123,12 @@ export const make = (engine: Engine) => {
     return Option.isNone(found) ? Option.none() : Option.some(yield* linkOf(where, position, found.value))
   })
 
-  const last = Effect.fnUntraced(function*(where: Where, runId: string) {
+  /** The last link of a run's log. Whoever knows one of its links has less to ask. */
+  const last = Effect.fnUntraced(function*(where: Where, runId: string, known?: Last) {
     const log = yield* home(runId)
-    const found = yield* findLast((position) => engine.get(where, log, position))
-    if (found === undefined) return undefined
-    const link = yield* linkOf(where, found.position, found.value)
-    const last: Last = { position: found.position, link }
+    const { position, value } = yield* findLast((position) => engine.get(where, log, position), known?.position)
+    if (value === undefined) return known
+    const last: Last = { position, link: yield* linkOf(where, position, value) }
     return last
   })
 
@@ -155,17 +158,17 @@ export const make = (engine: Engine) => {
 
   const addRun = Effect.fnUntraced(function*(where: Where, runId: string) {
     const log = yield* index
-    const found = yield* findLast((position) => engine.get(where, log, indexed + 1 + position))
-    let position = indexed + 1 + (found === undefined ? 0 : found.position + 1)
-    while ((yield* engine.put(where, log, position, runId)) !== runId) position++
+    let { position } = yield* findLast((position) => engine.get(where, log, position), indexed)
+    do position++
+    while ((yield* engine.put(where, log, position, runId)) !== runId)
     indexed = Math.max(indexed, position)
   })
 
   const runs = Effect.fnUntraced(function*(where: Where) {
     const log = yield* index
-    const found = yield* findLast((position) => engine.get(where, log, position))
+    const { position } = yield* findLast((position) => engine.get(where, log, position), indexed)
     const ids = yield* Effect.forEach(
-      Array.from({ length: (found?.position ?? -1) + 1 }, (_, position) => position),
+      Array.from({ length: position + 1 }, (_, position) => position),
       (position) => engine.get(where, log, position),
       { concurrency: 16 }
     )

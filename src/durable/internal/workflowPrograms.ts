@@ -38,10 +38,13 @@ export const make = (
     )
 
   const inputOf = (where: Where, runId: string, announced: Announced) =>
-    Effect.flatMap(log.get(where, runId, announced.input), (link) =>
-      Option.isSome(link) && link.value.input !== undefined
-        ? Effect.succeed(link.value.input)
-        : Effect.fail(failure(where, { _tag: "Corrupt", detail: "the input of its program is missing" })))
+    Effect.flatMap(
+      log.get(where, runId, announced.input),
+      (link) =>
+        Option.isSome(link) && link.value.input !== undefined
+          ? Effect.succeed(link.value.input)
+          : Effect.fail(failure(where, { _tag: "Corrupt", detail: "the input of its program is missing" }))
+    )
 
   const agree = Effect.fnUntraced(function*(where: Where, state: State, start: Start) {
     const { input, program, runId, version } = start

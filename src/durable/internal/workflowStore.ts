@@ -250,11 +250,10 @@ export const make = Effect.fnUntraced(function*(engine: Engine, log: Log, owner:
           // What could not be written down ends with its execution.
         }).pipe(Effect.ensuring(drop(lease.runId, session)))),
     append: (lease, entries, status) =>
-      holding("append", lease, (session, where, now) =>
-        append(lease.runId, session, where, now, entries, status)),
+      holding("append", lease, (session, where, now) => append(lease.runId, session, where, now, entries, status)),
     read: Effect.fnUntraced(function*(runId) {
       const where = { operation: "read", runId }
-      const last = yield* log.last(where, runId)
+      const last = yield* latest(where, runId)
       if (last === undefined) return []
       const links = yield* log.between(where, runId, last.link.state.base, last.position)
       const kept = yield* Effect.forEach(links, (link) => keptBy(where, link), { concurrency: 16 })
@@ -332,12 +331,19 @@ export const make = Effect.fnUntraced(function*(engine: Engine, log: Log, owner:
     })
   }
 
+  // What this process holds it knows better than the log: renewals are not written there.
+  function latest(where: Where, runId: string) {
+    const session = sessions.get(runId)
+    const known: Last | undefined = session === undefined
+      ? undefined
+      : { position: session.position, link: { version: 1, state: session.state } }
+    return log.last(where, runId, known)
+  }
+
   function summary(where: Where, runId: string) {
-    return Effect.map(log.last(where, runId), (last) => {
-      if (last === undefined) return Option.none()
-      // What this process holds it knows better than the log: renewals are not written there.
-      const session = sessions.get(runId)
-      return summaryOf(runId, session?.token === last.link.state.token ? session.state : last.link.state)
-    })
+    return Effect.map(
+      latest(where, runId),
+      (last) => last === undefined ? Option.none() : summaryOf(runId, last.link.state)
+    )
   }
 })

@@ -173,8 +173,15 @@ export const implement = <Input extends Plain, Success extends Plain, Error exte
             found: String(self.version)
           })
         }
-        const decoded = yield* Effect.mapError(decodeInput(input), () =>
-          new Checkpoint.CheckpointCorrupt({ runId, step: "", detail: "its input does not match the program's schema" }))
+        const decoded = yield* Effect.mapError(
+          decodeInput(input),
+          () =>
+            new Checkpoint.CheckpointCorrupt({
+              runId,
+              step: "",
+              detail: "its input does not match the program's schema"
+            })
+        )
         const value = yield* Checkpoint.run(execute(decoded), { id: runId, input, version })
         return yield* encodeSuccess(value)
       },

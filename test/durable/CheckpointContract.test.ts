@@ -1,0 +1,17 @@
+import { Layer } from "effect"
+import { CheckpointStore } from "effect-resilience"
+import * as WorkflowCheckpoint from "effect-resilience/durable/stores/WorkflowCheckpoint"
+import { WorkflowEngine } from "effect/workflow"
+import { describePostgres, runner } from "../support/workflowCluster.ts"
+import { suite } from "./contracts/CheckpointContract.ts"
+
+suite("memory", CheckpointStore.layerMemory)
+suite(
+  "workflow engine in memory",
+  WorkflowCheckpoint.layerWorkflow.pipe(Layer.provide(WorkflowEngine.layerMemory))
+)
+describePostgres(
+  "on PostgreSQL",
+  () =>
+    suite("workflow engine of a cluster", WorkflowCheckpoint.layerWorkflow.pipe(Layer.provide(runner)), { orders: 2 })
+)
