@@ -10,7 +10,8 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
-import type { WorkflowEngine } from "effect/workflow/WorkflowEngine"
+import type * as Scope from "effect/Scope"
+import type { WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowEngine"
 import * as Fault from "../../Fault.ts"
 import * as config from "../../internal/config.ts"
 import { hasRedacted } from "../../internal/hasRedacted.ts"
@@ -130,7 +131,15 @@ export const program = <
 }
 
 /**
- * A {@link Program} with what it does, for the runners.
+ * What every program is given: its store, and what the engine gives to a workflow.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type ProgramServices = CheckpointStore | Programs | Scope.Scope | WorkflowEngine | WorkflowInstance
+
+/**
+ * A {@link Program} with what it does, for the runners. `R` is what it needs besides {@link ProgramServices}.
  *
  * @category models
  * @since 0.1.0
@@ -141,7 +150,7 @@ export interface Implementation<out R> {
   readonly execute: (
     runId: string,
     announced: { readonly version: number; readonly input: Schema.Json }
-  ) => Effect.Effect<Schema.Json, Schema.Json, R>
+  ) => Effect.Effect<Schema.Json, Schema.Json, R | ProgramServices>
 }
 
 /**
@@ -157,8 +166,10 @@ export interface Implementation<out R> {
  */
 export const implement = <Input extends Plain, Success extends Plain, Error extends Plain, R>(
   self: Program<Input, Success, Error>,
-  execute: (input: Input["Type"]) => Effect.Effect<Success["Type"], Error["Type"] | Failure, R>
-): Implementation<Exclude<R, Checkpoint.Run> | CheckpointStore> => {
+  execute: (
+    input: Input["Type"]
+  ) => Effect.Effect<Success["Type"], Error["Type"] | Failure, R | Checkpoint.Run | ProgramServices>
+): Implementation<R> => {
   const decodeInput = Schema.decodeUnknownEffect(Schema.toCodecJson(self.input))
   const { encodeError, encodeSuccess } = codecs(self)
   return {
@@ -277,7 +288,7 @@ export interface Options<R> {
 
 export const layerWorkflowWith = <R = never>(
   options: Options<R> = {}
-): Layer.Layer<CheckpointStore | Programs, never, WorkflowEngine | Exclude<R, CheckpointStore | Programs>> =>
+): Layer.Layer<CheckpointStore | Programs, never, WorkflowEngine | R> =>
   Layer.effectContext(Effect.gen(function*() {
     const engine = yield* Engine.make()
     const log = Log.make(engine)

@@ -1,9 +1,440 @@
-import { Layer } from "effect"
+import { assert, describe, it } from "@effect/vitest"
+import { Cause, Context, Deferred, Duration, Effect, Exit, Fiber, Layer, Option, Queue, Schema } from "effect"
+import { Checkpoint, CheckpointStore } from "effect-resilience"
 import * as WorkflowCheckpoint from "effect-resilience/durable/stores/WorkflowCheckpoint"
-import { WorkflowEngine } from "effect/workflow"
+import { TestClock } from "effect/testing"
+import { DurableDeferred, Workflow, WorkflowEngine } from "effect/workflow"
 import { suite } from "../contracts/CheckpointStoreContract.ts"
 
+const memory = WorkflowEngine.layerMemory
+
+suite("workflow engine in memory", WorkflowCheckpoint.layerWorkflow.pipe(Layer.provide(memory)))
+
+const text = { success: Schema.String }
+
+const makeLog = () => {
+  const log: Array<string> = []
+  return { log, did: (what: string) => Effect.sync(() => (log.push(what), what)) }
+}
+
+/** An engine that tells which activities were executed. */
+const watched = (activities: Array<string>) =>
+  Layer.effect(
+    WorkflowEngine.WorkflowEngine,
+    Effect.map(WorkflowEngine.WorkflowEngine, (engine) =>
+      WorkflowEngine.WorkflowEngine.of({
+        ...engine,
+        activityExecute: (activity, attempt) =>
+          Effect.suspend(() => {
+            activities.push(activity.name)
+            return engine.activityExecute(activity, attempt)
+          })
+      }))
+  ).pipe(Layer.provide(memory))
+
+/** A store of its own on an engine, as a process has it. */
+const connect = (owner: string, engine: WorkflowEngine.WorkflowEngine["Service"]) =>
+  Layer.build(
+    Layer.fresh(WorkflowCheckpoint.layerWorkflowWith({
+      owner: { id: owner, isGone: () => Effect.succeed(false) }
+    })).pipe(Layer.provide(Layer.succeed(WorkflowEngine.WorkflowEngine, engine)))
+  )
+
+const inMemory = <A, E>(
+  name: string,
+  body: () => Effect.Effect<A, E, CheckpointStore.CheckpointStore | WorkflowEngine.WorkflowEngine>
+) =>
+  it.effect(name, () =>
+    Effect.suspend(body).pipe(
+      Effect.provide(WorkflowCheckpoint.layerWorkflow.pipe(Layer.provideMerge(memory)))
+    ))
+
+describe("layerWorkflow", () => {
+  it.effect("keeps each record as the result of an activity that is named after its step", () =>
+    Effect.gen(function*() {
+      const activities: Array<string> = []
+      const program = Effect.gen(function*() {
+        yield* Checkpoint.step("plan", {}, Effect.void)
+        yield* Checkpoint.step("pay", { effects: "atMostOnce" }, Effect.void)
+        yield* Checkpoint.forEach([1, 2], () => Checkpoint.step("write", {}, Effect.void), { name: "section" })
+        yield* Checkpoint.step("plan", {}, Effect.void)
+      }).pipe(
+        Checkpoint.run({ id: "r" }),
+        Effect.provide(WorkflowCheckpoint.layerWorkflow.pipe(Layer.provide(watched(activities))))
+      )
+      yield* program
+      assert.deepStrictEqual(activities, [
+        "~run",
+        "plan",
+        // What it intends to do, and that it did it.
+        "pay",
+        "pay~2",
+        "section[0]/write",
+        "section[1]/write",
+        "plan#2",
+        "~run~2"
+      ])
+    }))
+
+  it.effect("does without an execution where another process gets it, and does the same", () =>
+    Effect.gen(function*() {
+      const engine = yield* WorkflowEngine.WorkflowEngine
+      const one = yield* connect("one", engine)
+      // Executions now start where nobody waits for them.
+      yield* connect("two", engine)
+      const { did, log } = makeLog()
+      const program = Checkpoint.step("a", text, did("a")).pipe(
+        Checkpoint.run({ id: "r" }),
+        Effect.provideContext(one)
+      )
+      assert.strictEqual(yield* program, "a")
+      assert.strictEqual(yield* program, "a")
+      assert.deepStrictEqual(log, ["a"])
+    }).pipe(Effect.provide(memory)))
+
+  it.effect("lets a process take over what another one holds once its execution has ended, and fences it", () =>
+    Effect.gen(function*() {
+      const engine = yield* WorkflowEngine.WorkflowEngine
+      const { did, log } = makeLog()
+      const reached = yield* Deferred.make<void>()
+      const opened = yield* Deferred.make<void>()
+      let gate = Effect.andThen(Deferred.succeed(reached, undefined), Deferred.await(opened))
+      const program = Effect.gen(function*() {
+        yield* Checkpoint.step("a", text, Effect.andThen(did("a"), Effect.suspend(() => Effect.as(gate, "a"))))
+        yield* Checkpoint.step("b", { ...text, effects: "atMostOnce" }, did("b"))
+      }).pipe(Checkpoint.run({ id: "r" }))
+      const one = yield* connect("one", engine)
+      const first = yield* program.pipe(Effect.provideContext(one), Effect.flip, Effect.forkChild)
+      yield* Deferred.await(reached)
+      gate = Effect.void
+
+      const two = yield* connect("two", engine)
+      const refused = yield* program.pipe(Effect.provideContext(two), Effect.flip, Effect.forkChild)
+      // It waits a while whether the engine ends the execution of the other one.
+      while (refused.pollUnsafe() === undefined) yield* TestClock.adjust("1 second")
+      const leased = yield* Fiber.join(refused)
+      assert.isTrue(leased._tag === "RunLeased" && leased.holder === "one")
+
+      yield* CheckpointStore.CheckpointStore.use((store) =>
+        Effect.flatMap(store.acquire("r", Duration.minutes(1), { takeOver: true }), store.release)
+      ).pipe(Effect.provideContext(two))
+      yield* program.pipe(Effect.provideContext(two))
+      assert.deepStrictEqual(log, ["a", "a", "b"])
+      yield* Deferred.succeed(opened, undefined)
+      const error = yield* Fiber.join(first)
+      assert.isTrue(error._tag === "CheckpointStoreError" && error.reason._tag === "Fenced")
+      assert.deepStrictEqual(log, ["a", "a", "b"])
+    }).pipe(Effect.provide(memory)))
+
+  it.effect("tells a holder that was followed at the next renewal, whatever it is doing", () =>
+    Effect.gen(function*() {
+      const engine = yield* WorkflowEngine.WorkflowEngine
+      const one = yield* connect("one", engine)
+      const two = yield* connect("two", engine)
+      const reached = yield* Deferred.make<void>()
+      const stopped = yield* Deferred.make<void>()
+      const hanging = Effect.andThen(Deferred.succeed(reached, undefined), Effect.never).pipe(
+        Effect.onInterrupt(() => Deferred.succeed(stopped, undefined))
+      )
+      const first = yield* Checkpoint.step("a", {}, hanging).pipe(
+        Checkpoint.run({ id: "r" }),
+        Effect.provideContext(one),
+        Effect.exit,
+        Effect.forkChild
+      )
+      yield* Deferred.await(reached)
+      yield* CheckpointStore.CheckpointStore.use((store) => store.acquire("r", Duration.minutes(1), { takeOver: true }))
+        .pipe(Effect.provideContext(two))
+      while (first.pollUnsafe() === undefined) yield* TestClock.adjust("1 second")
+      yield* Deferred.await(stopped)
+      const exit = yield* Fiber.join(first)
+      const error = Exit.isFailure(exit) ? Cause.squash(exit.cause) : undefined
+      assert.isTrue(error instanceof CheckpointStore.CheckpointStoreError && error.reason._tag === "Fenced")
+    }).pipe(Effect.provide(memory)))
+
+  inMemory("refuses to read what a newer release has written", () =>
+    Effect.gen(function*() {
+      const engine = yield* WorkflowEngine.WorkflowEngine
+      const workflow = Workflow.make("effect-resilience/Checkpoint", {
+        payload: { run: Schema.String, session: Schema.String },
+        idempotencyKey: ({ run, session }) => `${session}:${run}`
+      })
+      yield* engine.deferredDone(DurableDeferred.make("0", { success: Schema.Json }), {
+        workflowName: workflow._tag,
+        executionId: yield* workflow.executionId({ run: "r", session: "journal" }),
+        deferredName: "0",
+        exit: Exit.succeed({ version: 2, anything: true })
+      })
+      const error = yield* Effect.flip(Checkpoint.run(Effect.void, { id: "r" }))
+      assert.isTrue(error._tag === "CheckpointStoreError" && error.reason._tag === "SchemaTooNew")
+    }))
+
+  inMemory("runs in a workflow of the user's own as anywhere else", () =>
+    Effect.gen(function*() {
+      const { did, log } = makeLog()
+      const Own = Workflow.make("Own", {
+        payload: { id: Schema.String },
+        success: Schema.String,
+        idempotencyKey: ({ id }) => id
+      })
+      const store = yield* CheckpointStore.CheckpointStore
+      const program = Checkpoint.step("a", text, did("a")).pipe(
+        Checkpoint.run({ id: "r" }),
+        Effect.provideService(CheckpointStore.CheckpointStore, store),
+        Effect.orDie
+      )
+      yield* Effect.gen(function*() {
+        assert.strictEqual(yield* Own.execute({ id: "1" }), "a")
+        assert.strictEqual(yield* Own.execute({ id: "2" }), "a")
+      }).pipe(Effect.provide(Own.toLayer(() => program)))
+      assert.deepStrictEqual(log, ["a"])
+    }))
+})
+
 suite(
-  "workflow engine in memory",
-  WorkflowCheckpoint.layerWorkflow.pipe(Layer.provide(WorkflowEngine.layerMemory))
+  "workflow engine whose executions start elsewhere",
+  Layer.effectContext(Effect.gen(function*() {
+    const engine = yield* WorkflowEngine.WorkflowEngine
+    const context = yield* connect("one", engine)
+    yield* connect("two", engine)
+    return context
+  })).pipe(Layer.provide(memory))
 )
+
+describe("WorkflowCheckpoint.program", () => {
+  class SiteDown extends Schema.TaggedError<SiteDown>()("SiteDown", { site: Schema.String }) {}
+
+  const report = WorkflowCheckpoint.program({
+    name: "report",
+    input: Schema.Struct({ topic: Schema.String, due: Schema.DateFromString }),
+    success: Schema.Struct({ text: Schema.String, at: Schema.DateFromString }),
+    error: SiteDown
+  })
+
+  const due = new Date(0)
+
+  class World extends Context.Service<World, {
+    readonly did: (what: string) => Effect.Effect<string>
+    readonly isDown: () => boolean
+  }>()("test/World") {}
+
+  const write = WorkflowCheckpoint.implement(report, ({ due, topic }) =>
+    Effect.gen(function*() {
+      const { did, isDown } = yield* World
+      const plan = yield* Checkpoint.step("plan", text, did(`plan ${topic}`))
+      yield* Checkpoint.step(
+        "publish",
+        { effects: "atMostOnce" },
+        Effect.suspend(() => isDown() ? new SiteDown({ site: "tides.example" }) : Effect.asVoid(did("publish")))
+      )
+      return { text: plan, at: due }
+    }))
+
+  const test = (
+    name: string,
+    body: (
+      world: { readonly log: Array<string>; readonly did: (what: string) => Effect.Effect<string>; down: boolean }
+    ) => Effect.Effect<
+      void,
+      unknown,
+      CheckpointStore.CheckpointStore | WorkflowCheckpoint.Programs | WorkflowEngine.WorkflowEngine
+    >,
+    programs: ReadonlyArray<
+      WorkflowCheckpoint.Implementation<World>
+    > = [write]
+  ) =>
+    it.effect(name, () => {
+      const world = { ...makeLog(), down: false }
+      return body(world).pipe(
+        Effect.provide(
+          WorkflowCheckpoint.layerWorkflowWith({ programs }).pipe(
+            Layer.provide(Layer.succeed(World, { did: world.did, isDown: () => world.down })),
+            Layer.provideMerge(memory)
+          )
+        )
+      )
+    })
+
+  test("runs by its name, and gives what its schemas say", (world) =>
+    Effect.gen(function*() {
+      const run = WorkflowCheckpoint.run(report, { id: "r", input: { topic: "tides", due } })
+      assert.deepStrictEqual(yield* run, { text: "plan tides", at: due })
+      assert.deepStrictEqual(yield* run, { text: "plan tides", at: due })
+      assert.deepStrictEqual(world.log, ["plan tides", "publish"])
+      const { records, status } = yield* Checkpoint.inspect("r")
+      assert.deepStrictEqual(
+        [status, ...records.map(({ kind, step }) => `${kind} ${step}`.trim())],
+        [
+          "completed",
+          "RunOpened",
+          "StepSucceeded plan",
+          "StepIntended publish",
+          "StepSucceeded publish",
+          "RunCompleted"
+        ]
+      )
+    }))
+
+  test("fails with its own error, and goes on where it failed when it is run again", (world) =>
+    Effect.gen(function*() {
+      world.down = true
+      const run = WorkflowCheckpoint.run(report, { id: "r", input: { topic: "tides", due } })
+      const error = yield* Effect.flip(run)
+      assert.isTrue(error instanceof SiteDown && error.site === "tides.example")
+      assert.deepStrictEqual(yield* Checkpoint.status("r"), Option.some("failed"))
+      world.down = false
+      yield* run
+      assert.deepStrictEqual(world.log, ["plan tides", "publish"])
+      assert.deepStrictEqual(yield* Checkpoint.status("r"), Option.some("completed"))
+    }))
+
+  test("is run once for all who ask for it at the same time", (world) =>
+    Effect.gen(function*() {
+      const run = WorkflowCheckpoint.run(report, { id: "r", input: { topic: "tides", due } })
+      const results = yield* Effect.all([run, run, run], { concurrency: "unbounded" })
+      assert.strictEqual(results.length, 3)
+      assert.deepStrictEqual(world.log, ["plan tides", "publish"])
+    }))
+
+  test("is started without being waited for", (world) =>
+    Effect.gen(function*() {
+      const options = { id: "r", input: { topic: "tides", due } }
+      yield* WorkflowCheckpoint.start(report, options)
+      yield* WorkflowCheckpoint.start(report, options)
+      yield* WorkflowCheckpoint.run(report, options)
+      assert.deepStrictEqual(world.log, ["plan tides", "publish"])
+    }))
+
+  test("is refused under the id of a run with another input, version or program", (world) =>
+    Effect.gen(function*() {
+      const reason = <A, R>(effect: Effect.Effect<A, WorkflowCheckpoint.Failure | SiteDown | { _tag: string }, R>) =>
+        Effect.map(Effect.flip(effect), (error) => error instanceof Checkpoint.RunConflict ? error.reason : error._tag)
+      yield* WorkflowCheckpoint.run(report, { id: "r", input: { topic: "tides", due } })
+      const other = { id: "r", input: { topic: "moons", due } }
+      assert.strictEqual(yield* reason(WorkflowCheckpoint.run(report, other)), "Input")
+      assert.strictEqual(yield* reason(WorkflowCheckpoint.start(report, other)), "Input")
+      assert.strictEqual(
+        yield* reason(WorkflowCheckpoint.run({ ...report, version: 2 }, { id: "r", input: { topic: "tides", due } })),
+        "Version"
+      )
+      assert.strictEqual(
+        yield* reason(
+          WorkflowCheckpoint.run({ ...report, name: "other" }, { id: "r", input: { topic: "tides", due } })
+        ),
+        "Program"
+      )
+      yield* Checkpoint.run(Effect.void, { id: "by hand" })
+      assert.strictEqual(
+        yield* reason(WorkflowCheckpoint.run(report, { id: "by hand", input: { topic: "tides", due } })),
+        "Program"
+      )
+      assert.deepStrictEqual(world.log, ["plan tides", "publish"])
+    }))
+
+  test("is missing on a runner that was not given it, and says so", () =>
+    Effect.gen(function*() {
+      const error = yield* Effect.flip(WorkflowCheckpoint.run(report, { id: "r", input: { topic: "tides", due } }))
+      assert.isTrue(error._tag === "ProgramMissing" && error.program === "report")
+    }), [])
+
+  test("is refused by a runner that has another version of it", (world) =>
+    Effect.gen(function*() {
+      const error = yield* Effect.flip(
+        WorkflowCheckpoint.run({ ...report, version: 2 }, { id: "r", input: { topic: "tides", due } })
+      )
+      assert.isTrue(error._tag === "RunConflict" && error.reason === "Version")
+      assert.deepStrictEqual(world.log, [])
+    }))
+
+  test("may be gone on with by hand once its execution has ended, and not before", (world) =>
+    Effect.gen(function*() {
+      const input = { topic: "tides", due: due.toISOString() }
+      const byHand = Effect.gen(function*() {
+        yield* Checkpoint.step("plan", text, world.did("plan by hand"))
+        yield* Checkpoint.step("publish", { effects: "atMostOnce" }, Effect.asVoid(world.did("publish by hand")))
+      }).pipe(Checkpoint.run({ id: "r", input }))
+      world.down = true
+      yield* Effect.flip(WorkflowCheckpoint.run(report, { id: "r", input: { topic: "tides", due } }))
+      yield* byHand
+      assert.deepStrictEqual(world.log, ["plan tides", "publish by hand"])
+    }))
+
+  const Approval = DurableDeferred.make("approval", { success: Schema.String })
+  const tokens = Effect.runSync(Queue.unbounded<DurableDeferred.Token>())
+  const release = WorkflowCheckpoint.program({ name: "release", input: Schema.String, success: Schema.String })
+
+  test(
+    "waits for the engine's own deferreds between its steps, and is woken by them",
+    (world) =>
+      Effect.gen(function*() {
+        const run = WorkflowCheckpoint.run(release, { id: "r", input: "1.0" })
+        const waiting = yield* Effect.forkChild(run)
+        const token = yield* Queue.take(tokens)
+        const leased = yield* Effect.flip(Checkpoint.run(Effect.void, { id: "r", input: "1.0" }))
+        assert.isTrue(leased._tag === "RunLeased" && leased.holder === "program \"release\"")
+        yield* DurableDeferred.succeed(Approval, { token, value: "approved" })
+        while (waiting.pollUnsafe() === undefined) yield* TestClock.adjust("1 second")
+        assert.strictEqual(yield* Fiber.join(waiting), "build 1.0, approved")
+        assert.deepStrictEqual(world.log, ["build 1.0", "ship"])
+      }),
+    [
+      WorkflowCheckpoint.implement(release, (version) =>
+        Effect.gen(function*() {
+          const { did } = yield* World
+          const built = yield* Checkpoint.step("build", text, did(`build ${version}`))
+          yield* Queue.offer(tokens, yield* DurableDeferred.token(Approval))
+          const answer = yield* DurableDeferred.await(Approval)
+          yield* Checkpoint.step("ship", text, did("ship"))
+          return `${built}, ${answer}`
+        }))
+    ]
+  )
+  test("suspends with a typed error, and resumes when it is run again", (world) =>
+    Effect.gen(function*() {
+      const run = WorkflowCheckpoint.run(release, { id: "r", input: "1.0" })
+      world.down = true
+      const error = yield* Effect.flip(run)
+      assert.isTrue(error._tag === "RunSuspended" && error.reason === "the shop is closed")
+      assert.deepStrictEqual(yield* Checkpoint.status("r"), Option.some("suspended"))
+      world.down = false
+      assert.strictEqual(yield* run, "order 1.0")
+      assert.deepStrictEqual(world.log, ["order 1.0"])
+    }), [
+    WorkflowCheckpoint.implement(release, (version) =>
+      Effect.gen(function*() {
+        const { did, isDown } = yield* World
+        const ordered = yield* Checkpoint.step("order", text, did(`order ${version}`))
+        const { runId } = yield* Checkpoint.current
+        if (isDown()) {
+          return yield* new Checkpoint.RunSuspended({ runId, step: "order", reason: "the shop is closed" })
+        }
+        return ordered
+      }))
+  ])
+
+  test("gives the defect of its program to who runs it, and goes on after it", (world) =>
+    Effect.gen(function*() {
+      const run = WorkflowCheckpoint.run(release, { id: "r", input: "1.0" })
+      world.down = true
+      const exit = yield* Effect.exit(run)
+      assert.isTrue(Exit.hasDies(exit))
+      assert.deepStrictEqual(yield* Checkpoint.status("r"), Option.some("failed"))
+      world.down = false
+      assert.strictEqual(yield* run, "order 1.0")
+      assert.deepStrictEqual(world.log, ["order 1.0"])
+    }), [
+    WorkflowCheckpoint.implement(release, (version) =>
+      Effect.gen(function*() {
+        const { did, isDown } = yield* World
+        const ordered = yield* Checkpoint.step("order", text, did(`order ${version}`))
+        return isDown() ? yield* Effect.die(new Error("a bug")) : ordered
+      }))
+  ])
+
+  it("refuses a schema that would store a secret, and a name that is none", () => {
+    const secret = Schema.RedactedFromValue(Schema.String)
+    assert.throws(() => WorkflowCheckpoint.program({ name: "a", input: secret }), /input/)
+    assert.throws(() => WorkflowCheckpoint.program({ name: "a", input: Schema.Null, success: secret }), /success/)
+    assert.throws(() => WorkflowCheckpoint.program({ name: "", input: Schema.Null }), /name/)
+  })
+})
