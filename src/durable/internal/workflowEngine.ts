@@ -18,6 +18,7 @@ import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Workflow from "effect/workflow/Workflow"
 import { WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowEngine"
 import { CheckpointStoreError, type CheckpointStoreReason, type Entry, RunStatus } from "../CheckpointStore.ts"
+import { sha256 } from "./idempotencyDigest.ts"
 
 /**
  * What one activity keeps: records that were written as one, and the lease that wrote them.
@@ -49,6 +50,18 @@ export const workflow = Workflow.make("effect-resilience/Checkpoint", {
 })
 
 type Payload = typeof workflow.payloadSchema.Type
+
+/**
+ * The id of an execution: what a person can read of the run's id, and a digest that tells apart what looks the same to
+ * a database that takes capital letters for small ones. `Workflow.executionId` would ask Web Crypto, which no virtual
+ * clock waits for.
+ *
+ * @internal
+ */
+export const executionId = (kind: "index" | "journal" | "run", runId: string, session = ""): string => {
+  const readable = runId.replaceAll(/[^\w.-]+/g, "_").slice(0, 80)
+  return `${readable}${readable === "" ? "" : "-"}${kind}-${sha256(`${kind}:${session}:${runId}`).slice(0, 32)}`
+}
 
 /**
  * The end of an execution of {@link workflow}, if there is one.
@@ -241,7 +254,7 @@ export const make = Effect.fnUntraced(function*() {
         const now = yield* Clock.currentTimeMillis
         const nonce = yield* Random.nextIntBetween(0, Number.MAX_SAFE_INTEGER)
         const payload = { run: runId, session: `${now.toString(36)}-${nonce.toString(36)}`, program: null }
-        const execution = yield* workflow.executionId(payload)
+        const execution = executionId("run", runId, payload.session)
         const opened = Deferred.makeUnsafe<Host>()
         waiting.set(execution, opened)
         const running = yield* apart(execute(execution, payload), services)

@@ -5,7 +5,7 @@ import * as Predicate from "effect/Predicate"
 import * as Schema from "effect/Schema"
 import { type CheckpointStoreError, RunStatus } from "../CheckpointStore.ts"
 import { where as explain } from "./checkpointRecord.ts"
-import { type Engine, failure, Kept, type Where, workflow } from "./workflowEngine.ts"
+import { type Engine, executionId, failure, Kept, type Where } from "./workflowEngine.ts"
 
 // Links are stored data: raise it when older code could not read them.
 const known = 1
@@ -115,17 +115,17 @@ const findLast = Effect.fnUntraced(function*<A, E>(
  * @internal
  */
 export const make = (engine: Engine) => {
-  const home = (runId: string) => workflow.executionId({ run: runId, session: "journal", program: null })
-  const index = workflow.executionId({ run: "", session: "index", program: null })
+  const home = (runId: string) => executionId("journal", runId)
+  const index = executionId("index", "")
 
   const get = Effect.fnUntraced(function*(where: Where, runId: string, position: number) {
-    const found = yield* engine.get(where, yield* home(runId), position)
+    const found = yield* engine.get(where, home(runId), position)
     return Option.isNone(found) ? Option.none() : Option.some(yield* linkOf(where, position, found.value))
   })
 
   /** The last link of a run's log. Whoever knows one of its links has less to ask. */
   const last = Effect.fnUntraced(function*(where: Where, runId: string, known?: Last) {
-    const log = yield* home(runId)
+    const log = home(runId)
     const { position, value } = yield* findLast((position) => engine.get(where, log, position), known?.position)
     if (value === undefined) return known
     const last: Last = { position, link: yield* linkOf(where, position, value) }
@@ -136,7 +136,7 @@ export const make = (engine: Engine) => {
   const put = Effect.fnUntraced(function*(where: Where, runId: string, position: number, link: Link) {
     // What is encoded here was decoded or made by this code.
     const json = yield* Effect.orDie(encode(link))
-    const there = yield* linkOf(where, position, yield* engine.put(where, yield* home(runId), position, json))
+    const there = yield* linkOf(where, position, yield* engine.put(where, home(runId), position, json))
     return { link: there, isMine: Equal.equals(there, link) }
   })
 
@@ -157,19 +157,17 @@ export const make = (engine: Engine) => {
   let indexed = -1
 
   const addRun = Effect.fnUntraced(function*(where: Where, runId: string) {
-    const log = yield* index
-    let { position } = yield* findLast((position) => engine.get(where, log, position), indexed)
+    let { position } = yield* findLast((position) => engine.get(where, index, position), indexed)
     do position++
-    while ((yield* engine.put(where, log, position, runId)) !== runId)
+    while ((yield* engine.put(where, index, position, runId)) !== runId)
     indexed = Math.max(indexed, position)
   })
 
   const runs = Effect.fnUntraced(function*(where: Where) {
-    const log = yield* index
-    const { position } = yield* findLast((position) => engine.get(where, log, position), indexed)
+    const { position } = yield* findLast((position) => engine.get(where, index, position), indexed)
     const ids = yield* Effect.forEach(
       Array.from({ length: position + 1 }, (_, position) => position),
-      (position) => engine.get(where, log, position),
+      (position) => engine.get(where, index, position),
       { concurrency: 16 }
     )
     return new Set(ids.flatMap((id) => Option.isSome(id) && typeof id.value === "string" ? [id.value] : []))

@@ -7,7 +7,7 @@ import { canonicalJson } from "../../internal/canonicalJson.ts"
 import type { CheckpointStoreError } from "../CheckpointStore.ts"
 import { InputNotJson, RunConflict } from "./checkpointErrors.ts"
 import { locked } from "./checkpointLife.ts"
-import { type Engine, failure, type Where, workflow } from "./workflowEngine.ts"
+import { type Engine, executionId, failure, type Where } from "./workflowEngine.ts"
 import { blank, type Last, type Log, type State } from "./workflowLog.ts"
 
 /** @internal */
@@ -77,7 +77,7 @@ export const make = (
       }
       yield* Effect.mapError(refuseHeld(where, runId, last), locked(runId))
       const position = (last?.position ?? -1) + 1
-      const execution = yield* workflow.executionId({ run: runId, session: String(position), program: name })
+      const execution = executionId("run", runId, String(position))
       const program = { name, version, execution, input: position }
       if (last === undefined) yield* log.addRun(where, runId)
       const { isMine } = yield* log.put(where, runId, position, {

@@ -17,6 +17,7 @@ import * as config from "../../internal/config.ts"
 import { hasRedacted } from "../../internal/hasRedacted.ts"
 import * as Checkpoint from "../Checkpoint.ts"
 import { anonymousOwner, CheckpointStore, CheckpointStoreError, type LeaseOwner } from "../CheckpointStore.ts"
+import { where as explain } from "../internal/checkpointRecord.ts"
 import * as Engine from "../internal/workflowEngine.ts"
 import * as Log from "../internal/workflowLog.ts"
 import * as Internal from "../internal/workflowPrograms.ts"
@@ -166,39 +167,31 @@ export interface Implementation<out R> {
  */
 export const implement = <Input extends Plain, Success extends Plain, Error extends Plain, R>(
   self: Program<Input, Success, Error>,
-  execute: (
-    input: Input["Type"]
-  ) => Effect.Effect<Success["Type"], Error["Type"] | Failure, R | Checkpoint.Run | ProgramServices>
-): Implementation<R> => {
+  execute: (input: Input["Type"]) => Effect.Effect<Success["Type"], Error["Type"] | Failure, R>
+): Implementation<Exclude<R, Checkpoint.Run | ProgramServices>> => {
   const decodeInput = Schema.decodeUnknownEffect(Schema.toCodecJson(self.input))
   const { encodeError, encodeSuccess } = codecs(self)
-  return {
-    name: self.name,
-    execute: Effect.fnUntraced(
-      function*(runId, { input, version }) {
-        if (version !== self.version) {
-          return yield* new Checkpoint.RunConflict({
-            runId,
-            reason: "Version",
-            expected: String(version),
-            found: String(self.version)
-          })
-        }
-        const decoded = yield* Effect.mapError(
-          decodeInput(input),
-          () =>
-            new Checkpoint.CheckpointCorrupt({
-              runId,
-              step: "",
-              detail: "its input does not match the program's schema"
-            })
-        )
-        const value = yield* Checkpoint.run(execute(decoded), { id: runId, input, version })
-        return yield* encodeSuccess(value)
-      },
-      Effect.catch((error) => Effect.flatMap(encodeError(error), Effect.fail))
-    )
-  }
+  const body: Implementation<Exclude<R, Checkpoint.Run> | CheckpointStore>["execute"] = Effect.fnUntraced(
+    function*(runId, { input, version }) {
+      if (version !== self.version) {
+        return yield* new Checkpoint.RunConflict({
+          runId,
+          reason: "Version",
+          expected: String(version),
+          found: String(self.version)
+        })
+      }
+      const decoded = yield* Effect.mapError(
+        decodeInput(input),
+        (error) => new Checkpoint.CheckpointCorrupt({ runId, step: "", detail: `its input: ${explain(error, input)}` })
+      )
+      const value = yield* Checkpoint.run(execute(decoded), { id: runId, input, version })
+      return yield* encodeSuccess(value)
+    },
+    Effect.catch((error) => Effect.flatMap(encodeError(error), Effect.fail))
+  )
+  // What is excluded is what the type of `execute` adds again, which TypeScript cannot see of a type parameter.
+  return { name: self.name, execute: body as never }
 }
 
 // A value that is not what the program's own schema says is a defect, as its type has it otherwise.
