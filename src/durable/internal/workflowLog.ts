@@ -27,12 +27,7 @@ export const State = Schema.Struct({
   base: Schema.Finite,
   /** The program that was started under this id, the execution that runs it, and where its input stands. */
   program: Schema.NullOr(
-    Schema.Struct({
-      name: Schema.String,
-      version: Schema.Finite,
-      execution: Schema.String,
-      input: Schema.Finite
-    })
+    Schema.Struct({ name: Schema.String, execution: Schema.String, input: Schema.Finite })
   ),
   run: Schema.NullOr(
     Schema.Struct({

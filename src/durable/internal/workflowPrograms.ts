@@ -6,7 +6,7 @@ import type * as Schema from "effect/Schema"
 import { canonicalJson } from "../../internal/canonicalJson.ts"
 import type { CheckpointStoreError } from "../CheckpointStore.ts"
 import { InputNotJson, RunConflict } from "./checkpointErrors.ts"
-import { locked } from "./checkpointLife.ts"
+import { leased } from "./checkpointLife.ts"
 import { type Engine, executionId, failure, type Where } from "./workflowEngine.ts"
 import { blank, type Last, type Log, type State } from "./workflowLog.ts"
 
@@ -14,7 +14,6 @@ import { blank, type Last, type Log, type State } from "./workflowLog.ts"
 export interface Start {
   readonly runId: string
   readonly program: string
-  readonly version: number
   readonly input: Schema.Json
 }
 
@@ -46,45 +45,29 @@ export const make = (
           : Effect.fail(failure(where, { _tag: "Corrupt", detail: "the input of its program is missing" }))
     )
 
-  const agree = Effect.fnUntraced(function*(where: Where, state: State, start: Start) {
-    const { input, program, runId, version } = start
-    const differ = (reason: RunConflict["reason"], expected: string, found: string) =>
-      new RunConflict({ runId, reason, expected, found })
-    const announced = state.program
-    if (announced?.name !== program) {
-      return yield* differ("Program", announced?.name ?? "none, by Checkpoint.run", program)
-    }
-    if (announced.version !== version) {
-      return yield* differ("Version", String(announced.version), String(version))
-    }
-    const found = yield* canonical(runId, input)
-    // What was read from JSON is JSON.
-    const expected = Result.getOrThrow(canonicalJson(yield* inputOf(where, runId, announced)))
-    if (expected !== found) return yield* differ("Input", expected, found)
-    return announced
-  })
+  const differ = (start: Start, reason: RunConflict["reason"], expected: string, found: string) =>
+    new RunConflict({ runId: start.runId, reason, expected, found })
 
   const announce = Effect.fnUntraced(function*(where: Where, start: Start) {
-    const { input, program: name, runId, version } = start
-    yield* canonical(runId, input)
+    const { input, program: name, runId } = start
+    const found = yield* canonical(runId, input)
     while (true) {
       const last = yield* log.last(where, runId)
       const state = last?.link.state ?? blank
-      if (state.program !== null || state.run !== null) {
-        const announced = yield* agree(where, state, start)
-        const ended = yield* engine.poll(where, announced.execution)
-        if (Option.isNone(ended) || Exit.isSuccess(ended.value)) return announced
+      const before = state.program
+      if (before !== null && before.name !== name) return yield* differ(start, "Program", before.name, name)
+      const ended = before === null ? Option.none() : yield* engine.poll(where, before.execution)
+      if (before !== null && (Option.isNone(ended) || Exit.isSuccess(ended.value))) {
+        // What was read from JSON is JSON.
+        const expected = Result.getOrThrow(canonicalJson(yield* inputOf(where, runId, before)))
+        return expected === found ? before : yield* differ(start, "Input", expected, found)
       }
-      yield* Effect.mapError(refuseHeld(where, runId, last), locked(runId))
+      // An execution that failed is over; whether its run goes with this input, its journal tells the next one.
+      yield* Effect.mapError(refuseHeld(where, runId, last), leased(runId))
       const position = (last?.position ?? -1) + 1
-      const execution = executionId("run", runId, String(position))
-      const program = { name, version, execution, input: position }
+      const program = { name, execution: executionId("run", runId, String(position)), input: position }
       if (last === undefined) yield* log.addRun(where, runId)
-      const { isMine } = yield* log.put(where, runId, position, {
-        version: 1,
-        state: { ...state, program },
-        input
-      })
+      const { isMine } = yield* log.put(where, runId, position, { version: 1, state: { ...state, program }, input })
       if (isMine) return program
     }
   })
@@ -108,8 +91,8 @@ export const make = (
       yield* engine.start(where, announced.execution, payload(start.runId, announced))
     }),
 
-    /** What an execution was started to do. */
-    announced: Effect.fnUntraced(function*(runId: string, execution: string) {
+    /** The input that an execution was started with. */
+    input: Effect.fnUntraced(function*(runId: string, execution: string) {
       const where = { operation: "run", runId }
       const last = yield* log.last(where, runId)
       const program = last?.link.state.program ?? null
@@ -117,7 +100,7 @@ export const make = (
         // It was started over after the run had been removed, or started as something else.
         return yield* failure(where, { _tag: "Fenced", token: last?.link.state.token ?? -1 })
       }
-      return { version: program.version, input: yield* inputOf(where, runId, program) }
+      return yield* inputOf(where, runId, program)
     })
   }
 }

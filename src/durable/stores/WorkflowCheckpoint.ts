@@ -17,6 +17,7 @@ import * as config from "../../internal/config.ts"
 import { hasRedacted } from "../../internal/hasRedacted.ts"
 import * as Checkpoint from "../Checkpoint.ts"
 import { anonymousOwner, CheckpointStore, CheckpointStoreError, type LeaseOwner } from "../CheckpointStore.ts"
+import { idOf } from "../internal/checkpointLife.ts"
 import { where as explain } from "../internal/checkpointRecord.ts"
 import * as Engine from "../internal/workflowEngine.ts"
 import * as Log from "../internal/workflowLog.ts"
@@ -56,7 +57,10 @@ export const Failure = Schema.Union([
   Checkpoint.CheckpointMismatch,
   Checkpoint.ConcurrentSteps,
   Checkpoint.InputNotJson,
+  Checkpoint.RecordTooLarge,
+  Checkpoint.RunCancelled,
   Checkpoint.RunConflict,
+  Checkpoint.RunDeadLettered,
   Checkpoint.RunLeased,
   Checkpoint.RunSuspended,
   Checkpoint.StepNotEncodable
@@ -81,7 +85,6 @@ type Plain = Schema.Codec<unknown, unknown>
  */
 export interface Program<out Input extends Plain, out Success extends Plain, out Error extends Plain> {
   readonly name: string
-  readonly version: number
   readonly input: Input
   readonly success: Success
   readonly error: Error
@@ -93,7 +96,6 @@ export interface Program<out Input extends Plain, out Success extends Plain, out
  * **Details**
  *
  * - `name`: under which the runners of a cluster know it. It is stored with every run.
- * - `version`: of the program's steps, default 1, see `Checkpoint.run`.
  * - `input`: the schema of what a run is about.
  * - `success` and `error`: the schemas of its result, default `Schema.Void`, and of its own errors, default
  *   `Schema.Never`. They must hold no `Redacted`, which would be stored in clear: that throws `Fault.InvalidConfig`.
@@ -107,7 +109,6 @@ export const program = <
   Error extends Plain = typeof Schema.Never
 >(options: {
   readonly name: string
-  readonly version?: number | undefined
   readonly input: Input
   readonly success?: Success
   readonly error?: Error
@@ -124,7 +125,6 @@ export const program = <
   }
   return {
     name: config.nonEmpty(where, "name", options.name),
-    version: config.integer(where, "version", options.version ?? 1, 0),
     input: options.input,
     success,
     error
@@ -148,10 +148,7 @@ export type ProgramServices = CheckpointStore | Programs | Scope.Scope | Workflo
 export interface Implementation<out R> {
   readonly name: string
   /** @internal */
-  readonly execute: (
-    runId: string,
-    announced: { readonly version: number; readonly input: Schema.Json }
-  ) => Effect.Effect<Schema.Json, Schema.Json, R | ProgramServices>
+  readonly execute: (runId: string, input: Schema.Json) => Effect.Effect<Schema.Json, Schema.Json, R | ProgramServices>
 }
 
 /**
@@ -167,48 +164,41 @@ export interface Implementation<out R> {
  */
 export const implement = <Input extends Plain, Success extends Plain, Error extends Plain, R>(
   self: Program<Input, Success, Error>,
-  execute: (input: Input["Type"]) => Effect.Effect<Success["Type"], Error["Type"] | Failure, R>
+  execute: (input: Input["Type"]) => Effect.Effect<Success["Type"], Error["Type"] | Failure, R>,
+  options?: Omit<Checkpoint.RunOptions, "id" | "input">
 ): Implementation<Exclude<R, Checkpoint.Run | ProgramServices>> => {
-  const decodeInput = Schema.decodeUnknownEffect(Schema.toCodecJson(self.input))
-  const { encodeError, encodeSuccess } = codecs(self)
-  const body: Implementation<Exclude<R, Checkpoint.Run> | CheckpointStore>["execute"] = Effect.fnUntraced(
-    function*(runId, { input, version }) {
-      if (version !== self.version) {
-        return yield* new Checkpoint.RunConflict({
-          runId,
-          reason: "Version",
-          expected: String(version),
-          found: String(self.version)
-        })
-      }
-      const decoded = yield* Effect.mapError(
-        decodeInput(input),
-        (error) => new Checkpoint.CheckpointCorrupt({ runId, step: "", detail: `its input: ${explain(error, input)}` })
-      )
-      const value = yield* Checkpoint.run(execute(decoded), { id: runId, input, version })
-      return yield* encodeSuccess(value)
-    },
-    Effect.catch((error) => Effect.flatMap(encodeError(error), Effect.fail))
-  )
+  const { decodeInput, encodeError, encodeSuccess } = codecs(self)
+  const body: Implementation<Exclude<R, Checkpoint.Run> | CheckpointStore>["execute"] = (runId, input) =>
+    decodeInput(runId, input).pipe(
+      Effect.flatMap((decoded) => Checkpoint.run(execute(decoded), { ...options, id: runId, input })),
+      Effect.flatMap(encodeSuccess),
+      Effect.catch((error) => Effect.flatMap(encodeError(error), Effect.fail))
+    )
   // What is excluded is what the type of `execute` adds again, which TypeScript cannot see of a type parameter.
   return { name: self.name, execute: body as never }
 }
 
-// A value that is not what the program's own schema says is a defect, as its type has it otherwise.
 const codecs = <Input extends Plain, Success extends Plain, Error extends Plain>(
   self: Program<Input, Success, Error>
 ) => {
   const input = Schema.toCodecJson(self.input)
   const success = Schema.toCodecJson(self.success)
   const error = Schema.toCodecJson(Schema.Union([self.error, Failure]))
+  const decoding =
+    <S extends Plain>(what: string, schema: S) =>
+    (runId: string, json: Schema.Json): Effect.Effect<S["Type"], Checkpoint.CheckpointCorrupt> =>
+      Effect.mapError(
+        Schema.decodeUnknownEffect(schema)(json),
+        (error) => new Checkpoint.CheckpointCorrupt({ runId, step: "", detail: `its ${what}: ${explain(error, json)}` })
+      )
   return {
+    // A value that is not what the program's own schema says is a defect: its type has it otherwise.
     encodeInput: (value: Input["Type"]) => Effect.orDie(Schema.encodeUnknownEffect(input)(value)),
     encodeSuccess: (value: Success["Type"]) => Effect.orDie(Schema.encodeUnknownEffect(success)(value)),
-    decodeSuccess: (json: Schema.Json): Effect.Effect<Success["Type"]> =>
-      Effect.orDie(Schema.decodeUnknownEffect(success)(json)),
     encodeError: (value: Error["Type"] | Failure) => Effect.orDie(Schema.encodeUnknownEffect(error)(value)),
-    decodeError: (json: Schema.Json): Effect.Effect<Error["Type"] | Failure> =>
-      Effect.orDie(Schema.decodeUnknownEffect(error)(json))
+    decodeInput: decoding("input", input),
+    decodeSuccess: decoding("result", success),
+    decodeError: decoding("error", error)
   }
 }
 
@@ -244,13 +234,14 @@ export const run = <Input extends Plain, Success extends Plain, Error extends Pl
   options: RunOptions<Input["Type"]>
 ): Effect.Effect<Success["Type"], Error["Type"] | Failure, Programs> => {
   const { decodeError, decodeSuccess } = codecs(self)
+  const { id } = options
   return Programs.use((programs) =>
     started(self, options).pipe(
       Effect.flatMap(programs.run),
       Effect.flatMap(
         Effect.matchEffect({
-          onSuccess: decodeSuccess,
-          onFailure: (json) => Effect.flatMap(decodeError(json), Effect.fail)
+          onSuccess: (json) => decodeSuccess(id, json),
+          onFailure: (json) => Effect.flatMap(decodeError(id, json), Effect.fail)
         })
       )
     )
@@ -266,13 +257,10 @@ export const start = <Input extends Plain, Success extends Plain, Error extends 
 const started = <Input extends Plain, Success extends Plain, Error extends Plain>(
   self: Program<Input, Success, Error>,
   { id, input }: RunOptions<Input["Type"]>
-): Effect.Effect<Internal.Start> =>
-  Effect.map(codecs(self).encodeInput(input), (input) => ({
-    runId: id,
-    program: self.name,
-    version: self.version,
-    input
-  }))
+): Effect.Effect<Internal.Start> => {
+  const runId = idOf("WorkflowCheckpoint.run", id)
+  return Effect.map(codecs(self).encodeInput(input), (input) => ({ runId, program: self.name, input }))
+}
 
 export interface Options<R> {
   readonly programs?: ReadonlyArray<Implementation<R>> | undefined
@@ -294,9 +282,9 @@ export const layerWorkflowWith = <R = never>(
       const implementation = known.get(name)
       const failed = (error: Failure) => Effect.flatMap(Effect.orDie(encode(error)), Effect.fail)
       if (implementation === undefined) return failed(new ProgramMissing({ runId, program: name }))
-      return programs.announced(runId, execution).pipe(
+      return programs.input(runId, execution).pipe(
         Effect.catch(failed),
-        Effect.flatMap((announced) => implementation.execute(runId, announced)),
+        Effect.flatMap((input) => implementation.execute(runId, input)),
         Effect.provideContext(context)
       )
     })

@@ -302,7 +302,7 @@ describe("WorkflowCheckpoint.program", () => {
       assert.deepStrictEqual(world.log, ["plan tides", "publish"])
     }))
 
-  test("is refused under the id of a run with another input, version or program", (world) =>
+  test("is refused under the id of a run with another input or program", (world) =>
     Effect.gen(function*() {
       const reason = <A, R>(effect: Effect.Effect<A, WorkflowCheckpoint.Failure | SiteDown | { _tag: string }, R>) =>
         Effect.map(Effect.flip(effect), (error) => error instanceof Checkpoint.RunConflict ? error.reason : error._tag)
@@ -311,18 +311,9 @@ describe("WorkflowCheckpoint.program", () => {
       assert.strictEqual(yield* reason(WorkflowCheckpoint.run(report, other)), "Input")
       assert.strictEqual(yield* reason(WorkflowCheckpoint.start(report, other)), "Input")
       assert.strictEqual(
-        yield* reason(WorkflowCheckpoint.run({ ...report, version: 2 }, { id: "r", input: { topic: "tides", due } })),
-        "Version"
-      )
-      assert.strictEqual(
         yield* reason(
           WorkflowCheckpoint.run({ ...report, name: "other" }, { id: "r", input: { topic: "tides", due } })
         ),
-        "Program"
-      )
-      yield* Checkpoint.run(Effect.void, { id: "by hand" })
-      assert.strictEqual(
-        yield* reason(WorkflowCheckpoint.run(report, { id: "by hand", input: { topic: "tides", due } })),
         "Program"
       )
       assert.deepStrictEqual(world.log, ["plan tides", "publish"])
@@ -334,13 +325,28 @@ describe("WorkflowCheckpoint.program", () => {
       assert.isTrue(error._tag === "ProgramMissing" && error.program === "report")
     }), [])
 
-  test("is refused by a runner that has another version of it", (world) =>
+  test("is refused by a runner that has another version of it than the run was started with", (world) =>
     Effect.gen(function*() {
+      yield* Checkpoint.run(Effect.void, { id: "r", input: { topic: "tides", due: due.toISOString() }, version: 2 })
       const error = yield* Effect.flip(
-        WorkflowCheckpoint.run({ ...report, version: 2 }, { id: "r", input: { topic: "tides", due } })
+        WorkflowCheckpoint.run(report, { id: "r", input: { topic: "tides", due } })
       )
       assert.isTrue(error._tag === "RunConflict" && error.reason === "Version")
       assert.deepStrictEqual(world.log, [])
+    }))
+
+  test("goes on with what was begun by hand, and with no other input", (world) =>
+    Effect.gen(function*() {
+      const byHand = Effect.gen(function*() {
+        yield* Checkpoint.step("plan", text, Effect.succeed("planned by hand"))
+        return yield* Checkpoint.suspend("publish", "the cluster is to do the rest")
+      }).pipe(Checkpoint.run({ id: "r", input: { topic: "tides", due: due.toISOString() } }))
+      yield* Effect.flip(byHand)
+      const other = yield* Effect.flip(WorkflowCheckpoint.run(report, { id: "r", input: { topic: "moons", due } }))
+      assert.isTrue(other._tag === "RunConflict" && other.reason === "Input")
+      const { text: plan } = yield* WorkflowCheckpoint.run(report, { id: "r", input: { topic: "tides", due } })
+      assert.strictEqual(plan, "planned by hand")
+      assert.deepStrictEqual(world.log, ["publish"])
     }))
 
   test("may be gone on with by hand once its execution has ended, and not before", (world) =>
@@ -357,6 +363,7 @@ describe("WorkflowCheckpoint.program", () => {
     }))
 
   const Approval = DurableDeferred.make("approval", { success: Schema.String })
+  const orders = Effect.runSync(Queue.unbounded<string>())
   const tokens = Effect.runSync(Queue.unbounded<DurableDeferred.Token>())
   const release = WorkflowCheckpoint.program({ name: "release", input: Schema.String, success: Schema.String })
 
@@ -406,6 +413,28 @@ describe("WorkflowCheckpoint.program", () => {
           return yield* new Checkpoint.RunSuspended({ runId, step: "order", reason: "the shop is closed" })
         }
         return ordered
+      }))
+  ])
+
+  test("is cancelled and revived from outside", (world) =>
+    Effect.gen(function*() {
+      const run = WorkflowCheckpoint.run(release, { id: "r", input: "1.0" })
+      const running = yield* Effect.forkChild(Effect.flip(run))
+      yield* Queue.take(orders)
+      assert.strictEqual(yield* Checkpoint.cancel("r"), "cancelled")
+      assert.strictEqual((yield* Fiber.join(running))._tag, "RunCancelled")
+      assert.strictEqual((yield* Effect.flip(run))._tag, "RunCancelled")
+      yield* Checkpoint.revive("r")
+      world.down = true
+      assert.strictEqual(yield* run, "order 1.0")
+      assert.deepStrictEqual(world.log, ["order 1.0"])
+    }), [
+    WorkflowCheckpoint.implement(release, (version) =>
+      Effect.gen(function*() {
+        const { did, isDown } = yield* World
+        const ordered = yield* Checkpoint.step("order", text, did(`order ${version}`))
+        yield* Queue.offer(orders, ordered)
+        return isDown() ? ordered : yield* Effect.never
       }))
   ])
 
