@@ -139,12 +139,12 @@ const gated = Effect.gen(function*() {
     return Effect.andThen(Deferred.succeed(opened, undefined), Fiber.join(keeper))
   })
 
-  /** Waits until some of the store's statements wait for locks: for the gate, or for each other. */
-  const waiting = (statements: number) =>
+  /** Waits until a statement of the store waits at the gate, or for another one. */
+  const waiting = (what: "at the gate" | "for another") =>
     Effect.repeat(
-      admin<{ readonly pid: number }>`SELECT pid FROM pg_stat_activity
+      admin<{ readonly event: string }>`SELECT wait_event AS event FROM pg_stat_activity
         WHERE application_name = ${name} AND wait_event_type = 'Lock'`,
-      { until: (rows) => rows.length === statements }
+      { until: (rows) => rows.some(({ event }) => (event === "advisory") === (what === "at the gate")) }
     )
   const terminate = admin`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = ${name}`
   return { admin, context, shut, store, terminate, waiting }
@@ -158,12 +158,11 @@ describeWithPostgres("Postgres: what an old owner was writing when it was follow
       yield* store.append(old, [record(0, "")])
       const open = yield* shut
       const append = yield* Effect.forkChild(store.append(old, [record(1, "slow")]))
-      yield* waiting(1)
+      yield* waiting("at the gate")
       const follow = yield* Effect.forkChild(
         Effect.tap(store.acquire("r", minute, { takeOver: true }), () => store.read("r"))
       )
-      // It waits for the append, or it would be done now.
-      yield* Effect.raceFirst(waiting(2), Effect.andThen(Fiber.await(follow), Effect.die("it did not wait")))
+      yield* waiting("for another")
       yield* open
       yield* Fiber.join(append)
       const next = yield* Fiber.join(follow)
@@ -188,10 +187,13 @@ describeWithPostgres("Postgres: what an old owner was writing when it was follow
       for (const write of writes) {
         const open = yield* shut
         const follow = yield* Effect.forkChild(store.acquire("r", minute, { takeOver: true }))
-        yield* waiting(1)
+        yield* waiting("at the gate")
         // Begun while the take-over is on its way: what it sees first is that the lease is its own.
         const late = yield* Effect.forkChild(Effect.flip(write(lease)))
-        yield* Effect.raceFirst(waiting(2), Effect.andThen(Fiber.await(late), Effect.die("it did not wait")))
+        yield* Effect.raceFirst(
+          waiting("for another"),
+          Effect.andThen(Fiber.await(late), Effect.die("it did not wait"))
+        )
         yield* open
         assert.strictEqual((yield* Fiber.join(late)).reason._tag, "Fenced")
         lease = yield* Fiber.join(follow)
@@ -209,7 +211,7 @@ describeWithPostgres("Postgres: a server that goes away", () => {
       yield* store.append(lease, [record(0, "")])
       const open = yield* shut
       const append = yield* Effect.forkChild(Effect.flip(store.append(lease, [record(1, "slow")])))
-      yield* waiting(1)
+      yield* waiting("at the gate")
       yield* terminate
       assert.strictEqual((yield* Fiber.join(append)).reason._tag, "Unavailable")
       yield* open
