@@ -1,10 +1,12 @@
+import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Layer, Schema } from "effect"
+import { Effect, Layer, Schema, type Scope } from "effect"
 import { EscalationQueue, Idempotency } from "effect-resilience"
 import * as NodeSqlite from "effect-resilience/durable/stores/NodeSqlite"
 import * as SqlEscalationQueue from "effect-resilience/durable/stores/SqlEscalationQueue"
 import * as SqlIdempotency from "effect-resilience/durable/stores/SqlIdempotency"
-import { SqlClient } from "effect/sql"
+import { SqlClient, type SqlError } from "effect/sql"
+import { describeWithPostgres, postgresSchema } from "../../support/postgres.ts"
 import { sqliteFile } from "../sqliteFile.ts"
 
 const stores = Layer.mergeAll(SqlEscalationQueue.layer, SqlIdempotency.layer)
@@ -47,11 +49,13 @@ describe("a store inside a transaction of its caller", () => {
     }).pipe(Effect.provide(memory)))
 })
 
-describe("a store whose tables are of a newer release is refused with both versions", () => {
+const newerTables = (
+  open: Effect.Effect<Layer.Layer<SqlClient.SqlClient, SqlError.SqlError>, unknown, Scope.Scope>
+) => {
+  /** A database whose tables a newer release has changed. */
   const newer = (table: string) =>
     Effect.gen(function*() {
-      const filename = yield* sqliteFile
-      const database = NodeSqlite.layer({ filename })
+      const database = yield* open
       yield* Effect.provide(Layer.build(Layer.provide(stores, database)), database)
       yield* SqlClient.SqlClient.use((sql) => sql`INSERT INTO ${sql(table)} (migration_id, name) VALUES (99, 'later')`)
         .pipe(Effect.provide(database))
@@ -75,4 +79,12 @@ describe("a store whose tables are of a newer release is refused with both versi
         { _tag: "SchemaTooNew", found: 99, known: 1 }
       )
     }))
+}
+
+describe("a store whose tables are of a newer release is refused with both versions", () => {
+  newerTables(Effect.map(sqliteFile, (filename) => NodeSqlite.layer({ filename })))
+})
+
+describeWithPostgres("a store whose tables are of a newer release is refused with both versions, on PostgreSQL", () => {
+  newerTables(Effect.map(postgresSchema, PgClient.layer))
 })
