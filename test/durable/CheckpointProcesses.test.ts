@@ -1,34 +1,57 @@
+import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, type Context, Deferred, Duration, Effect, Exit, Fiber, Layer, Queue, Schema } from "effect"
+import {
+  Cause,
+  Clock,
+  Context,
+  Deferred,
+  Duration,
+  Effect,
+  Exit,
+  Fiber,
+  Layer,
+  Option,
+  Queue,
+  Schema,
+  type Scope
+} from "effect"
 import { Checkpoint, CheckpointStore } from "effect-resilience"
 import * as NodeSqlite from "effect-resilience/durable/stores/NodeSqlite"
 import * as SqlCheckpointStore from "effect-resilience/durable/stores/SqlCheckpointStore"
 import * as Sqlite from "effect-resilience/durable/stores/Sqlite"
-import { SqlClient } from "effect/sql"
+import { SqlClient, type SqlError } from "effect/sql"
 import { TestClock } from "effect/testing"
 import { spawn } from "node:child_process"
 import * as path from "node:path"
+import { describeWithPostgres, suiteSchema } from "../support/postgres.ts"
 import { sqliteFile } from "./sqliteFile.ts"
 
-/** A connection of its own to the file, as a process has it. */
-const connect = (filename: string, owner: string, gone: ReadonlySet<string> = new Set()) =>
-  Layer.build(
-    SqlCheckpointStore.layerWith({
-      owner: { id: owner, isGone: (other) => Effect.sync(() => gone.has(other)) }
-    }).pipe(Layer.provide(NodeSqlite.layer({ filename })))
-  )
+type Connect = (
+  owner: string,
+  gone?: ReadonlySet<string>
+) => Effect.Effect<Context.Context<CheckpointStore.CheckpointStore>, unknown, Scope.Scope>
+
+/** Connects to the database as a process does: with a connection of its own. Leases go by Effect's `Clock`. */
+const connecting =
+  (database: Layer.Layer<SqlClient.SqlClient, SqlError.SqlError>): Connect => (owner, gone = new Set()) =>
+    Layer.build(Layer.fresh(
+      SqlCheckpointStore.layerWith({
+        clock: "process",
+        owner: { id: owner, isGone: (other) => Effect.sync(() => gone.has(other)) }
+      }).pipe(Layer.provide(database))
+    ))
 
 const within = (context: Context.Context<CheckpointStore.CheckpointStore>) => Effect.provideContext(context)
 
 const step = (name: string, log: Array<string>, after: Effect.Effect<void> = Effect.void) =>
   Checkpoint.step(name, { effects: "atMostOnce" }, Effect.andThen(Effect.sync(() => void log.push(name)), after))
 
-describe("Checkpoint over one SQLite file", () => {
+const shared = (open: Effect.Effect<Connect, never, Scope.Scope>) => {
   it.effect("a run that another process works on is RunLeased, with the time its lease lasts", () =>
     Effect.gen(function*() {
-      const filename = yield* sqliteFile
-      const one = yield* connect(filename, "one")
-      const two = yield* connect(filename, "two")
+      const connect = yield* open
+      const one = yield* connect("one")
+      const two = yield* connect("two")
       const log: Array<string> = []
       const reached = yield* Deferred.make<void>()
       const go = yield* Deferred.make<void>()
@@ -42,7 +65,12 @@ describe("Checkpoint over one SQLite file", () => {
         locked._tag === "RunLeased" && locked.holder === "one" && Duration.toMillis(locked.remaining) === 25_000
       )
       // Far longer than the lease: it is renewed as long as its owner lives.
-      yield* TestClock.adjust("5 minutes")
+      const { get } = Context.get(one, CheckpointStore.CheckpointStore)
+      for (let renewals = 1; renewals <= 12; renewals++) {
+        yield* TestClock.adjust(renewals === 1 ? "5 seconds" : "10 seconds")
+        const end = (yield* Clock.currentTimeMillis) + 30_000
+        yield* Effect.repeat(get("r"), { until: Option.exists(({ lease }) => lease?.expiresAt === end) })
+      }
       assert.strictEqual((yield* program.pipe(within(two), Effect.flip))._tag, "RunLeased")
       assert.strictEqual((yield* Checkpoint.clear("r").pipe(within(two), Effect.flip))._tag, "RunLeased")
       yield* Deferred.succeed(go, undefined)
@@ -53,10 +81,10 @@ describe("Checkpoint over one SQLite file", () => {
 
   it.effect("an owner that was followed can write nothing more, and is stopped", () =>
     Effect.gen(function*() {
-      const filename = yield* sqliteFile
-      const one = yield* connect(filename, "one")
+      const connect = yield* open
+      const one = yield* connect("one")
       // It takes the living owner for dead, which is the worst that can happen.
-      const two = yield* connect(filename, "two", new Set(["one"]))
+      const two = yield* connect("two", new Set(["one"]))
       const log: Array<string> = []
       const reached = yield* Deferred.make<void>()
       const go = yield* Deferred.make<void>()
@@ -83,9 +111,9 @@ describe("Checkpoint over one SQLite file", () => {
 
   it.effect("an owner that was followed hears of it at the next renewal, whatever it is doing", () =>
     Effect.gen(function*() {
-      const filename = yield* sqliteFile
-      const one = yield* connect(filename, "one")
-      const two = yield* connect(filename, "two", new Set(["one"]))
+      const connect = yield* open
+      const one = yield* connect("one")
+      const two = yield* connect("two", new Set(["one"]))
       const reached = yield* Deferred.make<void>()
       const stopped = yield* Deferred.make<void>()
       const hanging = Effect.andThen(Deferred.succeed(reached, undefined), Effect.never).pipe(
@@ -109,9 +137,9 @@ describe("Checkpoint over one SQLite file", () => {
 
   it.effect("a run whose owner fell silent is free when its lease is over, and not before", () =>
     Effect.gen(function*() {
-      const filename = yield* sqliteFile
-      const one = yield* connect(filename, "one")
-      const two = yield* connect(filename, "two")
+      const connect = yield* open
+      const one = yield* connect("one")
+      const two = yield* connect("two")
       const store = yield* CheckpointStore.CheckpointStore.pipe(within(one))
       yield* store.acquire("r", Duration.seconds(30))
       const program = Checkpoint.run(Effect.succeed("mine"), { id: "r" }).pipe(within(two))
@@ -121,6 +149,14 @@ describe("Checkpoint over one SQLite file", () => {
       yield* TestClock.adjust("1 second")
       assert.strictEqual(yield* program, "mine")
     }))
+}
+
+describeWithPostgres("Checkpoint over one PostgreSQL database", () => {
+  shared(Effect.map(suiteSchema(), (options) => connecting(PgClient.layer(options))))
+})
+
+describe("Checkpoint over one SQLite file", () => {
+  shared(Effect.map(sqliteFile, (filename) => connecting(NodeSqlite.layer({ filename }))))
 
   it.effect("a store that is away for a while costs nothing as long as nothing is to be written", () =>
     Effect.gen(function*() {
