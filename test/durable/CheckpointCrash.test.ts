@@ -3,10 +3,13 @@ import { assert, describe, it } from "@effect/vitest"
 import { Duration, Effect, Exit, Fiber, Layer, Schema } from "effect"
 import { Checkpoint, CheckpointStore } from "effect-resilience"
 import * as NodeSqlite from "effect-resilience/durable/stores/NodeSqlite"
+import { layerPersistence } from "effect-resilience/durable/stores/PersistenceCheckpointStore"
 import * as SqlCheckpointStore from "effect-resilience/durable/stores/SqlCheckpointStore"
 import { TestClock } from "effect/testing"
 import { describeWithPostgres, suiteSchema } from "../support/postgres.ts"
 import { describeWithRedis } from "../support/redis.ts"
+import { isFull } from "../support/runs.ts"
+import { backings } from "./backings.ts"
 import { elapse, onRedis } from "./redisRuns.ts"
 import { withSqliteFile } from "./sqliteFile.ts"
 
@@ -165,6 +168,13 @@ suite(
   "SQLite file",
   withSqliteFile((filename) => SqlCheckpointStore.layer.pipe(Layer.provide(NodeSqlite.layer({ filename }))))
 )
+for (const [name, backing] of Object.entries(backings)) {
+  // What is cut off here is the store, whatever is below it.
+  if (isFull || name === "KeyValueStore in memory") {
+    suite(`Persistence, ${name}`, layerPersistence().pipe(Layer.provide(backing)))
+  }
+}
+
 describeWithRedis("with Redis", () => {
   suite("Redis", onRedis, elapse)
 })

@@ -100,10 +100,10 @@ const ifCorrupt = <A, B, R>(
   effect: Effect.Effect<A, CheckpointStoreError, R>,
   instead: (error: CheckpointStoreError) => Effect.Effect<B>
 ) =>
-  Effect.catch(
-    effect,
-    (error): Effect.Effect<B, CheckpointStoreError> =>
+  effect.pipe(
+    Effect.catch((error): Effect.Effect<B, CheckpointStoreError> =>
       error.reason._tag === "Corrupt" ? instead(error) : Effect.fail(error)
+    )
   )
 
 const indexKeys = Array.from({ length: buckets }, (_, bucket) => `index-${bucket}`)

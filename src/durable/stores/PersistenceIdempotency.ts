@@ -130,7 +130,9 @@ export const makeStore = Effect.fnUntraced(function*(options: StoreOptions = {})
       get,
       /** For what is only there to find something else by: what cannot be read is none. */
       find: <A>(schema: Schema.Codec<A, unknown>, key: string) =>
-        Effect.catch(get(schema, key), (error) => error.reason === "Rejected" ? Effect.undefined : Effect.fail(error)),
+        get(schema, key).pipe(
+          Effect.catch((error) => error.reason === "Rejected" ? Effect.undefined : Effect.fail(error))
+        ),
       set: (key: string, value: object, millis: number) => asked(backing.set(key, value, timeToLive(millis))),
       remove: (key: string) => asked(backing.remove(key))
     }

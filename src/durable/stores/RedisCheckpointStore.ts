@@ -88,6 +88,9 @@ const toEntry = (record: string, position: number): Entry | undefined => {
   return end > record.length ? undefined : { position, step: record.slice(begin, end), body: record.slice(end) }
 }
 
+// Redis does nothing else meanwhile, and a driver hands all of them over as arguments of one call.
+const mostAtOnce = 50_000
+
 // Longer than any lease, and short enough for Redis to reckon with.
 const longest = 1e14
 
@@ -108,7 +111,7 @@ const toReason = ({ cause }: Redis.RedisError): Reason => {
  *
  * **Details**
  *
- * Every operation is one script, which Redis carries out whole or not at all. Leases are measured by the clock of the
+ * Every change is one script, which Redis carries out whole or not at all. Leases are measured by the clock of the
  * Redis server, so that hosts whose clocks differ agree on who holds a run.
  *
  * What an acknowledged record is worth is for the settings of Redis to say:
@@ -128,6 +131,8 @@ const toReason = ({ cause }: Redis.RedisError): Reason => {
  * A full Redis (`OOM`), one that loads, fails over or does not answer, and a lost connection are `Unavailable`. What was
  * under way then may have been written, and can be asked for again. A value that this store has not written, or an
  * incomplete journal, is `Corrupt`; what Redis refuses for good, as with `NOAUTH`, `NOPERM` and `CROSSSLOT`, is `Rejected`.
+ *
+ * An append takes 50,000 records at most.
  *
  * A run that was given a lease and never a record is forgotten a day after the lease ran out.
  *
@@ -262,6 +267,10 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
     append: Effect.fnUntraced(function*(lease, entries, status) {
       const { runId } = lease
       const { position } = entries[0]
+      if (entries.length > mostAtOnce) {
+        const cause = new Error(`an append takes ${mostAtOnce} records at once, not ${entries.length}`)
+        return yield* failure("append", runId, { _tag: "Rejected", cause })
+      }
       const answer = yield* asked(
         "append",
         runId,

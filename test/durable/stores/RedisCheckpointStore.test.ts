@@ -416,6 +416,16 @@ describeWithRedis("RedisCheckpointStore", () => {
       assert.deepStrictEqual(yield* keysOf(redis, `${prefix}run:`), [`${prefix}run:r`])
     }))
 
+  it.effect("more records than a script can take are refused, and none is written", () =>
+    Effect.gen(function*() {
+      const { a } = yield* twoProcesses
+      const lease = yield* a.acquire("r", minute)
+      const error = yield* Effect.flip(a.append(lease, many(0, 50_001)))
+      assert.strictEqual(error.reason._tag, "Rejected")
+      assert.include(error.message, "50000 records at once")
+      assert.deepStrictEqual(yield* a.read("r"), [])
+    }))
+
   it.effect("a lease for ever is one", () =>
     Effect.gen(function*() {
       const { a, b } = yield* twoProcesses
