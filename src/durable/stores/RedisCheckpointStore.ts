@@ -318,7 +318,7 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
  *
  * **Example** (Keeping runs in Redis)
  *
- * ```ts
+ * ```ts import.meta.vitest
  * import { NodeRedis } from "@effect/platform-node"
  * import { Layer } from "effect"
  * import * as RedisCheckpointStore from "effect-resilience/durable/stores/RedisCheckpointStore"

@@ -177,7 +177,7 @@ export const makeStore = Effect.fnUntraced(function*(
  *
  * **Example** (Sharing results between processes)
  *
- * ```ts
+ * ```ts import.meta.vitest
  * import { NodeRedis } from "@effect/platform-node"
  * import { Layer } from "effect"
  * import * as RedisIdempotency from "effect-resilience/durable/stores/RedisIdempotency"
