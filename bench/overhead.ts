@@ -4,9 +4,9 @@
  */
 import * as cockatiel from "cockatiel"
 import { Context, Effect, Layer, Schedule, Semaphore } from "effect"
-import { Bulkhead, CircuitBreaker, Deadline, Fallback, Fault, Policy, Retry } from "effect-resilience"
 import { CircuitBreaker as EffectBreaker } from "effect/persistence"
 import Opossum from "opossum"
+import { Bulkhead, CircuitBreaker, Deadline, Fallback, Fault, Policy, Retry } from "../src/index.ts"
 import { type Calls, effectCalls, type Guard, type Mode, type PromiseCall, promiseCalls } from "./support/calls.ts"
 import { interleaved, median, medianRatio } from "./support/measure.ts"
 import { heapBytes } from "./support/memory.ts"

@@ -16,6 +16,8 @@ const usage = `Usage: npm run bench -- [NAME...] [--json] [--quick]
   --json   print one JSON object a measured value, one a line (npm run -s bench keeps npm's own lines out)
   --quick  run everything once or twice to show that it starts; the numbers mean nothing
   --help   print this
+
+checkpoint also measures the peers of bench/package.json, where they are installed: npm --prefix bench ci
 `
 
 const fail = (message: string): never => {

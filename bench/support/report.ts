@@ -16,6 +16,8 @@ export interface Measurement {
 export interface Report {
   readonly title: string
   readonly measurements: ReadonlyArray<Measurement>
+  /** The order of the table's columns; by default that in which the units first come up. */
+  readonly units?: ReadonlyArray<string>
   readonly notes: ReadonlyArray<string>
 }
 
@@ -39,8 +41,9 @@ const show = (value: number | undefined): string => {
 }
 
 /** A line for each case and implementation, a column for each unit. */
-export const toTable = ({ measurements, notes, title }: Report): string => {
-  const units = [...new Set(measurements.map(({ unit }) => unit))]
+export const toTable = ({ measurements, notes, title, units: order = [] }: Report): string => {
+  const found = new Set(measurements.map(({ unit }) => unit))
+  const units = [...new Set([...order.filter((unit) => found.has(unit)), ...found])]
   const rows = new Map<string, { readonly case: string; readonly impl: string; readonly values: Map<string, number> }>()
   for (const { case: name, impl, unit, value } of measurements) {
     const id = JSON.stringify([name, impl])
