@@ -32,24 +32,23 @@ interface Rounds {
 
 interface Size {
   readonly steps: number
+  /** So many steps compile the code, and fill the first pages of a table, before anything is measured. */
+  readonly warmUp: number
   readonly journal: Rounds
   readonly resume?: Rounds
 }
 
 const sizes: ReadonlyArray<Size> = [
-  { steps: 10, journal: { rounds: 50, growingRounds: 20 } },
-  { steps: 100, journal: { rounds: 15, growingRounds: 3 } },
-  { steps: 1_000, journal: { rounds: 5, growingRounds: 1 }, resume: { rounds: 3, growingRounds: 1 } }
+  { steps: 10, warmUp: 100, journal: { rounds: 50, growingRounds: 20 } },
+  { steps: 100, warmUp: 100, journal: { rounds: 15, growingRounds: 3 } },
+  { steps: 1_000, warmUp: 100, journal: { rounds: 5, growingRounds: 1 }, resume: { rounds: 3, growingRounds: 1 } }
 ]
 
 const once: Rounds = { rounds: 1, growingRounds: 1 }
 const quickSizes: ReadonlyArray<Size> = [
-  { steps: 10, journal: once },
-  { steps: 100, journal: once, resume: once }
+  { steps: 10, warmUp: 0, journal: once },
+  { steps: 20, warmUp: 0, journal: once, resume: once }
 ]
-
-/** So many steps compile the code, and fill the first pages of a table, before anything is measured. */
-const warmUpSteps = 100
 
 /** For each implementation its values, one for each round in which it took part. */
 type Values = Map<string, Array<number>>
@@ -150,16 +149,12 @@ const speeds = (times: Values, name: string, steps: number): Columns => ({
 })
 
 const measure = Effect.fnUntraced(function*(size: Size, leftOut: Map<string, LeftOut>, shortest: Map<string, number>) {
-  const { steps } = size
+  const { steps, warmUp } = size
   process.stderr.write(`  runs of ${steps.toLocaleString("en")} steps ...\n`)
   const subjects = yield* open(leftOut)
   const names = subjects.map(([{ name }]) => name)
-  const warmUps = { rounds: Math.ceil(warmUpSteps / steps), growingRounds: 1 }
-  yield* inRounds(
-    subjects,
-    warmUps,
-    (subject, round) => journal(subject, `warm-up-${round}`, Math.min(steps, warmUpSteps))
-  )
+  const warmUps = { rounds: Math.ceil(warmUp / steps), growingRounds: 1 }
+  yield* inRounds(subjects, warmUps, (subject, round) => journal(subject, `warm-up-${round}`, Math.min(steps, warmUp)))
 
   const before = yield* bytesOf(subjects)
   const journals = yield* inRounds(
