@@ -1,0 +1,164 @@
+import type * as Cause from "effect/Cause"
+import * as Equal from "effect/Equal"
+import * as Exit from "effect/Exit"
+import { format } from "effect/Formatter"
+import type { Entry } from "../../durable/CheckpointStore.ts"
+import { describe as describeRecord } from "./crashStore.ts"
+import { describe, type Done } from "./crashStory.ts"
+
+/** @internal */
+export type Kind = "OtherResult" | "DoneTooOften" | "DoneAgain" | "NotDone" | "RecordLost" | "NeverEnded"
+
+/** @internal */
+export interface Finding {
+  readonly kind: Kind
+  readonly subject: string
+  readonly expected: string
+  readonly found: string
+}
+
+/** What the run without a crash came to. @internal */
+export interface Reference<A, E> {
+  readonly exit: Exit.Exit<A, E>
+  readonly effects: ReadonlyArray<Done>
+}
+
+const reasonsOf = (cause: Cause.Cause<unknown>): ReadonlyArray<unknown> =>
+  cause.reasons.map((reason) =>
+    reason._tag === "Fail" ? ["Fail", reason.error] : reason._tag === "Die" ? ["Die", reason.defect] : ["Interrupt"]
+  )
+
+/** Where an error came from, which spans and stack frames tell, makes no difference. @internal */
+export const sameExit = (one: Exit.Exit<unknown, unknown>, other: Exit.Exit<unknown, unknown>): boolean =>
+  Exit.isSuccess(one)
+    ? Exit.isSuccess(other) && Equal.equals(one.value, other.value)
+    : Exit.isFailure(other) && Equal.equals(reasonsOf(one.cause), reasonsOf(other.cause))
+
+const shorten = (text: string, length = 500): string => text.length > length ? `${text.slice(0, length)}…` : text
+
+/** @internal */
+export const show = (exit: Exit.Exit<unknown, unknown>): string =>
+  shorten(
+    Exit.isSuccess(exit)
+      ? format(exit.value)
+      : exit.cause.reasons.map((reason) => {
+        if (reason._tag === "Interrupt") return "an interruption"
+        const error = reason._tag === "Fail" ? reason.error : reason.defect
+        const text = error instanceof Error ? `${error.name}: ${error.message}` : format(error)
+        return reason._tag === "Fail" ? `the failure ${text}` : `the defect ${text}`
+      }).join(", ")
+  )
+
+const times = (n: number): string => n === 1 ? "once" : n === 0 ? "not at all" : `${n} times`
+
+const keyOf = ({ label, runId, scope }: Done): string => JSON.stringify([label, runId, scope])
+
+interface Count {
+  readonly effect: Done
+  done: number
+  /** Of these nobody knows whether they took effect. */
+  unsure: number
+}
+
+const count = (effects: ReadonlyArray<Done>): Map<string, Count> => {
+  const counts = new Map<string, Count>()
+  for (const effect of effects) {
+    const key = keyOf(effect)
+    const known = counts.get(key) ?? { effect, done: 0, unsure: 0 }
+    if (effect.outcome === "done") known.done++
+    else known.unsure++
+    counts.set(key, known)
+  }
+  return counts
+}
+
+/** What was done, and how often, for comparing two runs without a crash. @internal */
+export const doings = (effects: ReadonlyArray<Done>): ReadonlyMap<string, number> =>
+  new Map(Array.from(count(effects), ([key, { done }]) => [key, done]))
+
+const tooOften = (found: ReadonlyMap<string, Count>, expected: ReadonlyMap<string, Count>) =>
+  Array.from(found).flatMap(([key, { done, effect }]): ReadonlyArray<Finding> => {
+    const before = expected.get(key)?.done ?? 0
+    return effect.atMostOnce && done > before
+      ? [{ kind: "DoneTooOften", subject: describe(effect), expected: times(before), found: times(done) }]
+      : []
+  })
+
+const notDone = (found: ReadonlyMap<string, Count>, expected: ReadonlyMap<string, Count>) =>
+  Array.from(expected).flatMap(([key, { done, effect }]): ReadonlyArray<Finding> => {
+    const now = found.get(key) ?? { done: 0, unsure: 0 }
+    return now.done + now.unsure < done
+      ? [{ kind: "NotDone", subject: describe(effect), expected: times(done), found: times(now.done) }]
+      : []
+  })
+
+/**
+ * What was done too often or too seldom until a program came to its end. One that ended in another way, as with a
+ * failure that says that nobody knows, need not have done all.
+ *
+ * @internal
+ */
+export const effects = (
+  found: ReadonlyArray<Done>,
+  reference: Reference<unknown, unknown>,
+  exit: Exit.Exit<unknown, unknown>
+): ReadonlyArray<Finding> => {
+  const [now, before] = [count(found), count(reference.effects)]
+  const isSameEnd = Exit.isSuccess(exit) || sameExit(reference.exit, exit)
+  return [...tooOften(now, before), ...(isSameEnd ? notDone(now, before) : [])]
+}
+
+/** What was done when all had been done. @internal */
+export const afterTheEnd = (effects: ReadonlyArray<Done>): ReadonlyArray<Finding> =>
+  effects.filter(({ atMostOnce }) => atMostOnce).map((effect) => ({
+    kind: "DoneAgain",
+    subject: describe(effect),
+    expected: "not any more, the run has completed",
+    found: "it was done again when the program was run once more"
+  }))
+
+/** Tells the same thing once. @internal */
+export const distinct = (findings: ReadonlyArray<Finding>): ReadonlyArray<Finding> =>
+  findings.filter(({ kind, subject }, index) =>
+    !findings.slice(0, index).some((other) =>
+      other.subject === subject && (other.kind === kind || (other.kind === "DoneTooOften" && kind === "DoneAgain"))
+    )
+  )
+
+const isWithin = (scope: string, step: string): boolean => scope === step || scope.startsWith(`${step}/`)
+
+/** By run, the steps whose results are in its journal. @internal */
+export type Concluded = ReadonlyMap<string, ReadonlySet<string>>
+
+/** What was done in a step that had its result already. @internal */
+export const again = (effects: ReadonlyArray<Done>, concluded: Concluded): ReadonlyArray<Finding> =>
+  effects.flatMap((effect): ReadonlyArray<Finding> => {
+    const steps = effect.runId === undefined ? undefined : concluded.get(effect.runId)
+    const step = Array.from(steps ?? []).find((step) => isWithin(effect.scope, step))
+    return step === undefined ? [] : [{
+      kind: "DoneAgain",
+      subject: describe(effect),
+      expected: `not any more, step "${step}" has its result in the journal`,
+      found: `it was done again in life ${effect.life}`
+    }]
+  })
+
+/** What was acknowledged and is not there. @internal */
+export const lostRecord = (
+  runId: string,
+  acknowledged: ReadonlyMap<number, Entry>,
+  records: ReadonlyArray<Entry>
+): Finding | undefined => {
+  const byPosition = new Map(records.map((entry) => [entry.position, entry]))
+  for (const [position, entry] of acknowledged) {
+    const there = byPosition.get(position)
+    if (there?.step === entry.step && there.body === entry.body) continue
+    return {
+      kind: "RecordLost",
+      subject: `record ${position} of run "${runId}"`,
+      expected: `${describeRecord(entry)}, which was acknowledged`,
+      found: there === undefined ? `${records.length} records, and not this one` : describeRecord(there)
+    }
+  }
+  return undefined
+}
