@@ -35,6 +35,7 @@ import type {
 import * as Journal from "./internal/checkpointJournal.ts"
 import * as Life from "./internal/checkpointLife.ts"
 import type { RecordedRun } from "./internal/checkpointMigration.ts"
+import * as Replay from "./internal/checkpointReplay.ts"
 import * as Run_ from "./internal/checkpointRun.ts"
 import * as Scope from "./internal/checkpointScope.ts"
 import * as Step from "./internal/checkpointStep.ts"
@@ -64,6 +65,7 @@ export {
   renameStep,
   type StepOutcome
 } from "./internal/checkpointMigration.ts"
+export { AlwaysReplay } from "./internal/checkpointReplay.ts"
 export { Run } from "./internal/checkpointRun.ts"
 export {
   cancel,
@@ -242,10 +244,11 @@ export const run: {
     const input = yield* Life.readInput(runId, options.input)
     const shared = yield* CheckpointStore
     const store = Life.bounded(shared, ttl)
+    const alwaysReplay = yield* Replay.AlwaysReplay
     const salt = (yield* Random.nextIntBetween(0, Number.MAX_SAFE_INTEGER)).toString(36)
 
     const opened = Effect.fnUntraced(function*(lease: Lease) {
-      const open = Journal.open(store, lease, { salt, maxRecordBytes, ttl })
+      const open = Journal.open(store, lease, { salt, maxRecordBytes, ttl, alwaysReplay })
       const opening = { version, input, crashes: lease.abandoned, maxCrashes, migrate }
       const journal = yield* open
       if (!(yield* Life.opening(journal, opening))) return journal
@@ -286,7 +289,7 @@ export const run: {
 
     return yield* Effect.acquireUseRelease(
       Effect.mapError(store.acquire(runId, ttl), Life.leased(runId)),
-      work,
+      (lease) => Effect.retry(work(lease), { while: Replay.isStartOver }),
       // A lease that cannot be given back ends by itself.
       (lease) => Effect.ignore(store.release(lease))
     ).pipe(Effect.catch(Life.cancelled(store, runId)))

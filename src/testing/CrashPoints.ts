@@ -12,6 +12,7 @@ import { dual } from "effect/Function"
 import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import * as TestClock from "effect/testing/TestClock"
+import * as Checkpoint from "../durable/Checkpoint.ts"
 import type { CheckpointStore } from "../durable/CheckpointStore.ts"
 import * as Fault from "../Fault.ts"
 import * as config from "../internal/config.ts"
@@ -513,3 +514,49 @@ export const effect: {
     options: { readonly atMostOnce?: boolean | undefined } = {}
   ): Effect.Effect<A, E, R> => mark(self, config.nonEmpty(module, "label", label), options.atMostOnce)
 )
+
+/**
+ * Lets every run inside start over, from its journal, after each step that it records, so that a program of ten steps is
+ * replayed ten times.
+ *
+ * **When to use**
+ *
+ * Use it around a test that passes, to see that it passes as well when everything is resumed all the time. It is the
+ * cheapest way to run a whole suite under replay, since it needs no marks and no second world.
+ *
+ * **Details**
+ *
+ * The result is that of the last life. A step that is at work when another one is recorded runs to its end first, unless
+ * it is an idempotent one around it. What counts lives, or what is done outside of steps, comes to another number.
+ *
+ * **Example** (Finding what is done outside of a step)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { Checkpoint, CheckpointStore } from "effect-resilience"
+ * import { CrashPoints } from "effect-resilience/testing"
+ *
+ * const log: Array<string> = []
+ * const program = Effect.gen(function*() {
+ *   yield* Checkpoint.step("ask", {}, Effect.sync(() => void log.push("asked")))
+ *   log.push("noted")
+ *   yield* Checkpoint.step("tell", {}, Effect.sync(() => void log.push("told")))
+ * }).pipe(Checkpoint.run({ id: "r" }))
+ *
+ * await Effect.runPromise(CrashPoints.alwaysReplay(program).pipe(Effect.provide(CheckpointStore.layerMemory)))
+ * log // => ["asked", "noted", "told", "noted"]
+ * ```
+ *
+ * @category replaying
+ * @since 0.1.0
+ */
+export const alwaysReplay = <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  Effect.provideService(self, Checkpoint.AlwaysReplay, true)
+
+/**
+ * Does what {@link alwaysReplay} does for everything that the layer is provided to.
+ *
+ * @category replaying
+ * @since 0.1.0
+ */
+export const layerAlwaysReplay: Layer.Layer<never> = Layer.succeed(Checkpoint.AlwaysReplay, true)

@@ -4,6 +4,7 @@ import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import { identity } from "effect/Function"
 import * as Option from "effect/Option"
 import type * as Schema from "effect/Schema"
 import * as Semaphore from "effect/Semaphore"
@@ -19,6 +20,7 @@ import { CheckpointCorrupt, CheckpointMismatch, RecordTooLarge } from "./checkpo
 import * as History from "./checkpointHistory.ts"
 import { type RecordedRun, type RecordedStep, recordsOf } from "./checkpointMigration.ts"
 import * as Record from "./checkpointRecord.ts"
+import { mayStartOver, startOver } from "./checkpointReplay.ts"
 import * as Scope from "./checkpointScope.ts"
 
 /**
@@ -108,6 +110,9 @@ export interface Journal {
   readonly isCompleted: () => boolean
   /** Says that something is executed now: what comes after it may be new, and the run is at work again. */
   readonly executing: Effect.Effect<void, CheckpointStoreError | RecordTooLarge>
+  /** Notes that a step is at work, until `executed`. */
+  readonly execute: (id: string, atMostOnce: boolean) => void
+  readonly executed: (id: string) => void
   /** What the record of a completed run tells about the places that no record stands in. */
   readonly ending: (root: Scope.Scope) => Pick<RunCompleted, "steps" | "scopes">
   /** From now on no step may be called, nor write its result. */
@@ -199,6 +204,8 @@ export interface Options {
   readonly maxRecordBytes: number
   /** How long the lease lasts from a renewal on. */
   readonly ttl: Duration.Duration
+  /** Whether the run starts over after every step that it records. */
+  readonly alwaysReplay: boolean
 }
 
 /**
@@ -234,6 +241,7 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
   /** By scope, how many steps and groups this program asked for. */
   const asked = new Map<string, number>()
   const told = new Set<string>()
+  const atWork = new Map<string, boolean>()
   const announced: Array<readonly [record: RunRecord, status: RunStatus]> = []
   let abandoned = lease.abandoned
   let length = records.length
@@ -522,6 +530,12 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
       return flush
     }),
     flush,
+    execute: (id, atMostOnce) => {
+      atWork.set(id, atMostOnce)
+    },
+    executed: (id) => {
+      atWork.delete(id)
+    },
     ending: (root) => {
       const open = Array.from(asked).filter(([scope, next]) => scope !== "" && next > (lines.get(scope)?.length ?? 0))
       return open.length === 0 ? { steps: root.next } : { steps: root.next, scopes: Object.fromEntries(open) }
@@ -540,6 +554,10 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
           (position) => place(step, record, position)
         ),
         () => record._tag === "StepSucceeded" || record._tag === "StepFailed" ? recovered : Effect.void
+      ).pipe(
+        options.alwaysReplay
+          ? Effect.tap(() => mayStartOver(step, record, atWork) ? breakDown(startOver) : Effect.void)
+          : identity
       ),
     isBroken: () => failure !== undefined,
     breakDown,

@@ -275,7 +275,8 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
       const tries = Effect.fnUntraced(function*(first: number) {
         const retryAt = yield* retrying
         for (let number = first;; number++) {
-          const value = yield* attempt(number, retryAt)
+          journal.execute(id, atMostOnce)
+          const value = yield* Effect.ensuring(attempt(number, retryAt), Effect.sync(() => journal.executed(id)))
           if (Option.isSome(value)) return value.value
         }
       })

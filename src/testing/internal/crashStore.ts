@@ -1,12 +1,7 @@
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
-import {
-  type CheckpointStore,
-  CheckpointStoreError,
-  type Entry,
-  type Lease
-} from "../../durable/CheckpointStore.ts"
+import { type CheckpointStore, CheckpointStoreError, type Entry, type Lease } from "../../durable/CheckpointStore.ts"
 import type { Life, Operation } from "./crashLife.ts"
 import type { Story } from "./crashStory.ts"
 
@@ -40,8 +35,10 @@ export const observed = <A, E>(store: Store, life: Life<A, E>, story: Story): St
     Effect.suspend(() => {
       if (life.isDead) return life.gone
       if (life.lost !== undefined) return lost(operation, runId)
-      return Effect.flatMap(life.outside(effect), (value) =>
-        life.lost === undefined ? Effect.succeed(value) : lost(operation, runId))
+      return Effect.flatMap(
+        life.outside(effect),
+        (value) => life.lost === undefined ? Effect.succeed(value) : lost(operation, runId)
+      )
     })
 
   const writing = <B>(options: {

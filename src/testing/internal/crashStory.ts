@@ -44,7 +44,9 @@ export class Story {
 
 /** @internal */
 export const where = ({ runId, scope }: Pick<Done, "runId" | "scope">): string =>
-  runId === undefined ? "outside of any run" : `in run "${runId}"${scope === "" ? ", outside of any step" : `, "${scope}"`}`
+  runId === undefined
+    ? "outside of any run"
+    : `in run "${runId}"${scope === "" ? ", outside of any step" : `, "${scope}"`}`
 
 /** @internal */
 export const describe = (effect: Done): string => `"${effect.label}" ${where(effect)}`
