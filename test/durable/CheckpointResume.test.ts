@@ -133,6 +133,25 @@ describe("A resumed program that goes another way", () => {
       }
     }))
 
+  test("takes back what came after a branch whose failure came twice before it went away", () =>
+    Effect.gen(function*() {
+      const { did } = makeLog()
+      let down = true
+      let crash = true
+      const part = Checkpoint.step("part", text, Effect.suspend(() => down ? Effect.fail(new Down()) : did("part")))
+        .pipe(Effect.catchTag("Down", () => Effect.succeed("nothing")), Checkpoint.within("parts"))
+      const program = Effect.gen(function*() {
+        const found = yield* part
+        const sum = yield* Checkpoint.step("sum", text, did(`sum of ${found}`))
+        return crash ? yield* new Stop() : sum
+      }).pipe(Checkpoint.run({ id: "r" }))
+      yield* Effect.flip(program)
+      yield* Effect.flip(program)
+      down = false
+      crash = false
+      assert.strictEqual(yield* program, "sum of part")
+    }))
+
   test("runs nothing again where a failure that was not remembered comes once more", () =>
     Effect.gen(function*() {
       const { did, log } = makeLog()

@@ -25,7 +25,8 @@ import * as Scope from "./checkpointScope.ts"
 
 /**
  * What the journal knows about a step: `attempts` counts the intents written for it, `position` is that of the last
- * record about it, `oversized` is how large its result was where that was too large. `failure` tells unremembered failures apart.
+ * record about it (of equal failures: the first), `oversized` is how large its result was where that was too large.
+ * `failure` tells unremembered failures apart.
  *
  * @internal
  */
@@ -183,7 +184,7 @@ const recorded = (outcome: Outcome): RecordedStep["outcome"] => {
   }
 }
 
-const isSameFailure = (before: Outcome | undefined, after: Outcome): boolean =>
+const isSameFailure = (before: Outcome | undefined, after: Outcome): before is Outcome =>
   before?._tag === "Open" && after._tag === "Open" && before.failure === after.failure
 
 const isInStep = (path: string, step: string): boolean => path === step || path.startsWith(`${step}/`)
@@ -337,8 +338,11 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
   const place = (step: string, record: WithoutTime<Record.StepRecord>, position: number) => {
     const parts = Scope.parts(step, record.order)
     const before = outcomes.get(step)
-    const outcome = outcomeAfter(record, before, position)
-    if (isSameFailure(before, outcome)) failsAgain(parts)
+    const latest = outcomeAfter(record, before, position)
+    const failsOnceMore = isSameFailure(before, latest)
+    // What came after the first of equal failures came of it.
+    const outcome = failsOnceMore ? { ...latest, position: before.position } : latest
+    if (failsOnceMore) failsAgain(parts)
     else comesTo(parts, before)
     for (const [index, { entry, kind, ordinal, path, scope }] of parts.entries()) {
       if (kind === "branch") {
