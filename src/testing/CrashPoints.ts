@@ -72,7 +72,8 @@ export type Crash = Life.Crash
  *
  * **Details**
  *
- * `scope` is where in its run, as `Checkpoint.current` tells; it is empty outside of any step.
+ * `scope` and `idempotencyKey` are where in its run, as `Checkpoint.current` and `Checkpoint.idempotencyKey` tell; the
+ * scope is empty outside of any step.
  *
  * @category models
  * @since 0.1.0
@@ -81,6 +82,7 @@ export interface ExternalEffect {
   readonly label: string
   readonly runId: string | undefined
   readonly scope: string
+  readonly idempotencyKey: string | undefined
   readonly atMostOnce: boolean
   readonly outcome: "begun" | "done" | "failed" | "interrupted"
 }

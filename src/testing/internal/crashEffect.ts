@@ -42,6 +42,7 @@ export const mark = <A, E, R>(
         label,
         runId: run?.runId,
         scope,
+        idempotencyKey: run && (yield* Effect.provideService(Checkpoint.idempotencyKey, Checkpoint.Run, run)),
         atMostOnce: atMostOnce ?? !(idempotent || isReconciling(scope)),
         outcome: "begun"
       }

@@ -125,7 +125,7 @@ export const make = Effect.fnUntraced(function*<A, E, R, W, WE, WR, P, PE, PR>(
     }
     // Whatever ended the life called us from within.
     yield* Effect.yieldNow
-    if (yield* patiently(until(life, () => !life.hasRequests()))) return
+    if (!life.hasRequests() || (yield* patiently(until(life, () => !life.hasRequests())))) return
     yield* life.dropRequests
   })
 
@@ -154,10 +154,13 @@ export const make = Effect.fnUntraced(function*<A, E, R, W, WE, WR, P, PE, PR>(
         Effect.option
       )
       if (Option.isNone(inspection)) continue
-      const steps = inspection.value.records.flatMap(({ kind, step, value }) =>
-        kind === "StepSucceeded" || (kind === "StepFailed" && value !== undefined) ? [step] : []
-      )
-      concluded.set(runId, new Set(steps))
+      const steps = new Set<string>()
+      for (const { kind, step, value } of inspection.value.records) {
+        if (kind === "StepSucceeded" || (kind === "StepFailed" && value !== undefined)) steps.add(step)
+        // What still counts of what came before, is in the records that follow, or not to be told from here.
+        else if (kind === "RunMigrated" || kind === "RunRolledBack") steps.clear()
+      }
+      concluded.set(runId, steps)
     }
     return { concluded, lost }
   })

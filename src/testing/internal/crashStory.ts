@@ -11,6 +11,7 @@ export interface Done {
   readonly label: string
   readonly runId: string | undefined
   readonly scope: string
+  readonly idempotencyKey: string | undefined
   readonly atMostOnce: boolean
   outcome: "begun" | "done" | "failed" | "interrupted"
 }
