@@ -3,7 +3,7 @@ import * as Equal from "effect/Equal"
 import * as Exit from "effect/Exit"
 import { format } from "effect/Formatter"
 import type { Entry } from "../../durable/CheckpointStore.ts"
-import { describe as describeRecord } from "./crashStore.ts"
+import { concluded, describe as describeRecord } from "./crashStore.ts"
 import { describe, type Done } from "./crashStory.ts"
 
 /** @internal */
@@ -138,14 +138,16 @@ export const distinct = (findings: ReadonlyArray<Finding>): ReadonlyArray<Findin
 
 const isWithin = (scope: string, step: string): boolean => scope === step || scope.startsWith(`${step}/`)
 
-/** By run, the steps whose results are in its journal. @internal */
-export type Concluded = ReadonlyMap<string, ReadonlySet<string>>
+/** By run, what was in its journal when a life began. @internal */
+export type Journals = ReadonlyMap<string, ReadonlyArray<Entry>>
 
 /** What was done in a step that had its result already. @internal */
-export const again = (effects: ReadonlyArray<Done>, concluded: Concluded): ReadonlyArray<Finding> =>
-  effects.flatMap((effect): ReadonlyArray<Finding> => {
-    const steps = effect.runId === undefined ? undefined : concluded.get(effect.runId)
-    const step = Array.from(steps ?? []).find((step) => isWithin(effect.scope, step))
+export const again = (effects: ReadonlyArray<Done>, journals: Journals): ReadonlyArray<Finding> => {
+  if (effects.length === 0) return []
+  const steps = new Map(Array.from(journals, ([runId, entries]) => [runId, concluded(entries)]))
+  return effects.flatMap((effect): ReadonlyArray<Finding> => {
+    const known = effect.runId === undefined ? undefined : steps.get(effect.runId)
+    const step = Array.from(known ?? []).find((step) => isWithin(effect.scope, step))
     return step === undefined ? [] : [{
       kind: "DoneAgain",
       subject: describe(effect),
@@ -153,6 +155,7 @@ export const again = (effects: ReadonlyArray<Done>, concluded: Concluded): Reado
       found: `it was done again in life ${effect.life}`
     }]
   })
+}
 
 /** What was acknowledged and is not there. @internal */
 export const lostRecord = (

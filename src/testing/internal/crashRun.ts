@@ -8,11 +8,9 @@ import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
 import * as Random from "effect/Random"
-import * as Result from "effect/Result"
 import * as Scheduler from "effect/Scheduler"
 import * as Scope from "effect/Scope"
 import * as TestClock from "effect/testing/TestClock"
-import * as Checkpoint from "../../durable/Checkpoint.ts"
 import * as CheckpointStore from "../../durable/CheckpointStore.ts"
 import * as Compare from "./crashCompare.ts"
 import { Observer } from "./crashEffect.ts"
@@ -140,29 +138,18 @@ export const make = Effect.fnUntraced(function*<A, E, R, W, WE, WR, P, PE, PR>(
     for (const life of lives) if (life.isDead) life.scheduler.stop()
   })
 
-  const conclude = Effect.fnUntraced(function*(store: Store, story: Story) {
-    const concluded = new Map<string, ReadonlySet<string>>()
+  const readJournals = Effect.fnUntraced(function*(store: Store, story: Story) {
+    const journals = new Map<string, ReadonlyArray<CheckpointStore.Entry>>()
     const lost: Array<Compare.Finding> = []
     for (const runId of story.runs) {
-      const entries = yield* Effect.result(store.read(runId))
-      if (Result.isSuccess(entries)) {
-        const finding = Compare.lostRecord(runId, story.acknowledged.get(runId) ?? new Map(), entries.success)
-        if (finding !== undefined) lost.push(finding)
-      }
-      const inspection = yield* Checkpoint.inspect(runId).pipe(
-        Effect.provideService(CheckpointStore.CheckpointStore, store),
-        Effect.option
-      )
-      if (Option.isNone(inspection)) continue
-      const steps = new Set<string>()
-      for (const { kind, step, value } of inspection.value.records) {
-        if (kind === "StepSucceeded" || (kind === "StepFailed" && value !== undefined)) steps.add(step)
-        // What still counts of what came before, is in the records that follow, or not to be told from here.
-        else if (kind === "RunMigrated" || kind === "RunRolledBack") steps.clear()
-      }
-      concluded.set(runId, steps)
+      const entries = yield* Effect.option(store.read(runId))
+      // A journal that cannot be read, the next process cannot read either.
+      if (Option.isNone(entries)) continue
+      journals.set(runId, entries.value)
+      const finding = Compare.lostRecord(runId, story.acknowledged.get(runId) ?? new Map(), entries.value)
+      if (finding !== undefined) lost.push(finding)
     }
-    return { concluded, lost }
+    return { journals, lost }
   })
 
   const areCompleted = (store: Store, runs: ReadonlySet<string>) =>
@@ -217,8 +204,8 @@ export const make = Effect.fnUntraced(function*<A, E, R, W, WE, WR, P, PE, PR>(
       life.start(root)
       yield* ending(life)
       story.tell(number, () => tellEnding(life))
-      const { concluded, lost } = yield* conclude(store, story)
-      return { life, concluded, lost, areCompleted: yield* areCompleted(store, story.runs) }
+      const { journals, lost } = yield* readJournals(store, story)
+      return { life, journals, lost, areCompleted: yield* areCompleted(store, story.runs) }
     }).pipe(
       Effect.onExit((exit) => {
         if (Exit.isFailure(exit)) life.kill()
@@ -237,7 +224,7 @@ export const make = Effect.fnUntraced(function*<A, E, R, W, WE, WR, P, PE, PR>(
     const story = new Story()
     const findings: Array<Compare.Finding> = []
     const lives: Array<Life<A, E>> = []
-    let concluded: Compare.Concluded = new Map()
+    let journals: Compare.Journals = new Map()
     const compare = (subject: string, expected: Exit.Exit<A, E>, found: Exit.Exit<A, E>) => {
       if (setting.isSame(expected, found)) return
       findings.push({ kind: "OtherResult", subject, expected: Compare.show(expected), found: Compare.show(found) })
@@ -252,11 +239,11 @@ export const make = Effect.fnUntraced(function*<A, E, R, W, WE, WR, P, PE, PR>(
         onSome: Effect.succeed
       })
       const next = Effect.fnUntraced(function*(crash?: Crash) {
-        const before = concluded
+        const before = journals
         const lived = yield* live(story, world, store, first + lives.length, crash)
         lives.push(lived.life)
         findings.push(...lived.lost)
-        concluded = lived.concluded
+        journals = lived.journals
         const effects = story.effects.filter(({ life }) => life === lived.life.number)
         return { ...lived, effects, again: Compare.again(effects, before) }
       })

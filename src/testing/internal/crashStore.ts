@@ -7,12 +7,40 @@ import type { Story } from "./crashStory.ts"
 
 type Store = CheckpointStore["Service"]
 
-const kindOf = Schema.decodeUnknownOption(Schema.fromJsonString(Schema.Struct({ _tag: Schema.String })))
+// The kinds of records are those that `Checkpoint.inspect` shows.
+const read = Schema.decodeUnknownOption(
+  Schema.fromJsonString(Schema.Struct({ _tag: Schema.String, error: Schema.optionalKey(Schema.Unknown) }))
+)
 
 /** @internal */
 export const describe = ({ body, step }: Entry): string => {
-  const kind = Option.match(kindOf(body), { onNone: () => "a record", onSome: ({ _tag }) => _tag })
+  const kind = Option.match(read(body), { onNone: () => "a record", onSome: ({ _tag }) => _tag })
   return step === "" ? kind : `${kind} of step "${step}"`
+}
+
+/**
+ * The steps that have their results in a journal.
+ *
+ * @internal
+ */
+export const concluded = (entries: ReadonlyArray<Entry>): ReadonlySet<string> => {
+  const steps = new Set<string>()
+  for (const { body, step } of entries) {
+    const record = Option.getOrUndefined(read(body))
+    switch (record?._tag) {
+      case "StepSucceeded":
+        steps.add(step)
+        break
+      case "StepFailed":
+        if (record.error !== undefined) steps.add(step)
+        break
+      // What still counts of what came before is in the records that follow, or not to be told from here.
+      case "RunMigrated":
+      case "RunRolledBack":
+        steps.clear()
+    }
+  }
+  return steps
 }
 
 /**
