@@ -57,7 +57,7 @@ export type Options = PgClient.PgPoolConfig
  *
  * **Example** (Resuming on another host)
  *
- * ```ts
+ * ```ts import.meta.vitest
  * import { Effect, Redacted, Schema } from "effect"
  * import { Checkpoint } from "effect-resilience"
  * import * as Postgres from "effect-resilience/durable/stores/Postgres"
