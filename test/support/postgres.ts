@@ -4,7 +4,7 @@
  */
 import { PgClient } from "@effect/sql-pg"
 import { afterAll, describe } from "@effect/vitest"
-import { Context, Effect, Exit, Layer, ManagedRuntime, Redacted, type Scope } from "effect"
+import { Cause, Context, Effect, Exit, Layer, ManagedRuntime, Redacted, type Scope } from "effect"
 import { SqlClient, type SqlError } from "effect/sql"
 import { randomUUID } from "node:crypto"
 
@@ -23,7 +23,9 @@ export const describeWithPostgres = (name: string, suite: () => void): void => {
     return
   }
   console.warn(
-    `SKIPPED, NOT TESTED: ${name}. No PostgreSQL answers at ${new URL(url).host} (DATABASE_URL): ${answer.cause}`
+    `SKIPPED, NOT TESTED: ${name}. No PostgreSQL answers at ${new URL(url).host} (DATABASE_URL): ${
+      String(Cause.squash(answer.cause))
+    }`
   )
   describe.skip(name, suite)
 }

@@ -3,7 +3,10 @@ import { Duration, Effect, Layer, Option } from "effect"
 import { CheckpointStore } from "effect-resilience"
 import * as Sqlite from "effect-resilience/durable/stores/Sqlite"
 import { SqlClient } from "effect/sql"
-import { spawnSync } from "node:child_process"
+import { spawn, spawnSync } from "node:child_process"
+import { once } from "node:events"
+import * as path from "node:path"
+import { runs } from "../../support/runs.ts"
 import { suite } from "../contracts/CheckpointStoreContract.ts"
 import { sqliteFile, withSqliteFile } from "../sqliteFile.ts"
 
@@ -30,6 +33,32 @@ const heldBy = (rename: (name: ReadonlyArray<string>) => ReadonlyArray<string>) 
       )
     }).pipe(Effect.provideContext(context))
   })
+
+describe("Sqlite", () => {
+  it.live("processes that open a new file at once all come up", () =>
+    Effect.gen(function*() {
+      const filename = yield* sqliteFile
+      const start = Effect.acquireRelease(
+        Effect.sync(() =>
+          spawn(
+            process.execPath,
+            [
+              "--conditions=effect-resilience-source",
+              path.join(import.meta.dirname, "../fixtures/firstStart.ts"),
+              filename
+            ],
+            { stdio: ["pipe", "pipe", "inherit"] }
+          )
+        ),
+        (child) => Effect.sync(() => child.kill("SIGKILL"))
+      )
+      const children = yield* Effect.all(Array.from({ length: runs(2, 5) }, () => start))
+      yield* Effect.promise(() => Promise.all(children.map((child) => once(child.stdout, "data"))))
+      const codes = Promise.all(children.map(async (child) => (await once(child, "exit"))[0]))
+      for (const child of children) child.stdin.write("go\n")
+      assert.deepStrictEqual(yield* Effect.promise(() => codes), children.map(() => 0))
+    }))
+})
 
 const dead = String(spawnSync(process.execPath, ["--version"]).pid)
 
