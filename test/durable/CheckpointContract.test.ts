@@ -2,7 +2,8 @@ import { Layer } from "effect"
 import { CheckpointStore } from "effect-resilience"
 import * as WorkflowCheckpoint from "effect-resilience/durable/stores/WorkflowCheckpoint"
 import { WorkflowEngine } from "effect/workflow"
-import { describePostgres, runner } from "../support/workflowCluster.ts"
+import { describePostgres } from "../support/describePostgres.ts"
+import { runner } from "../support/workflowCluster.ts"
 import { suite } from "./contracts/CheckpointContract.ts"
 
 suite("memory", CheckpointStore.layerMemory)
