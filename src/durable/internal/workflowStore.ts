@@ -288,7 +288,9 @@ export const make = Effect.fnUntraced(function*(engine: Engine, log: Log, owner:
           yield* drop(lease.runId, session)
         }))
   })
-  return { store, refuseHeld }
+  /** Lets the executions end that this process still has: a runner that leaves would wait for them. */
+  const close = Effect.suspend(() => Effect.forEach(Array.from(sessions), ([runId, session]) => drop(runId, session)))
+  return { store, refuseHeld, close }
 
   function append(
     runId: string,

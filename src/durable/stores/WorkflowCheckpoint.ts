@@ -273,7 +273,7 @@ export const layerWorkflowWith = <R = never>(
   Layer.effectContext(Effect.gen(function*() {
     const engine = yield* Engine.make()
     const log = Log.make(engine)
-    const { refuseHeld, store } = yield* Store.make(engine, log, options.owner ?? (yield* anonymousOwner))
+    const { close, refuseHeld, store } = yield* Store.make(engine, log, options.owner ?? (yield* anonymousOwner))
     const programs = Internal.make(engine, log, refuseHeld)
     const known = new Map((options.programs ?? []).map((implementation) => [implementation.name, implementation]))
     const context = Context.make(CheckpointStore, store).pipe(Context.add(Programs, programs))
@@ -288,6 +288,7 @@ export const layerWorkflowWith = <R = never>(
         Effect.provideContext(context)
       )
     })
+    yield* Effect.addFinalizer(() => close)
     return context
   }))
 
