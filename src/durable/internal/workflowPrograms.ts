@@ -1,3 +1,4 @@
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
@@ -9,6 +10,7 @@ import { InputNotJson, RunConflict } from "./checkpointErrors.ts"
 import { leased } from "./checkpointLife.ts"
 import { type Engine, executionId, failure, type Where } from "./workflowEngine.ts"
 import { blank, type Last, type Log, type State } from "./workflowLog.ts"
+import { patience } from "./workflowStore.ts"
 
 /** @internal */
 export interface Start {
@@ -28,7 +30,12 @@ type Announced = NonNullable<State["program"]>
 export const make = (
   engine: Engine,
   log: Log,
-  refuseHeld: (where: Where, runId: string, last: Last | undefined) => Effect.Effect<void, CheckpointStoreError>
+  refuseHeld: (
+    where: Where,
+    runId: string,
+    last: Last | undefined,
+    patience: Duration.Duration
+  ) => Effect.Effect<void, CheckpointStoreError>
 ) => {
   const canonical = (runId: string, input: Schema.Json) =>
     Effect.mapError(
@@ -63,7 +70,7 @@ export const make = (
         return expected === found ? before : yield* differ(start, "Input", expected, found)
       }
       // An execution that failed is over; whether its run goes with this input, its journal tells the next one.
-      yield* Effect.mapError(refuseHeld(where, runId, last), leased(runId))
+      yield* Effect.mapError(refuseHeld(where, runId, last, patience), leased(runId))
       const position = (last?.position ?? -1) + 1
       const program = { name, execution: executionId("run", runId, String(position)), input: position }
       if (last === undefined) yield* log.addRun(where, runId)

@@ -16,8 +16,14 @@ import {
 import { type Engine, type Entries, failure, type Host, Hosted, type Where } from "./workflowEngine.ts"
 import { blank, type Last, type Link, type Log, type State } from "./workflowLog.ts"
 
-// How long to wait for the engine to start an execution here, or to end one whose process may be gone.
-const patience = Duration.seconds(5)
+/**
+ * How long to wait for the engine to start an execution here, or to end one whose process may be gone.
+ *
+ * @internal
+ */
+export const patience = Duration.seconds(5)
+
+const patienceWithin = (ttl: Duration.Duration) => Duration.min(patience, Duration.divideUnsafe(ttl, 2))
 
 /** A lease that this process was granted. */
 interface Session {
@@ -45,7 +51,8 @@ const summaryOf = (runId: string, { held, run }: State): Option.Option<RunSummar
  */
 export const make = Effect.fnUntraced(function*(engine: Engine, log: Log, owner: LeaseOwner) {
   const sessions = new Map<string, Session>()
-  const locks = yield* RcMap.make({ lookup: (_: string) => Semaphore.make(1) })
+  const lookup: (runId: string) => Effect.Effect<Semaphore.Semaphore> = () => Semaphore.make(1)
+  const locks = yield* RcMap.make({ lookup })
 
   const alone = <A, E>(runId: string, effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
     Effect.scoped(Effect.flatMap(RcMap.get(locks, runId), (lock) => lock.withPermit(effect)))
@@ -109,7 +116,13 @@ export const make = Effect.fnUntraced(function*(engine: Engine, log: Log, owner:
     execution: hostOf(session)?.execution ?? null
   })
 
-  const isHeld = Effect.fnUntraced(function*(where: Where, runId: string, state: State, now: number) {
+  const holderOf = Effect.fnUntraced(function*(
+    where: Where,
+    runId: string,
+    state: State,
+    now: number,
+    patience: Duration.Duration
+  ) {
     const { held, program, token } = state
     if (held !== null && !(yield* owner.isGone(held.owner))) {
       const session = sessions.get(runId)
@@ -127,10 +140,15 @@ export const make = Effect.fnUntraced(function*(engine: Engine, log: Log, owner:
     return undefined
   })
 
-  const refuseHeld = Effect.fnUntraced(function*(where: Where, runId: string, last: Last | undefined) {
+  const refuseHeld = Effect.fnUntraced(function*(
+    where: Where,
+    runId: string,
+    last: Last | undefined,
+    patience: Duration.Duration
+  ) {
     if (last === undefined) return
     const now = yield* Clock.currentTimeMillis
-    const holder = yield* isHeld(where, runId, last.link.state, now)
+    const holder = yield* holderOf(where, runId, last.link.state, now, patience)
     if (holder !== undefined) {
       const remaining = Duration.millis(holder.expiresAt - now)
       return yield* failure(where, { _tag: "LeaseHeld", ...holder, remaining })
@@ -170,6 +188,7 @@ export const make = Effect.fnUntraced(function*(engine: Engine, log: Log, owner:
     { takeOver = false }: { readonly takeOver?: boolean | undefined } = {}
   ) {
     const where = { operation: "acquire", runId }
+    const patience = patienceWithin(ttl)
     const hosted = Option.filter(yield* Effect.serviceOption(Hosted), (hosted) => hosted.runId === runId)
     // The engine runs one execution of a program at a time, and this is it.
     const isGranted = takeOver || Option.isSome(hosted)
@@ -178,9 +197,9 @@ export const make = Effect.fnUntraced(function*(engine: Engine, log: Log, owner:
     const attempt = Effect.gen(function*() {
       while (lease === undefined) {
         const last = yield* log.last(where, runId)
-        if (!isGranted) yield* refuseHeld(where, runId, last)
+        if (!isGranted) yield* refuseHeld(where, runId, last, patience)
         if (last === undefined) yield* log.addRun(where, runId)
-        host ??= Option.getOrUndefined(yield* engine.open(runId, Duration.min(patience, Duration.divideUnsafe(ttl, 2))))
+        host ??= Option.getOrUndefined(yield* engine.open(runId, patience))
         lease = yield* grant(where, runId, ttl, last, host)
       }
       return lease

@@ -2,6 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Cause, Context, Deferred, Duration, Effect, Exit, Fiber, Layer, Option, Queue, Schema } from "effect"
 import { Checkpoint, CheckpointStore } from "effect-resilience"
 import * as WorkflowCheckpoint from "effect-resilience/durable/stores/WorkflowCheckpoint"
+import { ClusterError } from "effect/cluster"
 import { TestClock } from "effect/testing"
 import { DurableDeferred, Workflow, WorkflowEngine } from "effect/workflow"
 import { createHash } from "node:crypto"
@@ -153,6 +154,54 @@ describe("layerWorkflow", () => {
       assert.isTrue(error instanceof CheckpointStore.CheckpointStoreError && error.reason._tag === "Fenced")
     }).pipe(Effect.provide(memory)))
 
+  it.effect("finds out what became of a record that the engine did not acknowledge", () =>
+    Effect.gen(function*() {
+      const engine = yield* WorkflowEngine.WorkflowEngine
+      let lost: "activity" | "link" | undefined
+      const away = Effect.die(new ClusterError.PersistenceError({ cause: "the answer is lost" }))
+      const once = (what: "activity" | "link") => <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+        Effect.suspend(() => {
+          if (lost !== what) return effect
+          lost = undefined
+          return Effect.andThen(effect, away)
+        })
+      const store = Context.get(
+        yield* connect("one", {
+          ...engine,
+          activityExecute: (activity, attempt) => once("activity")(engine.activityExecute(activity, attempt)),
+          deferredDone: (deferred, options) => once("link")(engine.deferredDone(deferred, options))
+        }),
+        CheckpointStore.CheckpointStore
+      )
+      const entry = (position: number, body = "{}"): [CheckpointStore.Entry] => [{ position, step: "a", body }]
+      const reason = <A>(effect: Effect.Effect<A, CheckpointStore.CheckpointStoreError>) =>
+        Effect.map(Effect.flip(effect), (error) => error.reason._tag)
+      const lease = yield* store.acquire("r", Duration.minutes(1))
+
+      lost = "link"
+      assert.strictEqual(yield* reason(store.append(lease, entry(0))), "Unavailable")
+      // It was written: something else in its place is refused, and the same is there already.
+      assert.strictEqual(yield* reason(store.append(lease, entry(0, "[]"))), "PositionTaken")
+      yield* store.append(lease, entry(0))
+      lost = "link"
+      assert.strictEqual(yield* reason(store.append(lease, entry(1))), "Unavailable")
+      yield* store.renew(lease, Duration.minutes(1))
+      yield* store.append(lease, entry(1))
+
+      lost = "activity"
+      assert.strictEqual(yield* reason(store.append(lease, entry(2))), "Unavailable")
+      // It was kept, but stands nowhere: something else may stand in its place.
+      yield* store.append(lease, entry(2, "[]"))
+      assert.deepStrictEqual(yield* store.read("r"), [...entry(0), ...entry(1), ...entry(2, "[]")])
+
+      lost = "link"
+      assert.strictEqual(yield* reason(store.release(lease)), "Unavailable")
+      const next = yield* store.acquire("r", Duration.minutes(1))
+      assert.strictEqual(next.abandoned, 0)
+      yield* store.remove(next)
+      assert.deepStrictEqual(yield* store.read("r"), [])
+    }).pipe(Effect.provide(memory)))
+
   inMemory("refuses to read what a newer release has written", () =>
     Effect.gen(function*() {
       const engine = yield* WorkflowEngine.WorkflowEngine
@@ -227,6 +276,21 @@ describe("WorkflowCheckpoint.program", () => {
       return { text: plan, at: due }
     }))
 
+  const Approval = DurableDeferred.make("approval", { success: Schema.String })
+  const orders = Effect.runSync(Queue.unbounded<string>())
+  const tokens = Effect.runSync(Queue.unbounded<DurableDeferred.Token>())
+  const release = WorkflowCheckpoint.program({ name: "release", input: Schema.String, success: Schema.String })
+
+  const shipping = WorkflowCheckpoint.implement(release, (version) =>
+    Effect.gen(function*() {
+      const { did } = yield* World
+      const built = yield* Checkpoint.step("build", text, did(`build ${version}`))
+      yield* Queue.offer(tokens, yield* DurableDeferred.token(Approval))
+      const answer = yield* DurableDeferred.await(Approval)
+      yield* Checkpoint.step("ship", text, did("ship"))
+      return `${built}, ${answer}`
+    }))
+
   const test = (
     name: string,
     body: (
@@ -236,9 +300,7 @@ describe("WorkflowCheckpoint.program", () => {
       unknown,
       CheckpointStore.CheckpointStore | WorkflowCheckpoint.Programs | WorkflowEngine.WorkflowEngine
     >,
-    programs: ReadonlyArray<
-      WorkflowCheckpoint.Implementation<World>
-    > = [write]
+    programs: ReadonlyArray<WorkflowCheckpoint.Implementation<World>> = [write]
   ) =>
     it.effect(name, () => {
       const world = { ...makeLog(), down: false }
@@ -292,6 +354,19 @@ describe("WorkflowCheckpoint.program", () => {
       assert.strictEqual(results.length, 3)
       assert.deepStrictEqual(world.log, ["plan tides", "publish"])
     }))
+
+  test("stays at work when who waits for it is interrupted", (world) =>
+    Effect.gen(function*() {
+      const run = WorkflowCheckpoint.run(release, { id: "r", input: "1.0" })
+      const waiting = yield* Effect.forkChild(run)
+      const token = yield* Queue.take(tokens)
+      yield* Fiber.interrupt(waiting)
+      yield* DurableDeferred.succeed(Approval, { token, value: "approved" })
+      const again = yield* Effect.forkChild(run)
+      while (again.pollUnsafe() === undefined) yield* TestClock.adjust("1 second")
+      assert.strictEqual(yield* Fiber.join(again), "build 1.0, approved")
+      assert.deepStrictEqual(world.log, ["build 1.0", "ship"])
+    }), [shipping])
 
   test("is started without being waited for", (world) =>
     Effect.gen(function*() {
@@ -362,11 +437,6 @@ describe("WorkflowCheckpoint.program", () => {
       assert.deepStrictEqual(world.log, ["plan tides", "publish by hand"])
     }))
 
-  const Approval = DurableDeferred.make("approval", { success: Schema.String })
-  const orders = Effect.runSync(Queue.unbounded<string>())
-  const tokens = Effect.runSync(Queue.unbounded<DurableDeferred.Token>())
-  const release = WorkflowCheckpoint.program({ name: "release", input: Schema.String, success: Schema.String })
-
   test(
     "waits for the engine's own deferreds between its steps, and is woken by them",
     (world) =>
@@ -381,18 +451,9 @@ describe("WorkflowCheckpoint.program", () => {
         assert.strictEqual(yield* Fiber.join(waiting), "build 1.0, approved")
         assert.deepStrictEqual(world.log, ["build 1.0", "ship"])
       }),
-    [
-      WorkflowCheckpoint.implement(release, (version) =>
-        Effect.gen(function*() {
-          const { did } = yield* World
-          const built = yield* Checkpoint.step("build", text, did(`build ${version}`))
-          yield* Queue.offer(tokens, yield* DurableDeferred.token(Approval))
-          const answer = yield* DurableDeferred.await(Approval)
-          yield* Checkpoint.step("ship", text, did("ship"))
-          return `${built}, ${answer}`
-        }))
-    ]
+    [shipping]
   )
+
   test("suspends with a typed error, and resumes when it is run again", (world) =>
     Effect.gen(function*() {
       const run = WorkflowCheckpoint.run(release, { id: "r", input: "1.0" })
@@ -462,5 +523,7 @@ describe("WorkflowCheckpoint.program", () => {
     assert.throws(() => WorkflowCheckpoint.program({ name: "a", input: secret }), /input/)
     assert.throws(() => WorkflowCheckpoint.program({ name: "a", input: Schema.Null, success: secret }), /success/)
     assert.throws(() => WorkflowCheckpoint.program({ name: "", input: Schema.Null }), /name/)
+    assert.throws(() => WorkflowCheckpoint.layerWorkflowWith({ programs: [write, write] }), /report/)
+    assert.throws(() => WorkflowCheckpoint.run(release, { id: "", input: "" }), /id/)
   })
 })

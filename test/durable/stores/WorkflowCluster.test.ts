@@ -49,10 +49,15 @@ const partOf = (store: Store, prefix: string): Store => {
 /** A clock that goes as it does, and can be put forward. The engine has the real one. */
 const movable = Effect.map(Effect.service(Clock.Clock), (clock) => {
   let ahead = 0
+  const currentTimeMillisUnsafe = () => clock.currentTimeMillisUnsafe() + ahead
+  const currentTimeNanosUnsafe = () => clock.currentTimeNanosUnsafe() + BigInt(ahead) * 1_000_000n
   const moved: Clock.Clock = {
-    ...clock,
-    currentTimeMillisUnsafe: () => clock.currentTimeMillisUnsafe() + ahead,
-    currentTimeMillis: Effect.map(clock.currentTimeMillis, (millis) => millis + ahead),
+    currentTimeMillisUnsafe,
+    currentTimeMillis: Effect.sync(currentTimeMillisUnsafe),
+    currentTimeNanosUnsafe,
+    currentTimeNanos: Effect.sync(currentTimeNanosUnsafe),
+    monotonicTimeNanosUnsafe: () => clock.monotonicTimeNanosUnsafe(),
+    monotonicTimeNanos: clock.monotonicTimeNanos,
     sleep: (duration) => clock.sleep(duration)
   }
   return { moved, elapse: (millis: number) => Effect.sync(() => void (ahead += millis)) }
@@ -201,7 +206,7 @@ describePostgres("layerWorkflow on a cluster's engine on PostgreSQL", () => {
       const one = yield* member(schema, "work", String(yield* freePort))
       const two = yield* member(schema, "work", String(yield* freePort))
       assert.deepStrictEqual([yield* one.next, yield* two.next], ["ready", "ready"])
-      const ids = Array.from({ length: 8 }, (_, n) => `report ${n}`)
+      const ids = Array.from({ length: 16 }, (_, n) => `report ${n}`)
       const store = WorkflowCheckpoint.layerWorkflow.pipe(Layer.provide(memberIn(schema, undefined)))
       yield* Effect.gen(function*() {
         const running = yield* Effect.forkChild(
