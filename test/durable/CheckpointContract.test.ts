@@ -1,10 +1,14 @@
 import { Layer } from "effect"
 import { CheckpointStore } from "effect-resilience"
+import { layerPersistence } from "effect-resilience/durable/stores/PersistenceCheckpointStore"
 import * as WorkflowCheckpoint from "effect-resilience/durable/stores/WorkflowCheckpoint"
 import { WorkflowEngine } from "effect/workflow"
 import { describePostgres } from "../support/describePostgres.ts"
+import { describeWithRedis } from "../support/redis.ts"
 import { runner } from "../support/workflowCluster.ts"
+import { keyValueStore } from "./backings.ts"
 import { suite } from "./contracts/CheckpointContract.ts"
+import { onRedis } from "./redisRuns.ts"
 
 suite("memory", CheckpointStore.layerMemory)
 suite(
@@ -16,3 +20,5 @@ describePostgres(
   () =>
     suite("workflow engine of a cluster", WorkflowCheckpoint.layerWorkflow.pipe(Layer.provide(runner)), { orders: 2 })
 )
+describeWithRedis("with Redis", () => suite("Redis", onRedis))
+suite("Persistence", layerPersistence().pipe(Layer.provide(keyValueStore)))

@@ -8,10 +8,12 @@ import { connectRedis, keysOf } from "../support/redis.ts"
 
 export type Backing = Layer.Layer<Persistence.BackingPersistence, unknown>
 
+export const keyValueStore: Backing = Persistence.layerBackingKvs.pipe(Layer.provide(KeyValueStore.layerMemory))
+
 /** Backings that hold nothing yet, by name, and that need no server. */
 export const backings: Record<string, Backing> = {
   "memory": Persistence.layerBackingMemory,
-  "KeyValueStore in memory": Persistence.layerBackingKvs.pipe(Layer.provide(KeyValueStore.layerMemory)),
+  "KeyValueStore in memory": keyValueStore,
   "KeyValueStore in files": Layer.unwrap(
     Effect.map(
       FileSystem.FileSystem.use((fs) => fs.makeTempDirectoryScoped()),
