@@ -184,6 +184,7 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
         (value) => value === undefined ? Effect.undefined : decoded(schema, key, value)
       )
     return {
+      place: placeOf(runId ?? ""),
       failure,
       corrupt,
       decoded,
@@ -202,11 +203,10 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
   }
   type Records = ReturnType<typeof at>
 
-  const headOf = Effect.fnUntraced(function*({ corrupt, get }: Records, runId: string) {
-    const key = placeOf(runId).head
-    const head = yield* get(Head, key)
+  const headOf = Effect.fnUntraced(function*({ corrupt, get, place }: Records, runId: string) {
+    const head = yield* get(Head, place.head)
     if (head !== undefined && head.runId !== runId) {
-      return yield* corrupt(`the value at "${key}" is of run "${head.runId}"`)
+      return yield* corrupt(`the value at "${place.head}" is of run "${head.runId}"`)
     }
     return head
   })
@@ -245,7 +245,7 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
   const putInIndex = (records: Records, runId: string, generation: number, now: number) =>
     editIndex(
       records,
-      placeOf(runId).index,
+      records.place.index,
       (runs) =>
         runs.some(([id, of]) => id === runId && of === generation)
           ? runs
@@ -255,13 +255,13 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
   const takeFromIndex = (records: Records, runId: string) =>
     editIndex(
       records,
-      placeOf(runId).index,
+      records.place.index,
       (runs) => runs.some(([id]) => id === runId) ? runs.filter(([id]) => id !== runId) : runs
     )
 
   // The head says that the run is removed until all else is gone, and what is left to remove.
   const erase = Effect.fnUntraced(function*(records: Records, head: Head, now: number) {
-    const place = placeOf(head.runId)
+    const { place } = records
     if (!head.removed) yield* records.set(place.head, { ...head, removed: true, owner: null, updatedAt: now })
     const positions = Array.from({ length: Math.max(head.reach, head.entries + 1) }, (_, position) => position)
     yield* Effect.forEach(positions, (position) => records.remove(place.entry(head.generation, position)), {
@@ -297,7 +297,7 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
 
   /** The records from a position on, or nothing where one is missing. */
   const readPages = Effect.fnUntraced(function*(records: Records, head: Head, from: number) {
-    const place = placeOf(head.runId)
+    const { place } = records
     const entries: Array<Entry> = []
     for (let begin = from; begin < head.entries; begin += pageSize) {
       const end = Math.min(begin + pageSize, head.entries)
@@ -336,15 +336,14 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
   })
 
   /** A head that is missing where a record is stored was lost; one that was never written has none. */
-  const isLost = ({ get }: Records, runId: string, generation: number) =>
-    Effect.map(get(Schema.Unknown, placeOf(runId).entry(generation, 0)), (first) => first !== undefined)
+  const isLost = ({ get, place }: Records, generation: number) =>
+    Effect.map(get(Schema.Unknown, place.entry(generation, 0)), (first) => first !== undefined)
 
-  const lost = ({ corrupt }: Records, runId: string) =>
-    corrupt(`it has records, and the value at "${placeOf(runId).head}" is missing`)
+  const lost = ({ corrupt, place }: Records) => corrupt(`it has records, and the value at "${place.head}" is missing`)
 
   const checkNew = Effect.fnUntraced(function*(records: Records, runId: string) {
-    for (const [id, generation] of (yield* records.get(Bucket, placeOf(runId).index))?.runs ?? []) {
-      if (id === runId && (yield* isLost(records, runId, generation))) return yield* lost(records, runId)
+    for (const [id, generation] of (yield* records.get(Bucket, records.place.index))?.runs ?? []) {
+      if (id === runId && (yield* isLost(records, generation))) return yield* lost(records)
     }
   })
 
@@ -363,7 +362,7 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
         const now = yield* Clock.currentTimeMillis
         const head = yield* headOf(records, runId)
         if (head !== undefined) return isLeft(head, now) ? yield* erase(records, head, now) : undefined
-        if (yield* isLost(records, runId, generation)) return yield* lost(records, runId)
+        if (yield* isLost(records, generation)) return yield* lost(records)
         yield* takeFromIndex(records, runId)
       })
     ).pipe(Effect.catch((error) => Effect.logError(`what is left of run "${runId}" could not be removed`, error)))
@@ -389,7 +388,7 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
   return CheckpointStore.of({
     acquire: (runId, ttl, { takeOver = false } = {}) => {
       const records = at("acquire", runId)
-      const place = placeOf(runId)
+      const { place } = records
       return take(
         `run ${runId}`,
         Effect.gen(function*() {
@@ -441,7 +440,7 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
     },
     renew: (lease, ttl, { recovered = false } = {}) =>
       holding("renew", lease, (head, now, records) =>
-        records.set(placeOf(lease.runId).head, {
+        records.set(records.place.head, {
           ...head,
           owner: owner.id,
           expiresAt: expiryOf(now, ttl),
@@ -452,7 +451,7 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
       holding("release", lease, (head, now, records) =>
         head.entries === 0
           ? erase(records, head, now)
-          : records.set(placeOf(lease.runId).head, { ...head, owner: null, expiresAt: 0, updatedAt: now })),
+          : records.set(records.place.head, { ...head, owner: null, expiresAt: 0, updatedAt: now })),
     append: (lease, entries, status) =>
       holding("append", lease, (head, now, records) =>
         Effect.gen(function*() {
@@ -461,7 +460,7 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
             if (yield* isRepeated(records, head, entries)) return
             return yield* records.failure({ _tag: "PositionTaken", position, length: head.entries })
           }
-          const place = placeOf(lease.runId)
+          const { place } = records
           const end = position + entries.length
           const next = {
             ...head,
@@ -490,13 +489,14 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
       const runs: Array<RunSummary> = []
       for (const page of Arr.chunksOf(yield* index(), pageSize)) {
         if (runs.length >= limit) break
-        const many = yield* at("list").getMany(Arr.map(page, ([runId]) => placeOf(runId).head))
+        const recordsOf = Arr.map(page, ([runId]) => at("list", runId))
+        const many = yield* at("list").getMany(Arr.map(recordsOf, ({ place }) => place.head))
         for (const [n, [runId, generation, since]] of page.entries()) {
-          const records = at("list", runId)
+          const records = recordsOf[n] ?? at("list", runId)
           const value = many[n]
           // One run that cannot be read must not hide the other runs.
           const found = yield* Effect.result(
-            value === undefined ? headOf(records, runId) : records.decoded(Head, placeOf(runId).head, value)
+            value === undefined ? headOf(records, runId) : records.decoded(Head, records.place.head, value)
           )
           if (found._tag === "Failure") {
             if (found.failure.reason._tag !== "Corrupt") return yield* found.failure
