@@ -1,4 +1,4 @@
-import { assert, describe, it } from "@effect/vitest"
+import { assert, describe } from "@effect/vitest"
 import {
   Clock,
   Deferred,
@@ -18,7 +18,14 @@ import { Agent, Backoff, Checkpoint, CheckpointStore, CircuitBreaker, Fault, Ret
 import { ScriptedModel } from "effect-resilience/testing"
 import { AiError, LanguageModel, Prompt, Tool, Toolkit } from "effect/ai"
 import { TestClock } from "effect/testing"
+import { replaying } from "../support/replaying.ts"
 import { call, counting, durable, kit, lastResults } from "./support.ts"
+
+const it = replaying({
+  "calls tools in a loop until the model answers": "it counts the steps that were replayed: none",
+  "replays a completed run from its journal, without the model or the tools, and says so":
+    "its first life has replayed steps too"
+})
 
 const agent = Agent.make({ name: "support", instructions: "Be kind.", toolkit: kit })
 const talker = Agent.make({ name: "talker", instructions: "Talk." })

@@ -1,10 +1,15 @@
-import { assert, describe, it } from "@effect/vitest"
+import { assert, describe } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Layer, Logger, Ref, Schema } from "effect"
 import { Agent, AgentTools, Backoff, Checkpoint, EscalationQueue, Fault, Telemetry } from "effect-resilience"
 import { ScriptedModel } from "effect-resilience/testing"
 import { Prompt, Tool, Toolkit } from "effect/ai"
 import { TestClock } from "effect/testing"
+import { replaying } from "../support/replaying.ts"
 import { call, counting, durable, kit, lastResults, Refund } from "./support.ts"
+
+const it = replaying({
+  "are all stopped by an interruption, and none is left running": "it counts the steps that were replayed: one"
+})
 
 const now = Backoff.constant({ delay: 0 })
 const support = Agent.make({ name: "support", instructions: "", toolkit: kit, toolBackoff: now })

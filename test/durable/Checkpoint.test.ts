@@ -1,7 +1,18 @@
-import { assert, describe, it } from "@effect/vitest"
+import { assert, describe } from "@effect/vitest"
 import { Deferred, Duration, Effect, Exit, Fiber, Option, Redacted, Schema } from "effect"
 import { Checkpoint, CheckpointStore, Fault, Telemetry } from "effect-resilience"
 import { TestClock } from "effect/testing"
+import { replaying } from "../support/replaying.ts"
+
+const it = replaying({
+  "what steps do is told to the listener": "it counts what is told, also of the steps that are replayed",
+  "a step that timed out and is in no record does not disturb the order":
+    "the timeout is outside of a step, and begins anew in every life",
+  "a resumed run reads its journal once and writes one record a step": "it counts what is asked of the store",
+  "a branch that suspends lets the others finish, and the first by order is reported":
+    "the branches sleep outside of a step, anew in every life",
+  "current tells run and scope": "it counts how often it is told outside of a step"
+})
 
 class Full extends Schema.TaggedError<Full>()("Full", { room: Schema.Finite }) {}
 class Lost extends Schema.TaggedError<Lost>()("Lost", {}) {

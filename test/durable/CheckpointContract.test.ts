@@ -3,7 +3,7 @@ import { CheckpointStore } from "effect-resilience"
 import { layerPersistence } from "effect-resilience/durable/stores/PersistenceCheckpointStore"
 import * as WorkflowCheckpoint from "effect-resilience/durable/stores/WorkflowCheckpoint"
 import { WorkflowEngine } from "effect/workflow"
-import { describePostgres } from "../support/describePostgres.ts"
+import { describeWithPostgres } from "../support/postgres.ts"
 import { describeWithRedis } from "../support/redis.ts"
 import { runner } from "../support/workflowCluster.ts"
 import { keyValueStore } from "./backings.ts"
@@ -15,7 +15,7 @@ suite(
   "workflow engine in memory",
   WorkflowCheckpoint.layerWorkflow.pipe(Layer.provide(WorkflowEngine.layerMemory))
 )
-describePostgres(
+describeWithPostgres(
   "on PostgreSQL",
   () =>
     suite("workflow engine of a cluster", WorkflowCheckpoint.layerWorkflow.pipe(Layer.provide(runner)), { orders: 2 })

@@ -1,7 +1,15 @@
-import { assert, describe, it } from "@effect/vitest"
+import { assert, describe } from "@effect/vitest"
 import { Deferred, Duration, Effect, Fiber, Option, Schema } from "effect"
 import { Checkpoint, CheckpointStore, Fault } from "effect-resilience"
 import { TestClock } from "effect/testing"
+import { replaying } from "../support/replaying.ts"
+
+const it = replaying({
+  "runs nothing again where a failure that was not remembered comes once more":
+    "it counts how often a step fails that is not remembered",
+  "pays no invoice twice, and gives none the receipt of another one":
+    "resumed within its first life, it is refused there already"
+})
 
 class Busy extends Schema.TaggedError<Busy>()("Busy", {}) {
   readonly [Fault.verdictOf] = Fault.overloaded()

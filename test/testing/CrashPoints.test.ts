@@ -1,9 +1,10 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Clock, Context, Deferred, Duration, Effect, Exit, Fiber, Layer, Option, Random, Schema } from "effect"
-import { Checkpoint, CheckpointStore, Fault } from "effect-resilience"
+import { Backoff, Checkpoint, CheckpointStore, Fault, Retry } from "effect-resilience"
 import * as NodeSqlite from "effect-resilience/durable/stores/NodeSqlite"
 import * as SqlCheckpointStore from "effect-resilience/durable/stores/SqlCheckpointStore"
 import { CrashPoints } from "effect-resilience/testing"
+import { TestClock } from "effect/testing"
 import { sqliteFile } from "../durable/sqliteFile.ts"
 import { runs } from "../support/runs.ts"
 
@@ -627,5 +628,109 @@ describe("CrashPoints", () => {
       assert.throws(() => CrashPoints.explore({ program, downtime: "-1 minute" }), /downtime/)
       assert.throws(() => CrashPoints.explore({ program, patience: Infinity }), /patience/)
       assert.throws(() => CrashPoints.explore({ program, maxBoundaries: 0.5 }), /maxBoundaries/)
+    }))
+})
+
+describe("CrashPoints.alwaysReplay", () => {
+  const inVirtualTime = Effect.fnUntraced(function*<A, E, R>(effect: Effect.Effect<A, E, R>) {
+    const fiber = yield* Effect.forkChild(effect)
+    while (fiber.pollUnsafe() === undefined) yield* TestClock.adjust(10)
+    return yield* Fiber.join(fiber)
+  })
+
+  const makeLog = () => {
+    const log: Array<string> = []
+    return { log, did: (what: string) => Effect.sync(() => (log.push(what), what)) }
+  }
+
+  it.effect("runs a program once more for each of its steps, and each step once", () =>
+    Effect.gen(function*() {
+      const { did, log } = makeLog()
+      const program = Effect.gen(function*() {
+        yield* did("start")
+        const a = yield* Checkpoint.step("a", text, did("a"))
+        const b = yield* Checkpoint.step("b", text, did(`${a}b`))
+        return yield* Checkpoint.step("c", text, did(`${b}c`))
+      }).pipe(run)
+      assert.strictEqual(yield* CrashPoints.alwaysReplay(program), "abc")
+      assert.deepStrictEqual(log, ["start", "a", "start", "ab", "start", "abc", "start"])
+      assert.strictEqual(yield* CrashPoints.alwaysReplay(program), "abc")
+      assert.strictEqual(log.length, 8)
+      const { records } = yield* Checkpoint.inspect("r")
+      assert.strictEqual(records.length, 5)
+    }).pipe(Effect.provide(CheckpointStore.layerMemory)))
+
+  it.effect("is what its layer does for all that it is provided to", () =>
+    Effect.gen(function*() {
+      const { did, log } = makeLog()
+      yield* Effect.andThen(did("start"), Checkpoint.step("a", text, did("a"))).pipe(run)
+      assert.deepStrictEqual(log, ["start", "a", "start"])
+    }).pipe(Effect.provide([CheckpointStore.layerMemory, CrashPoints.layerAlwaysReplay])))
+
+  it.effect("cuts off no step that is at work, unless it is around the one that was recorded and may happen twice", () =>
+    Effect.gen(function*() {
+      const { did, log } = makeLog()
+      const inner = (name: string) => Checkpoint.step(name, text, did(name))
+      const program = Effect.gen(function*() {
+        yield* Checkpoint.step("twice", text, Effect.andThen(did("in twice"), Effect.andThen(inner("a"), inner("b"))))
+        yield* Checkpoint.step(
+          "once",
+          { success: Schema.String, effects: "atMostOnce" },
+          Effect.andThen(did("in once"), Effect.andThen(inner("c"), inner("d")))
+        )
+        yield* Checkpoint.forEach(
+          [1, 2],
+          (n) => Checkpoint.step("beside", {}, Effect.andThen(did(`beside ${n}`), Effect.sleep(n * 10))),
+          { concurrency: 2 }
+        )
+      }).pipe(run)
+      yield* inVirtualTime(CrashPoints.alwaysReplay(program))
+      assert.deepStrictEqual(
+        log,
+        ["in twice", "a", "in twice", "b", "in twice", "in once", "c", "d", "beside 1", "beside 2"]
+      )
+    }).pipe(Effect.provide(CheckpointStore.layerMemory)))
+
+  it.effect("starts over after a failure that is remembered and one that is tried again, and after no other", () =>
+    Effect.gen(function*() {
+      const { did, log } = makeLog()
+      let down = 2
+      const flaky = Effect.suspend(() => down-- > 0 ? Effect.fail(new Declined({ card: "red" })) : Effect.void)
+      const retry = Retry.policy({
+        backoff: Backoff.constant({ delay: "1 second" }),
+        maxAttempts: 3,
+        retryIf: () => true
+      })
+      const program = Effect.gen(function*() {
+        yield* did("start")
+        yield* Effect.ignore(Checkpoint.step("noted", {}, new Declined({ card: "blue" })))
+        yield* Effect.ignore(Checkpoint.step("remembered", { error: Declined }, new Declined({ card: "blue" })))
+        yield* Checkpoint.step("retried", { retry }, flaky)
+      }).pipe(run)
+      yield* inVirtualTime(CrashPoints.alwaysReplay(program))
+      assert.strictEqual(log.length, 1 + 1 + 2 + 1)
+    }).pipe(Effect.provide(CheckpointStore.layerMemory)))
+
+  it.effect("ends as the program does that fails, dies or suspends itself", () =>
+    Effect.gen(function*() {
+      const before = Checkpoint.step("a", {}, Effect.void)
+      const endings: ReadonlyArray<Effect.Effect<void, string | Checkpoint.RunSuspended, Checkpoint.Run>> = [
+        Effect.fail("no"),
+        Effect.die("bug"),
+        Checkpoint.suspend("wait", "for Monday"),
+        Effect.interrupt
+      ]
+      const expected = ["failed", "failed", "suspended", "running"]
+      for (const [index, ending] of endings.entries()) {
+        const program = Effect.andThen(before, ending).pipe(run)
+        const end = Effect.zip(
+          Effect.map(Effect.exit(program), (exit) => String(exit).replace(/Interrupt\(\d+\)/, "Interrupt")),
+          Checkpoint.status("r")
+        )
+        const plain = yield* Effect.provide(end, CheckpointStore.layerMemory)
+        const replayed = yield* Effect.provide(CrashPoints.alwaysReplay(end), CheckpointStore.layerMemory)
+        assert.deepStrictEqual(replayed, plain)
+        assert.strictEqual(Option.getOrUndefined(plain[1]), expected[index])
+      }
     }))
 })

@@ -1,4 +1,4 @@
-import * as Clock from "effect/Clock"
+import type * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -30,9 +30,7 @@ export const make = (base: Clock.Clock, ahead: Duration.Duration) => {
   const currentTimeMillisUnsafe = () => base.currentTimeMillisUnsafe() + aheadMillis
   const currentTimeNanosUnsafe = () => base.currentTimeNanosUnsafe() + aheadNanos
   const monotonicTimeNanosUnsafe = () => base.monotonicTimeNanosUnsafe() + aheadNanos
-  const clock: Clock.Clock = {
-    // A program under test may move a clock that can be moved.
-    ...base,
+  const own: Clock.Clock = {
     currentTimeMillisUnsafe,
     currentTimeMillis: Effect.sync(currentTimeMillisUnsafe),
     currentTimeNanosUnsafe,
@@ -57,7 +55,8 @@ export const make = (base: Clock.Clock, ahead: Duration.Duration) => {
         ))
   }
   return {
-    clock,
+    // A program under test may move a clock that can be moved.
+    clock: Object.assign({}, base, own),
     /** How many milliseconds it is until the next one wakes, if there is one that ever will. */
     untilWake: (): number | undefined => {
       const next = Math.min(...Array.from(wakes, ({ at }) => at))

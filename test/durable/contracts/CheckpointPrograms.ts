@@ -1,5 +1,5 @@
 import { assert, it } from "@effect/vitest"
-import { Effect, Fiber, Layer, Result, Schema } from "effect"
+import { Effect, Fiber, identity, Layer, Result, Schema } from "effect"
 import { Checkpoint, CheckpointStore } from "effect-resilience"
 import { TestClock } from "effect/testing"
 
@@ -131,31 +131,38 @@ const Cuts = Schema.Array(Schema.Int.check(Schema.isBetween({ minimum: 0, maximu
 export const suite = (
   name: string,
   layer: Layer.Layer<CheckpointStore.CheckpointStore>,
-  options: { readonly runs: number }
-) =>
+  options: {
+    readonly runs: number
+    readonly around?: <A, E, R>(story: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+  }
+) => {
+  const around = options.around ?? identity
   it.effect.prop(
     `Checkpoint on ${name}: any program, cut off any number of times, ends as if it had not been`,
     [Program, Cuts],
     ([nodes, cuts]) =>
-      Effect.gen(function*() {
-        const store = yield* CheckpointStore.CheckpointStore
-        const undisturbed = yield* inVirtualTime(
-          interpretAll({ acts: new Map(), asked: new Set() }, nodes, "").pipe(Checkpoint.run({ id: "undisturbed" }))
-        )
-        const world: World = { acts: new Map(), asked: new Set() }
-        const program = interpretAll(world, nodes, "").pipe(Checkpoint.run({ id: "r" }))
-        for (const records of cuts) {
-          const result = yield* inVirtualTime(
-            Effect.result(Effect.provideService(program, CheckpointStore.CheckpointStore, cut(store, records)))
+      around(
+        Effect.gen(function*() {
+          const store = yield* CheckpointStore.CheckpointStore
+          const undisturbed = yield* inVirtualTime(
+            interpretAll({ acts: new Map(), asked: new Set() }, nodes, "").pipe(Checkpoint.run({ id: "undisturbed" }))
           )
-          if (Result.isFailure(result)) assert.strictEqual(result.failure._tag, "CheckpointStoreError")
-        }
-        const result = yield* inVirtualTime(program)
-        assert.deepStrictEqual(withoutWay(result), withoutWay(undisturbed))
-        for (const [place, count] of world.acts) assert.strictEqual(count, 1, `${place} was done once`)
-        const again = yield* inVirtualTime(program)
-        assert.deepStrictEqual(withoutWay(again), withoutWay(result))
-        assert.deepStrictEqual(yield* inVirtualTime(program), again)
-      }).pipe(Effect.provide(Layer.fresh(layer))),
+          const world: World = { acts: new Map(), asked: new Set() }
+          const program = interpretAll(world, nodes, "").pipe(Checkpoint.run({ id: "r" }))
+          for (const records of cuts) {
+            const result = yield* inVirtualTime(
+              Effect.result(Effect.provideService(program, CheckpointStore.CheckpointStore, cut(store, records)))
+            )
+            if (Result.isFailure(result)) assert.strictEqual(result.failure._tag, "CheckpointStoreError")
+          }
+          const result = yield* inVirtualTime(program)
+          assert.deepStrictEqual(withoutWay(result), withoutWay(undisturbed))
+          for (const [place, count] of world.acts) assert.strictEqual(count, 1, `${place} was done once`)
+          const again = yield* inVirtualTime(program)
+          assert.deepStrictEqual(withoutWay(again), withoutWay(result))
+          assert.deepStrictEqual(yield* inVirtualTime(program), again)
+        }).pipe(Effect.provide(Layer.fresh(layer)))
+      ),
     { arbitrary: { runs: options.runs, seed: 1 } }
   )
+}

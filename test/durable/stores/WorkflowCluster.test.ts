@@ -20,7 +20,7 @@ import { SqlClient } from "effect/sql"
 import { spawn } from "node:child_process"
 import { createServer } from "node:net"
 import * as path from "node:path"
-import { describePostgres } from "../../support/describePostgres.ts"
+import { describeWithPostgres } from "../../support/postgres.ts"
 import { makeSchema, memberIn, runner, runnerIn } from "../../support/workflowCluster.ts"
 import { byHand, implemented, report, result } from "../fixtures/report.ts"
 
@@ -110,7 +110,7 @@ const makeLog = () => {
   return { log, say: (what: string) => Effect.sync(() => void log.push(what)) }
 }
 
-describePostgres("layerWorkflow on a cluster's engine on PostgreSQL", () => {
+describeWithPostgres("layerWorkflow on a cluster's engine on PostgreSQL", () => {
   layer(WorkflowCheckpoint.layerWorkflow.pipe(Layer.provideMerge(runner)), {
     excludeTestServices: true,
     timeout: "60 seconds"
