@@ -1,0 +1,29 @@
+/** What a worker says on its standard output: an event a line, written before it goes on. */
+import * as Schema from "effect/Schema"
+import * as fs from "node:fs"
+
+export const Event = Schema.TaggedUnion({
+  /** The boundary that it passes now, counted from 1. */
+  Passing: { at: Schema.Finite, kind: Schema.Literals(["store", "inside", "effect"]), where: Schema.String },
+  /** A step has given its result to the program, or the failure that it remembers. */
+  Given: { step: Schema.String, as: Schema.Literals(["result", "failure"]), digest: Schema.String },
+  /** What a reconcile has found out. */
+  Reconciled: { step: Schema.String, happened: Schema.Boolean },
+  /** Another process holds the run. */
+  Waiting: { owner: Schema.String, millis: Schema.Finite },
+  Done: { result: Schema.String },
+  Failed: { tag: Schema.String, reason: Schema.String, message: Schema.String }
+})
+
+export type Event = typeof Event.Type
+
+const line = Schema.fromJsonString(Event)
+const encode = Schema.encodeSync(line)
+
+export const decode = Schema.decodeOption(line)
+
+/** Where a worker says something. */
+export type Say = (event: Event) => void
+
+// Written by the process itself and not by Node's stream, so that it is out before anything else happens.
+export const aloud: Say = (event) => void fs.writeSync(1, `${encode(event)}\n`)

@@ -1,0 +1,62 @@
+/** The boundaries of a worker's life, at one of which it kills or pauses itself. */
+import * as Effect from "effect/Effect"
+import type { CheckpointStore } from "effect-resilience/durable/CheckpointStore"
+import type { Event, Say } from "./Event.ts"
+
+type Kind = Extract<Event, { readonly _tag: "Passing" }>["kind"]
+
+export interface Points {
+  /** Passes a boundary. */
+  readonly pass: (kind: Kind, where: string) => Effect.Effect<void>
+  /** Passes a boundary in the middle of something: a process that is to die there dies with half of it done. */
+  readonly within: <E, R>(where: string, half: Effect.Effect<unknown, E, R>) => Effect.Effect<void, E, R>
+}
+
+/** Whoever only looks passes none. */
+export const none: Points = { pass: () => Effect.void, within: () => Effect.void }
+
+const never = new Int32Array(new SharedArrayBuffer(4))
+
+// SIGKILL cannot be caught: no finalizer runs, nothing is flushed. Nor may anything run on while the signal makes its
+// way to all threads of the process.
+const die = Effect.sync(() => {
+  process.kill(process.pid, "SIGKILL")
+  Atomics.wait(never, 0, 0)
+})
+
+export const make = (
+  at: { readonly kill?: number | undefined; readonly pause?: number | undefined },
+  say: Say
+): Points => {
+  let passed = 0
+  const next = (kind: Kind, where: string) => {
+    passed++
+    say({ _tag: "Passing", at: passed, kind, where })
+    // Whoever continues the process finds it in the middle of what it did.
+    if (passed === at.pause) process.kill(process.pid, "SIGSTOP")
+    return passed === at.kill
+  }
+  return {
+    pass: (kind, where) => Effect.suspend(() => next(kind, where) ? die : Effect.void),
+    within: (where, half) => Effect.suspend(() => next("inside", where) ? Effect.andThen(half, die) : Effect.void)
+  }
+}
+
+const kindOf = (body: string): string => /"_tag":"(\w+)"/.exec(body)?.[1] ?? "?"
+
+/** A store with a boundary before and after everything that writes. */
+export const around = (points: Points, store: CheckpointStore["Service"]): CheckpointStore["Service"] => {
+  const between = <A, E, R>(what: string, effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+    points.pass("store", `before ${what}`).pipe(
+      Effect.andThen(effect),
+      Effect.tap(() => points.pass("store", `after ${what}`))
+    )
+  return {
+    ...store,
+    acquire: (...args) => between("acquire", store.acquire(...args)),
+    renew: (...args) => between("renew", store.renew(...args)),
+    release: (...args) => between("release", store.release(...args)),
+    append: (lease, entry, status) =>
+      between(`append ${kindOf(entry.body)} ${entry.step}`.trim(), store.append(lease, entry, status))
+  }
+}

@@ -1,0 +1,40 @@
+import * as PgClient from "@effect/sql-pg/PgClient"
+import * as Effect from "effect/Effect"
+import * as Redacted from "effect/Redacted"
+import * as Reactivity from "effect/reactivity/Reactivity"
+import * as Schema from "effect/Schema"
+import type * as Scope from "effect/Scope"
+import { databaseUrl } from "./services.ts"
+import { Deed, type Log } from "./World.ts"
+
+const decode = Schema.decodeUnknownEffect(Schema.Array(Deed))
+
+/** The deeds of a run in a table of this schema, which is created where it is missing. */
+export const make = (schema: string, runId: string): Effect.Effect<Log, unknown, Scope.Scope> =>
+  Effect.gen(function*() {
+    const sql = yield* PgClient.make({ url: Redacted.make(databaseUrl), maxConnections: 1 })
+    const table = sql(`${schema}.deeds`)
+    yield* sql`CREATE TABLE IF NOT EXISTS ${table} (
+      id BIGSERIAL PRIMARY KEY,
+      run_id TEXT NOT NULL,
+      step TEXT NOT NULL,
+      effects TEXT NOT NULL,
+      life INTEGER NOT NULL,
+      key TEXT NOT NULL,
+      result TEXT NOT NULL
+    )`
+    const log: Log = {
+      write: ({ effects, key, life, result, step }, points) =>
+        points.pass("effect", `before ${step}`).pipe(
+          Effect.andThen(sql`INSERT INTO ${table} (run_id, step, effects, life, key, result)
+            VALUES (${runId}, ${step}, ${effects}, ${life}, ${key}, ${result})`),
+          Effect.orDie,
+          Effect.andThen(points.pass("effect", `after ${step}`))
+        ),
+      read: sql`SELECT step, effects, life, key, result FROM ${table} WHERE run_id = ${runId} ORDER BY id`.pipe(
+        Effect.flatMap(decode),
+        Effect.orDie
+      )
+    }
+    return log
+  }).pipe(Effect.provide(Reactivity.layer))

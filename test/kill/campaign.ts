@@ -1,0 +1,182 @@
+/** Kills runs by the dozen, and counts. */
+import { Effect, Semaphore } from "effect"
+import { type Fate, isDone, isKilled, type Life, type Unharmed, type Violation } from "./checks.ts"
+import * as driver from "./driver.ts"
+import * as plan from "./plan.ts"
+
+export interface Tally {
+  readonly store: string
+  runs: number
+  lives: number
+  /** At a boundary of the store, in the middle of what it does, around what is done outside, and from outside. */
+  readonly kills: { store: number; inside: number; effect: number; random: number }
+  /** How often something idempotent happened once more than it had to. */
+  repeats: number
+  duplicated: number
+  lost: number
+  /** What reconciles found out about attempts that nobody knew the end of. */
+  readonly reconciled: { happened: number; notHappened: number }
+  /** How often a life had to wait for the lease of a dead one. */
+  waits: number
+  pauses: number
+  violations: number
+}
+
+const tallyOf = (store: string): Tally => ({
+  store,
+  runs: 0,
+  lives: 0,
+  kills: { store: 0, inside: 0, effect: 0, random: 0 },
+  repeats: 0,
+  duplicated: 0,
+  lost: 0,
+  reconciled: { happened: 0, notHappened: 0 },
+  waits: 0,
+  pauses: 0,
+  violations: 0
+})
+
+export const killsOf = ({ kills }: Tally): number => kills.store + kills.inside + kills.effect + kills.random
+
+/** The boundary that a life passed last. */
+const lastBoundary = (life: Life) => life.events.findLast((event) => event._tag === "Passing")
+
+const count = (tally: Tally, { lives, violations }: driver.Told): void => {
+  tally.runs++
+  tally.lives += lives.length
+  for (const life of lives) {
+    if (isKilled(life)) {
+      if (life.fate._tag === "KilledAfter") tally.kills.random++
+      else tally.kills[lastBoundary(life)?.kind ?? "store"]++
+    }
+    for (const event of life.events) {
+      if (event._tag === "Reconciled") tally.reconciled[event.happened ? "happened" : "notHappened"]++
+      if (event._tag === "Waiting") tally.waits++
+    }
+  }
+  const deeds = lives.at(-1)?.deeds ?? []
+  const idempotent = deeds.filter((deed) => deed.effects === "idempotent")
+  tally.repeats += idempotent.length - new Set(idempotent.map((deed) => deed.step)).size
+  tally.duplicated += violations.filter(({ rule }) => rule === "duplicated").length
+  tally.lost += violations.filter(({ rule }) => rule === "lost" || rule === "repeated").length
+  tally.violations += violations.length
+}
+
+const tell = (fate: Fate, life: Life): string => {
+  const last = lastBoundary(life)
+  const at = last === undefined ? "before its first boundary" : `at boundary ${last.at}, ${last.kind} ${last.where}`
+  switch (fate._tag) {
+    case "KilledAt":
+      return isKilled(life) ? `killed ${at}` : `to be killed at boundary ${fate.boundary}, did not come to it`
+    case "KilledAfter":
+      return isKilled(life) ? `killed ${fate.micros} µs after line ${fate.lines}, ${at}` : "done before it was killed"
+    case "PausedAt":
+      return `paused ${at}`
+    case "Spared":
+      return isDone(life) ? "done" : `not done, ${at}`
+  }
+}
+
+/** Something that must not be, and how to see it again. */
+export interface Finding extends Violation {
+  readonly store: string
+  readonly seed: number
+  /** The number of the run, or of the pause with a `p` before it. */
+  readonly run: string
+  readonly lives: ReadonlyArray<string>
+}
+
+export interface Orders {
+  readonly stores: ReadonlyArray<string>
+  readonly seed: number
+  /** How many kills over each store. */
+  readonly kills: number
+  /** How many holders are paused over each store. */
+  readonly pauses: number
+  readonly schema: string | undefined
+  readonly concurrency: number
+}
+
+export interface Outcome {
+  readonly tallies: ReadonlyArray<Tally>
+  readonly findings: ReadonlyArray<Finding>
+}
+
+interface Desk {
+  readonly tally: Tally
+  readonly unharmed: Unharmed
+  readonly seed: string
+  readonly options: driver.Options
+  readonly findings: Array<Finding>
+}
+
+const desk = (orders: Orders, store: string): Effect.Effect<Desk, unknown> => {
+  const options: driver.Options = { store, schema: orders.schema }
+  return Effect.map(driver.unharmed(options), (unharmed) => ({
+    tally: tallyOf(store),
+    unharmed,
+    seed: `${orders.seed}/${store}`,
+    options,
+    findings: []
+  }))
+}
+
+const note = (orders: Orders, desk: Desk, run: string, told: driver.Told) =>
+  Effect.sync(() => {
+    count(desk.tally, told)
+    const lives = told.lives.map((life) => tell(life.fate, life))
+    for (const violation of told.violations) {
+      desk.findings.push({ ...violation, store: desk.tally.store, seed: orders.seed, run, lives })
+    }
+  })
+
+const killRun = (orders: Orders, desk: Desk, n: number, lives: driver.Plan["lives"]) =>
+  Effect.flatMap(
+    driver.story(desk.options, desk.unharmed, { lives }),
+    (told) => note(orders, desk, String(n), told)
+  )
+
+const pauseRun = Effect.fnUntraced(function*(orders: Orders, desk: Desk, n: number) {
+  const boundary = yield* plan.pause(desk.seed, n, desk.unharmed)
+  yield* note(orders, desk, `p${n}`, yield* driver.paused(desk.options, desk.unharmed, boundary))
+  desk.tally.pauses++
+})
+
+/** Kills over all the stores until each has had its share. */
+export const run = Effect.fnUntraced(function*(orders: Orders) {
+  const semaphore = yield* Semaphore.make(orders.concurrency)
+  const turn = semaphore.withPermits(1)
+  const work = Effect.fnUntraced(function*(store: string) {
+    const one = yield* turn(desk(orders, store))
+    const pauses = Array.from({ length: orders.pauses }, (_, n) => turn(pauseRun(orders, one, n)))
+    const kills = Effect.gen(function*() {
+      let n = 0
+      // A life may be done before its end comes, so that fewer were killed than were to be.
+      while (killsOf(one.tally) < orders.kills) {
+        const round: Array<Effect.Effect<void, unknown>> = []
+        let wanted = orders.kills - killsOf(one.tally)
+        while (wanted > 0) {
+          const lives = (yield* plan.lives(one.seed, n, one.unharmed)).slice(0, wanted)
+          round.push(turn(killRun(orders, one, n, lives)))
+          wanted -= lives.length
+          n++
+        }
+        const before = killsOf(one.tally)
+        yield* Effect.all(round, { concurrency: "unbounded", discard: true })
+        if (killsOf(one.tally) === before) return yield* Effect.die(`nobody could be killed over ${store}`)
+      }
+    })
+    yield* Effect.all([...pauses, kills], { concurrency: "unbounded", discard: true })
+    return one
+  })
+  const desks = yield* Effect.forEach(orders.stores, work, { concurrency: "unbounded" })
+  return { tallies: desks.map(({ tally }) => tally), findings: desks.flatMap(({ findings }) => findings) }
+})
+
+/** Does once more what a finding is of. */
+export const again = Effect.fnUntraced(function*(orders: Orders, store: string, run: string) {
+  const one = yield* desk(orders, store)
+  if (run.startsWith("p")) yield* pauseRun(orders, one, Number(run.slice(1)))
+  else yield* killRun(orders, one, Number(run), yield* plan.lives(one.seed, Number(run), one.unharmed))
+  return { tallies: [one.tally], findings: one.findings }
+})

@@ -1,0 +1,137 @@
+/**
+ * Kills processes in the middle of their runs, and counts what comes of it.
+ *
+ *     npm run test:kill -- [--kills 300] [--seed 1] [--store sqlite,postgres] [--pauses 3] [--concurrency 2]
+ *     npm run test:kill -- --seed 1 --store sqlite --run 17        once more what a violation was found in
+ */
+import { Cause, Effect, Exit } from "effect"
+import { parseArgs } from "node:util"
+import * as campaign from "./campaign.ts"
+import * as services from "./services.ts"
+import { schema, stores } from "./stores.ts"
+
+const usage = `Usage: npm run test:kill -- [options]
+
+  --kills N        how many processes are killed, over all stores together, default 300
+  --seed N         what is done to which run follows from it, default 1
+  --store A,B      ${Object.keys(stores).join(", ")}; all of them by default
+  --pauses N       how many holders of a lease are paused until it has lapsed, over each store, default 3
+  --concurrency N  how many runs are worked at the same time, default 2
+  --run N          do only the Nth run over a store once more, or with p before it the Nth pause
+  --help           print this
+`
+
+const fail = (message: string): never => {
+  process.stderr.write(`test:kill: ${message}\n\n${usage}`)
+  process.exit(2)
+}
+
+const readArguments = () => {
+  try {
+    return parseArgs({
+      options: {
+        kills: { type: "string", default: "300" },
+        seed: { type: "string", default: "1" },
+        store: { type: "string", default: Object.keys(stores).join(",") },
+        pauses: { type: "string", default: "3" },
+        concurrency: { type: "string", default: "2" },
+        run: { type: "string" },
+        help: { type: "boolean", default: false }
+      }
+    }).values
+  } catch (error) {
+    return fail(error instanceof Error ? error.message : String(error))
+  }
+}
+
+const values = readArguments()
+if (values.help) {
+  process.stdout.write(usage)
+  process.exit(0)
+}
+
+const integer = (name: "kills" | "seed" | "pauses" | "concurrency", min: number): number => {
+  const value = Number(values[name])
+  return Number.isSafeInteger(value) && value >= min ? value : fail(`--${name} ${values[name]} makes no sense`)
+}
+
+const names = values.store.split(",")
+for (const name of names) {
+  if (!Object.hasOwn(stores, name)) fail(`there is no store named ${JSON.stringify(name)}`)
+}
+if (values.run !== undefined && names.length !== 1) fail("--run is told of one --store")
+if (values.run !== undefined && !/^p?\d+$/.test(values.run)) fail(`--run ${values.run} makes no sense`)
+
+const row = (name: string, cells: ReadonlyArray<string | number>) =>
+  `${name.padEnd(26)}${cells.map((cell) => String(cell).padStart(12)).join("")}\n`
+
+const table = (tallies: ReadonlyArray<campaign.Tally>): string => {
+  const of = (f: (tally: campaign.Tally) => number) => {
+    const cells = tallies.map(f)
+    return tallies.length > 1 ? [...cells, cells.reduce((sum, cell) => sum + cell, 0)] : cells
+  }
+  return [
+    row("", [...tallies.map(({ store }) => store), ...(tallies.length > 1 ? ["together"] : [])]),
+    row("runs", of(({ runs }) => runs)),
+    row("lives", of(({ lives }) => lives)),
+    row("kills", of(campaign.killsOf)),
+    row("  around the store", of(({ kills }) => kills.store)),
+    row("  inside the store", of(({ kills }) => kills.inside)),
+    row("  around an effect", of(({ kills }) => kills.effect)),
+    row("  at random", of(({ kills }) => kills.random)),
+    row("repeated idempotent", of(({ repeats }) => repeats)),
+    row("duplicated atMostOnce", of(({ duplicated }) => duplicated)),
+    row("acknowledged, then lost", of(({ lost }) => lost)),
+    row("reconciled: happened", of(({ reconciled }) => reconciled.happened)),
+    row("reconciled: not happened", of(({ reconciled }) => reconciled.notHappened)),
+    row("waits for a dead lease", of(({ waits }) => waits)),
+    row("paused past their lease", of(({ pauses }) => pauses)),
+    row("violations", of(({ violations }) => violations))
+  ].join("")
+}
+
+const report = (finding: campaign.Finding): string =>
+  [
+    `VIOLATION over ${finding.store}: ${finding.rule}: ${finding.detail}`,
+    ...finding.lives.map((life, index) => `  life ${index + 1}: ${life}`),
+    `  npm run test:kill -- --seed ${finding.seed} --store ${finding.store} --run ${finding.run}`,
+    ""
+  ].join("\n")
+
+const program = Effect.scoped(Effect.gen(function*() {
+  const missing = yield* services.missing
+  const able = names.filter((name) => {
+    const service = stores[name]?.service
+    const why = service === undefined ? undefined : missing[service]
+    if (why !== undefined && process.env["CI"] === "true") fail(`${name} cannot be tested: ${why}`)
+    if (why !== undefined) process.stderr.write(`SKIPPED, NOT TESTED: ${name}. ${why}\n`)
+    return why === undefined
+  })
+  const orders: campaign.Orders = {
+    stores: able,
+    seed: integer("seed", 0),
+    kills: Math.ceil(integer("kills", 1) / Math.max(1, able.length)),
+    pauses: integer("pauses", 0),
+    schema: missing.PostgreSQL === undefined ? yield* schema : undefined,
+    concurrency: integer("concurrency", 1)
+  }
+  const [store] = able
+  const started = performance.now()
+  const { findings, tallies } = values.run === undefined || store === undefined
+    ? yield* campaign.run(orders)
+    : yield* campaign.again(orders, store, values.run)
+  process.stdout.write(`${findings.map(report).join("\n")}\n${table(tallies)}`)
+  process.stdout.write(`\nseed ${orders.seed}, ${((performance.now() - started) / 1_000).toFixed(0)} s\n`)
+  process.exitCode = findings.length === 0 ? 0 : 1
+}))
+
+const stop = new AbortController()
+process.once("SIGINT", () => stop.abort())
+process.once("SIGTERM", () => stop.abort())
+
+const exit = await Effect.runPromiseExit(program, { signal: stop.signal })
+if (Exit.isFailure(exit)) {
+  const interrupted = Cause.hasInterruptsOnly(exit.cause)
+  if (!interrupted) process.stderr.write(`${Cause.pretty(exit.cause)}\n`)
+  process.exitCode = interrupted ? 130 : 1
+}

@@ -1,0 +1,137 @@
+/** A durable program with every kind of step, all of which leave their mark on the world. */
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import * as Schema from "effect/Schema"
+import * as Checkpoint from "effect-resilience/durable/Checkpoint"
+import { createHash } from "node:crypto"
+import type { Event } from "./Event.ts"
+import { act, find, type Where, type World } from "./World.ts"
+
+class NoStock extends Schema.TaggedError<NoStock>()("NoStock", { item: Schema.String }) {}
+
+const Plan = Schema.Struct({ titles: Schema.Array(Schema.String), turns: Schema.Finite })
+const Turn = Schema.Struct({ said: Schema.String, last: Schema.Boolean })
+
+/** What the run is about. */
+export const input = { topic: "tides" }
+
+const plan: typeof Plan.Type = { titles: ["moon", "sun", "wind"], turns: 4 }
+
+// Longer than a page of memory, so that a kill finds something of it written and something not.
+const length = 50_000
+
+export const digest = (value: unknown): string =>
+  createHash("sha256").update(JSON.stringify(value)).digest("hex").slice(0, 16)
+
+/** A step's id as the journal has it. */
+const idOf = (name: string) =>
+  Effect.map(Checkpoint.current, ({ scope }) => scope === "" ? name : `${scope}/${name}`)
+
+const keyOf = (id: string) => Effect.map(Checkpoint.current, ({ runId }) => `${runId}/${id}`)
+
+/** The program that a run works. Its result is the same whatever the run went through. */
+export const program = (world: World) => {
+  const say = (event: Event) => Effect.sync(() => world.say(event))
+
+  /** Says that the program was given something, which must hold from now on. */
+  const given = (id: string) => <A, E, R>(step: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+    step.pipe(
+      Effect.tap((value) => say({ _tag: "Given", step: id, as: "result", digest: digest(value) })),
+      Effect.tapError((error) =>
+        error instanceof NoStock
+          ? say({ _tag: "Given", step: id, as: "failure", digest: digest(error.item) })
+          : Effect.void
+      )
+    )
+
+  const mark = (effects: "idempotent" | "atMostOnce", id: string, result: string, where: Where) =>
+    Effect.flatMap(keyOf(id), (key) => act(world, where, { step: id, effects, key, result }))
+
+  /** A step that may be repeated until its result is known. */
+  const idempotent = <S extends Schema.Codec<unknown, unknown>>(
+    name: string,
+    success: S,
+    value: S["Type"],
+    where: Where = "file"
+  ) =>
+    Effect.flatMap(idOf(name), (id) =>
+      Checkpoint.step(name.replace(/#\d+$/, ""), { success }, Effect.as(mark("idempotent", id, digest(value), where), value))
+        .pipe(given(id)))
+
+  /** A step that must not happen twice, and finds in the world whether it has happened. */
+  const once = (name: string, where: Where) =>
+    Effect.flatMap(idOf(name), (id) => {
+      const receipt = `receipt of ${id}`
+      return Checkpoint.step(
+        name,
+        {
+          success: Schema.String,
+          effects: "atMostOnce",
+          reconcile: Effect.tap(
+            Effect.map(find(world, where, id), Option.match({
+              onNone: () => Checkpoint.notHappened,
+              onSome: Checkpoint.happened
+            })),
+            (found) => say({ _tag: "Reconciled", step: id, happened: found._tag === "Happened" })
+          )
+        },
+        Effect.as(mark("atMostOnce", id, receipt, where), receipt)
+      ).pipe(given(id))
+    })
+
+  const section = (title: string) =>
+    Effect.gen(function*() {
+      const draft = yield* idempotent("draft", Schema.String, title.repeat(length))
+      const review = yield* Effect.flatMap(idOf("review"), (id) =>
+        Checkpoint.step(
+          "review",
+          { success: Schema.String },
+          Effect.gen(function*() {
+            const note = yield* idempotent("note", Schema.String, `about the ${title}`)
+            yield* mark("idempotent", id, note, "file")
+            return `${note}, reviewed`
+          })
+        ).pipe(given(id)))
+      return { title, draft: digest(draft), review }
+    })
+
+  const stock = Checkpoint.step(
+    "stock",
+    { error: NoStock },
+    Effect.andThen(mark("idempotent", "stock", "none", "file"), new NoStock({ item: "paper" }))
+  ).pipe(
+    given("stock"),
+    Effect.as("in stock"),
+    Effect.catchTag("NoStock", ({ item }) => Effect.succeed(`no ${item}`))
+  )
+
+  const conversation = Effect.gen(function*() {
+    const said: Array<string> = []
+    while (true) {
+      const n = said.length + 1
+      const turn: typeof Turn.Type = { said: `turn ${n} after ${said.join(", ")}`, last: n === plan.turns }
+      const { last, ...rest } = yield* idempotent(n === 1 ? "turn" : `turn#${n}`, Turn, turn)
+      said.push(rest.said)
+      if (last) return said
+    }
+  })
+
+  return Effect.gen(function*() {
+    const { titles } = yield* idempotent("plan", Plan, plan)
+    const charged = yield* once("charge", "file")
+    const sections = yield* Checkpoint.forEach(titles, section, {
+      name: "section",
+      key: (title) => title,
+      concurrency: 2
+    })
+    const supplies = yield* Checkpoint.all({ paper: once("order", "file"), ink: once("order", "table") }, {
+      name: "supplies",
+      concurrency: 2
+    })
+    const missing = yield* stock
+    const turns = yield* conversation
+    yield* idempotent("notify", Schema.String, "sent", "table")
+    const published = yield* once("publish", "table")
+    return { charged, sections, supplies, missing, turns, published }
+  })
+}

@@ -1,0 +1,94 @@
+/**
+ * One life of a run: it works the program until it is done, or killed.
+ *
+ *     node --conditions=effect-resilience-source test/kill/worker.ts --store sqlite --place /tmp/a --log /tmp/a/log \
+ *       --run r --life 1 --kill-at 12
+ */
+// Its modules are imported one by one: loading all of Effect would be half of a short life.
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Predicate from "effect/Predicate"
+import * as Schema from "effect/Schema"
+import * as Checkpoint from "effect-resilience/durable/Checkpoint"
+import { CheckpointStore } from "effect-resilience/durable/CheckpointStore"
+import { parseArgs } from "node:util"
+import { aloud, type Event } from "./Event.ts"
+import * as faults from "./faults.ts"
+import * as Points from "./Points.ts"
+import { input, program } from "./program.ts"
+import { stores } from "./stores.ts"
+import * as World from "./World.ts"
+
+const Options = Schema.Struct({
+  "store": Schema.String,
+  "place": Schema.String,
+  "log": Schema.String,
+  "schema": Schema.optionalKey(Schema.String),
+  "run": Schema.String,
+  "life": Schema.FiniteFromString,
+  "lease": Schema.FiniteFromString,
+  "kill-at": Schema.optionalKey(Schema.FiniteFromString),
+  "pause-at": Schema.optionalKey(Schema.FiniteFromString),
+  "fault": Schema.optionalKey(faults.Fault)
+})
+
+const { values } = parseArgs({
+  options: {
+    "store": { type: "string" },
+    "place": { type: "string" },
+    "log": { type: "string" },
+    "schema": { type: "string" },
+    "run": { type: "string" },
+    "life": { type: "string" },
+    "lease": { type: "string" },
+    "kill-at": { type: "string" },
+    "pause-at": { type: "string" },
+    "fault": { type: "string" }
+  }
+})
+
+const stringOf = (value: unknown, name: string): string =>
+  Predicate.hasProperty(value, name) && typeof value[name] === "string" ? value[name] : ""
+
+const say = (event: Event) => Effect.sync(() => aloud(event))
+
+const main = Effect.gen(function*() {
+  const options = yield* Schema.decodeUnknownEffect(Options)(values)
+  const { fault, life, log, place, run, schema } = options
+  const points = Points.make({ kill: options["kill-at"], pause: options["pause-at"] }, aloud)
+  const file = World.file(log)
+  const table = schema === undefined
+    ? file
+    : yield* Effect.flatMap(Effect.promise(() => import("./PostgresLog.ts")), ({ make }) => make(schema, run))
+  const store = stores[options.store]
+  if (store === undefined) return yield* Effect.die(`no store is named ${options.store}`)
+  const layer = yield* Effect.promise(() => store.layer(place, points))
+
+  const work = faults.inProgram(fault, program({ file, table, life, points, say: aloud })).pipe(
+    Checkpoint.run({ id: run, input, lease: options.lease }),
+    Effect.updateService(CheckpointStore, (store) => Points.around(points, faults.inStore(fault, store)))
+  )
+  // Whoever finds the run taken waits until its lease is over, and no longer.
+  const patient: typeof work = Effect.catchTag(work, "RunLocked", ({ owner, remaining }) =>
+    say({ _tag: "Waiting", owner, millis: Duration.toMillis(remaining) }).pipe(
+      Effect.andThen(Effect.sleep(Duration.sum(remaining, Duration.millis(5)))),
+      Effect.andThen(Effect.suspend(() => patient))
+    ))
+  const result = yield* Effect.provide(patient, layer)
+  yield* say({ _tag: "Done", result: JSON.stringify(result) })
+}).pipe(
+  Effect.scoped,
+  Effect.catch((error) =>
+    Effect.sync(() => {
+      process.exitCode = 1
+      aloud({
+        _tag: "Failed",
+        tag: stringOf(error, "_tag"),
+        reason: Predicate.hasProperty(error, "reason") ? stringOf(error.reason, "_tag") : "",
+        message: stringOf(error, "message")
+      })
+    })
+  )
+)
+
+await Effect.runPromise(main)
