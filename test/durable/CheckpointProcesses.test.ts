@@ -21,9 +21,9 @@ import * as SqlCheckpointStore from "effect-resilience/durable/stores/SqlCheckpo
 import * as Sqlite from "effect-resilience/durable/stores/Sqlite"
 import { SqlClient, type SqlError } from "effect/sql"
 import { TestClock } from "effect/testing"
-import { spawn } from "node:child_process"
 import * as path from "node:path"
 import { describeWithPostgres, suiteSchema } from "../support/postgres.ts"
+import * as Process from "../support/process.ts"
 import { sqliteFile } from "./sqliteFile.ts"
 
 type Connect = (
@@ -195,33 +195,8 @@ describe("Checkpoint over one SQLite file", () => {
   it.live("a run whose process was killed is taken over at once, and what it left open is ambiguous", () =>
     Effect.gen(function*() {
       const filename = yield* sqliteFile
-      const said = yield* Queue.unbounded<string>()
-      const ended = yield* Deferred.make<string>()
-      const child = yield* Effect.acquireRelease(
-        Effect.sync(() =>
-          spawn(
-            process.execPath,
-            [
-              "--conditions=effect-resilience-source",
-              path.join(import.meta.dirname, "fixtures/killedRun.ts"),
-              filename
-            ],
-            { stdio: ["ignore", "pipe", "inherit"] }
-          )
-        ),
-        (child) => Effect.sync(() => child.kill("SIGKILL"))
-      )
-      let text = ""
-      child.stdout.setEncoding("utf8").on("data", (chunk: string) => {
-        text += chunk
-        const lines = text.split("\n")
-        text = lines.pop() ?? ""
-        for (const line of lines) Queue.offerUnsafe(said, line)
-      })
-      child.on("exit", (code, signal) => Deferred.doneUnsafe(ended, Exit.succeed(signal ?? String(code))))
-      const next = Effect.raceFirst(Queue.take(said), Effect.map(Deferred.await(ended), (how) => `ended: ${how}`))
-      assert.strictEqual(yield* next, "plan")
-      assert.strictEqual(yield* next, "pay")
+      const child = yield* Process.start(path.join(import.meta.dirname, "fixtures/killedRun.ts"), [filename])
+      assert.deepStrictEqual([yield* Queue.take(child.lines), yield* Queue.take(child.lines)], ["plan", "pay"])
 
       const program = Effect.gen(function*() {
         const plan = yield* Checkpoint.step("plan", { success: Schema.String }, Effect.succeed("another plan"))
@@ -230,8 +205,8 @@ describe("Checkpoint over one SQLite file", () => {
       }).pipe(Checkpoint.run({ id: "r" }), Effect.flip, Effect.provide(Sqlite.layer({ filename })))
 
       assert.strictEqual((yield* program)._tag, "RunLeased")
-      yield* Effect.sync(() => child.kill("SIGKILL"))
-      assert.strictEqual(yield* Deferred.await(ended), "SIGKILL")
+      yield* child.signal("SIGKILL")
+      assert.strictEqual((yield* child.ended).signal, "SIGKILL")
       const error = yield* program
       assert.isTrue(error._tag === "AmbiguousStep" && error.reason === "Unfinished")
     }))

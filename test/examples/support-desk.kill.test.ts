@@ -1,14 +1,12 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect } from "effect"
-import { spawn } from "node:child_process"
+import { Effect, Queue } from "effect"
 import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
 import { DatabaseSync } from "node:sqlite"
+import * as Process from "../support/process.ts"
 
 const main = path.resolve(import.meta.dirname, "../../examples/support-desk/main.ts")
-
-const cache = path.join(os.tmpdir(), "effect-resilience-compile-cache")
 
 interface Life {
   readonly code: number | null
@@ -18,26 +16,12 @@ interface Life {
 
 /** Runs the demo as a process of its own, as a person would, and waits for its end. */
 const live = (data: string, ...flags: ReadonlyArray<string>): Effect.Effect<Life> =>
-  Effect.callback<Life>((resume, signal) => {
-    const args = [
-      "--conditions=effect-resilience-source",
-      main,
-      "--data",
-      data,
-      "--simulated",
-      "--limit",
-      "10",
-      ...flags
-    ]
-    // Most of a short life is loading: the compiled modules are kept from one life to the next.
-    const env = { ...process.env, NODE_COMPILE_CACHE: cache }
-    const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "pipe"], signal, env })
-    let output = ""
-    child.stdout.on("data", (chunk: Buffer) => output += chunk.toString())
-    child.stderr.on("data", (chunk: Buffer) => output += chunk.toString())
-    child.on("error", (error) => resume(Effect.die(error)))
-    child.on("close", (code, by) => resume(Effect.succeed({ code, signal: by, output })))
-  })
+  Effect.scoped(Effect.gen(function*() {
+    const child = yield* Process.start(main, ["--data", data, "--simulated", "--limit", "10", ...flags])
+    const lines = yield* Queue.collect(child.lines)
+    const { code, errors, signal } = yield* child.ended
+    return { code, signal, output: [...lines, errors].join("\n") }
+  }))
 
 const folder = Effect.acquireRelease(
   Effect.sync(() => fs.mkdtempSync(path.join(os.tmpdir(), "support-desk-"))),

@@ -10,7 +10,7 @@ export const Event = Schema.TaggedUnion({
   /** What a reconcile has found out. */
   Reconciled: { step: Schema.String, happened: Schema.Boolean },
   /** Another process holds the run. */
-  Waiting: { owner: Schema.String, millis: Schema.Finite },
+  Waiting: { holder: Schema.String, millis: Schema.Finite },
   Done: { result: Schema.String },
   Failed: { tag: Schema.String, reason: Schema.String, message: Schema.String }
 })

@@ -1,6 +1,6 @@
 /** The boundaries of a worker's life, at one of which it kills or pauses itself. */
+import type { CheckpointStore, Entry } from "effect-resilience/durable/CheckpointStore"
 import * as Effect from "effect/Effect"
-import type { CheckpointStore } from "effect-resilience/durable/CheckpointStore"
 import type { Event, Say } from "./Event.ts"
 
 type Kind = Extract<Event, { readonly _tag: "Passing" }>["kind"]
@@ -42,7 +42,8 @@ export const make = (
   }
 }
 
-const kindOf = (body: string): string => /"_tag":"(\w+)"/.exec(body)?.[1] ?? "?"
+/** What an entry is, as `StepSucceeded plan`. */
+const named = ({ body, step }: Entry): string => `${/"_tag":"(\w+)"/.exec(body)?.[1] ?? "?"} ${step}`.trim()
 
 /** A store with a boundary before and after everything that writes. */
 export const around = (points: Points, store: CheckpointStore["Service"]): CheckpointStore["Service"] => {
@@ -56,7 +57,7 @@ export const around = (points: Points, store: CheckpointStore["Service"]): Check
     acquire: (...args) => between("acquire", store.acquire(...args)),
     renew: (...args) => between("renew", store.renew(...args)),
     release: (...args) => between("release", store.release(...args)),
-    append: (lease, entry, status) =>
-      between(`append ${kindOf(entry.body)} ${entry.step}`.trim(), store.append(lease, entry, status))
+    append: (lease, entries, status) =>
+      between(`append ${entries.map(named).join(" and ")}`, store.append(lease, entries, status))
   }
 }

@@ -63,7 +63,7 @@ export interface Story {
 export type Rule =
   | "duplicated" // what must not happen twice did
   | "lost" // what was acknowledged is not in the journal
-  | "repeated" // what the journal had was executed again
+  | "repeated" // what the journal had, or the program, was executed again
   | "changed" // a step gave something else than before
   | "rewritten" // the journal is not what it was and something more
   | "unintended" // what must not happen twice happened before its intent was written
@@ -125,7 +125,7 @@ const ofLives = function*({ knowsTheDead, lives }: Pick<Story, "lives" | "knowsT
     const now = settled(journal)
     for (const event of events) {
       if (event._tag === "Waiting" && knowsTheDead) {
-        yield { rule: "waited", detail: `${where}: for ${event.owner}, which is dead` }
+        yield { rule: "waited", detail: `${where}: for ${event.holder}, which is dead` }
       }
       if (event._tag !== "Given") continue
       if (!now.has(event.step)) {
@@ -141,13 +141,13 @@ const ofLives = function*({ knowsTheDead, lives }: Pick<Story, "lives" | "knowsT
     for (const deed of deeds) {
       const since = kept.get(deed.step)
       if (deed.life === life.life && since !== undefined) {
-        yield { rule: "repeated", detail: `${where}: step "${deed.step}", settled since life ${since}` }
+        yield { rule: "repeated", detail: `${where}: step "${deed.step}", whose result is there since life ${since}` }
       }
       if (deed.effects === "idempotent" || deed.life !== life.life || journal._tag === "Unreadable") continue
       const intended = journal._tag === "Journal" && journal.lines.some((line) => line.step === deed.step)
       if (!intended) yield { rule: "unintended", detail: `${where}: the journal knows nothing of "${deed.step}"` }
     }
-    for (const step of now) kept.set(step, kept.get(step) ?? life.life)
+    for (const step of [...now, ...given.keys()]) kept.set(step, kept.get(step) ?? life.life)
   }
 }
 

@@ -38,8 +38,12 @@ interface Site {
   readonly deeds: Effect.Effect<ReadonlyArray<World.Deed>>
 }
 
-// The shortest that there is. Where a store does not know that an owner is dead, the next life waits for it.
+// A store that knows that an owner is dead waits for none; one that does not should wait for the shortest that there is.
+const longLease = 60_000
 const shortLease = 1_000
+
+const flag = (name: string, value: string | number | undefined): ReadonlyArray<string> =>
+  value === undefined ? [] : [`--${name}`, String(value)]
 
 export interface Options {
   readonly store: string
@@ -71,9 +75,13 @@ const site = Effect.fnUntraced(function*(options: Options, lease?: number) {
     table,
     context,
     args: [
-      ...["--store", options.store, "--place", place, "--log", log, "--run", runId, "--lease", String(lease ?? (store.knowsTheDead ? 60_000 : shortLease))],
-      ...(options.schema === undefined ? [] : ["--schema", options.schema]),
-      ...(options.fault === undefined ? [] : ["--fault", options.fault])
+      ...flag("store", options.store),
+      ...flag("place", place),
+      ...flag("log", log),
+      ...flag("run", runId),
+      ...flag("lease", lease ?? (store.knowsTheDead ? longLease : shortLease)),
+      ...flag("schema", options.schema),
+      ...flag("fault", options.fault)
     ],
     deeds: table === file ? file.read : Effect.zipWith(file.read, table.read, (one, two) => [...one, ...two])
   }
@@ -113,9 +121,9 @@ const spin = (micros: number) => {
 }
 
 const flagsOf = (life: number, fate: Fate): ReadonlyArray<string> => [
-  ...["--life", String(life)],
-  ...(fate._tag === "KilledAt" ? ["--kill-at", String(fate.boundary)] : []),
-  ...(fate._tag === "PausedAt" ? ["--pause-at", String(fate.boundary)] : [])
+  ...flag("life", life),
+  ...flag("kill-at", fate._tag === "KilledAt" ? fate.boundary : undefined),
+  ...flag("pause-at", fate._tag === "PausedAt" ? fate.boundary : undefined)
 ]
 
 /** Takes what a process says until it ends, or until it has said this. */
@@ -182,10 +190,11 @@ const runAgain = (one: Site, life: number): Effect.Effect<Story["again"]> =>
   Effect.gen(function*() {
     const before = (yield* one.deeds).length
     const context = yield* one.context
-    const result = yield* program({ file: one.file, table: one.table, life, points: Points.none, say: () => undefined }).pipe(
-      Checkpoint.run({ id: one.runId, input }),
-      Effect.provideContext(context)
-    )
+    const result = yield* program({ file: one.file, table: one.table, life, points: Points.none, say: () => undefined })
+      .pipe(
+        Checkpoint.run({ id: one.runId, input }),
+        Effect.provideContext(context)
+      )
     return { result: JSON.stringify(result), deeds: (yield* one.deeds).length - before }
   }).pipe(Effect.catchCause((cause) => Effect.succeed({ result: Cause.pretty(cause), deeds: 0 })))
 

@@ -1,7 +1,8 @@
 /** Faults that are planted in a worker, to see that the harness finds them. */
+import type { CheckpointStore } from "effect-resilience/durable/CheckpointStore"
+import * as Array from "effect/Array"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import type { CheckpointStore, Entry, Lease, RunStatus } from "effect-resilience/durable/CheckpointStore"
 
 export const Fault = Schema.Literals(["dropsIntents", "acknowledgesEarly", "isNotFenced", "keepsItsLease", "isNotPure"])
 export type Fault = typeof Fault.Type
@@ -13,20 +14,19 @@ const dropsIntents = (store: Store): Store => {
   let dropped = 0
   return {
     ...store,
-    append: (lease, entry, status) =>
+    append: (lease, entries, status) =>
       Effect.suspend(() => {
-        if (!entry.body.includes("\"StepIntended\"")) {
-          return store.append(lease, { ...entry, position: entry.position - dropped }, status)
-        }
-        dropped++
-        return Effect.void
+        const kept = entries.filter(({ body }) => !body.includes("\"StepIntended\""))
+        const moved = Array.map(kept, (entry, index) => ({ ...entry, position: entries[0].position - dropped + index }))
+        dropped += entries.length - kept.length
+        return Array.isReadonlyArrayNonEmpty(moved) ? store.append(lease, moved, status) : Effect.void
       })
   }
 }
 
 /** Acknowledges a record, and writes it when the next one comes. */
 const acknowledgesEarly = (store: Store): Store => {
-  let waiting: readonly [Lease, Entry, RunStatus | undefined] | undefined
+  let waiting: Parameters<Store["append"]> | undefined
   const flush = Effect.suspend(() => {
     const last = waiting
     waiting = undefined
@@ -34,11 +34,11 @@ const acknowledgesEarly = (store: Store): Store => {
   })
   return {
     ...store,
-    append: (lease, entry, status) =>
+    append: (...args) =>
       Effect.andThen(
         flush,
         Effect.sync(() => {
-          waiting = [lease, entry, status]
+          waiting = args
         })
       ),
     release: (lease) => Effect.andThen(flush, store.release(lease))

@@ -7,8 +7,7 @@
 import { Cause, Effect, Exit } from "effect"
 import { parseArgs } from "node:util"
 import * as campaign from "./campaign.ts"
-import * as services from "./services.ts"
-import { schema, stores } from "./stores.ts"
+import { available, stores } from "./stores.ts"
 
 const usage = `Usage: npm run test:kill -- [options]
 
@@ -99,20 +98,13 @@ const report = (finding: campaign.Finding): string =>
   ].join("\n")
 
 const program = Effect.scoped(Effect.gen(function*() {
-  const missing = yield* services.missing
-  const able = names.filter((name) => {
-    const service = stores[name]?.service
-    const why = service === undefined ? undefined : missing[service]
-    if (why !== undefined && process.env["CI"] === "true") fail(`${name} cannot be tested: ${why}`)
-    if (why !== undefined) process.stderr.write(`SKIPPED, NOT TESTED: ${name}. ${why}\n`)
-    return why === undefined
-  })
+  const { able, schema } = yield* available(names)
   const orders: campaign.Orders = {
     stores: able,
     seed: integer("seed", 0),
     kills: Math.ceil(integer("kills", 1) / Math.max(1, able.length)),
     pauses: integer("pauses", 0),
-    schema: missing.PostgreSQL === undefined ? yield* schema : undefined,
+    schema,
     concurrency: integer("concurrency", 1)
   }
   const [store] = able

@@ -1,8 +1,8 @@
 /** A durable program with every kind of step, all of which leave their mark on the world. */
+import * as Checkpoint from "effect-resilience/durable/Checkpoint"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
-import * as Checkpoint from "effect-resilience/durable/Checkpoint"
 import { createHash } from "node:crypto"
 import type { Event } from "./Event.ts"
 import { act, find, type Where, type World } from "./World.ts"
@@ -18,14 +18,13 @@ export const input = { topic: "tides" }
 const plan: typeof Plan.Type = { titles: ["moon", "sun", "wind"], turns: 4 }
 
 // Longer than a page of memory, so that a kill finds something of it written and something not.
-const length = 50_000
+const length = 20_000
 
 export const digest = (value: unknown): string =>
   createHash("sha256").update(JSON.stringify(value)).digest("hex").slice(0, 16)
 
 /** A step's id as the journal has it. */
-const idOf = (name: string) =>
-  Effect.map(Checkpoint.current, ({ scope }) => scope === "" ? name : `${scope}/${name}`)
+const idOf = (name: string) => Effect.map(Checkpoint.current, ({ scope }) => scope === "" ? name : `${scope}/${name}`)
 
 const keyOf = (id: string) => Effect.map(Checkpoint.current, ({ runId }) => `${runId}/${id}`)
 
@@ -54,9 +53,16 @@ export const program = (world: World) => {
     value: S["Type"],
     where: Where = "file"
   ) =>
-    Effect.flatMap(idOf(name), (id) =>
-      Checkpoint.step(name.replace(/#\d+$/, ""), { success }, Effect.as(mark("idempotent", id, digest(value), where), value))
-        .pipe(given(id)))
+    Effect.flatMap(
+      idOf(name),
+      (id) =>
+        Checkpoint.step(
+          name.replace(/#\d+$/, ""),
+          { success },
+          Effect.as(mark("idempotent", id, digest(value), where), value)
+        )
+          .pipe(given(id))
+    )
 
   /** A step that must not happen twice, and finds in the world whether it has happened. */
   const once = (name: string, where: Where) =>
@@ -68,10 +74,13 @@ export const program = (world: World) => {
           success: Schema.String,
           effects: "atMostOnce",
           reconcile: Effect.tap(
-            Effect.map(find(world, where, id), Option.match({
-              onNone: () => Checkpoint.notHappened,
-              onSome: Checkpoint.happened
-            })),
+            Effect.map(
+              find(world, where, id),
+              Option.match({
+                onNone: () => Checkpoint.notHappened,
+                onSome: Checkpoint.happened
+              })
+            ),
             (found) => say({ _tag: "Reconciled", step: id, happened: found._tag === "Happened" })
           )
         },

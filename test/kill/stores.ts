@@ -1,16 +1,19 @@
 /** The stores that are worked to death, a line each. What a store needs is loaded with the store. */
+import type { PgClient } from "@effect/sql-pg/PgClient"
+import type * as PgTypes from "@effect/sql-pg/PgTypes"
+import { CheckpointStore } from "effect-resilience/durable/CheckpointStore"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Redacted from "effect/Redacted"
+import * as Result from "effect/Result"
 import type * as Scope from "effect/Scope"
 import type { Transformer } from "effect/sql/Statement"
-import { CheckpointStore } from "effect-resilience/durable/CheckpointStore"
 import { randomUUID } from "node:crypto"
 import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
 import type { Points } from "./Points.ts"
-import { databaseUrl } from "./services.ts"
+import { databaseUrl, missing, type Service } from "./services.ts"
 
 export interface Store {
   /** A place of its own for a run, which goes with the scope. */
@@ -18,7 +21,7 @@ export interface Store {
   readonly layer: (place: string, points: Points) => Promise<Layer.Layer<CheckpointStore, unknown>>
   /** Whether it knows at once that an owner on this machine was killed. Otherwise the lease has to run out. */
   readonly knowsTheDead: boolean
-  readonly service?: "PostgreSQL" | "Redis"
+  readonly service?: Service
 }
 
 export const folder: Effect.Effect<string, never, Scope.Scope> = Effect.acquireRelease(
@@ -30,13 +33,16 @@ export const folder: Effect.Effect<string, never, Scope.Scope> = Effect.acquireR
 export const schema: Effect.Effect<string, unknown, Scope.Scope> = Effect.gen(function*() {
   const PgClient = yield* Effect.promise(() => import("@effect/sql-pg/PgClient"))
   const Reactivity = yield* Effect.promise(() => import("effect/reactivity/Reactivity"))
-  const sql = yield* PgClient.make({ url: Redacted.make(databaseUrl), maxConnections: 1 }).pipe(
-    Effect.provide(Reactivity.layer)
-  )
   const name = `kill_${randomUUID().replaceAll("-", "")}`
+  // A connection each: a pool that has let an idle one go cannot open another one while its scope closes.
+  const using = <A, E>(use: (sql: PgClient) => Effect.Effect<A, E>) =>
+    Effect.flatMap(PgClient.make({ url: Redacted.make(databaseUrl), maxConnections: 1 }), use).pipe(
+      Effect.scoped,
+      Effect.provide(Reactivity.layer)
+    )
   return yield* Effect.acquireRelease(
-    Effect.as(sql`CREATE SCHEMA ${sql(name)}`, name),
-    () => Effect.orDie(sql`DROP SCHEMA ${sql(name)} CASCADE`)
+    Effect.as(using((sql) => sql`CREATE SCHEMA ${sql(name)}`), name),
+    () => Effect.orDie(using((sql) => sql`DROP SCHEMA ${sql(name)} CASCADE`))
   )
 })
 
@@ -63,6 +69,19 @@ const statements = async <E>(points: Points, store: Layer.Layer<CheckpointStore,
   ).pipe(Layer.provide(store), Layer.provide(Layer.succeed(CurrentTransformer, watch)))
 }
 
+const numbers = ({ makeRegistry, OID }: typeof PgTypes) => {
+  const registry = makeRegistry()
+  registry.register<number>(OID.int8, {
+    encode: (value) => {
+      const bytes = Buffer.alloc(8)
+      bytes.writeBigInt64BE(BigInt(value))
+      return Result.succeed(bytes)
+    },
+    decode: (bytes) => Result.succeed(Number(Buffer.from(bytes).readBigInt64BE()))
+  })
+  return registry
+}
+
 export const stores: Readonly<Record<string, Store>> = {
   sqlite: {
     place: folder,
@@ -76,12 +95,14 @@ export const stores: Readonly<Record<string, Store>> = {
     place: schema,
     layer: async (place, points) => {
       const PgClient = await import("@effect/sql-pg/PgClient")
+      const PgTypes = await import("@effect/sql-pg/PgTypes")
       const SqlCheckpointStore = await import("effect-resilience/durable/stores/SqlCheckpointStore")
       return statements(
         points,
         SqlCheckpointStore.layer.pipe(Layer.provide(PgClient.layer({
           url: Redacted.make(databaseUrl),
           startupParameters: { search_path: place },
+          types: numbers(PgTypes),
           maxConnections: 2
         })))
       )
@@ -90,3 +111,15 @@ export const stores: Readonly<Record<string, Store>> = {
     service: "PostgreSQL"
   }
 }
+
+/** Which of these stores can be worked here, and a schema for what is done outside, if there is PostgreSQL. */
+export const available = Effect.fnUntraced(function*(names: ReadonlyArray<string>) {
+  const absent = yield* missing
+  const able = names.filter((name) => {
+    const service = stores[name]?.service
+    const why = service === undefined ? undefined : absent[service]
+    if (why !== undefined) process.stderr.write(`SKIPPED, NOT TESTED: kills over ${name}. ${why}\n`)
+    return why === undefined
+  })
+  return { able, schema: absent.PostgreSQL === undefined ? yield* schema : undefined }
+})

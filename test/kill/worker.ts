@@ -5,12 +5,12 @@
  *       --run r --life 1 --kill-at 12
  */
 // Its modules are imported one by one: loading all of Effect would be half of a short life.
+import * as Checkpoint from "effect-resilience/durable/Checkpoint"
+import { CheckpointStore } from "effect-resilience/durable/CheckpointStore"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Predicate from "effect/Predicate"
 import * as Schema from "effect/Schema"
-import * as Checkpoint from "effect-resilience/durable/Checkpoint"
-import { CheckpointStore } from "effect-resilience/durable/CheckpointStore"
 import { parseArgs } from "node:util"
 import { aloud, type Event } from "./Event.ts"
 import * as faults from "./faults.ts"
@@ -69,11 +69,15 @@ const main = Effect.gen(function*() {
     Effect.updateService(CheckpointStore, (store) => Points.around(points, faults.inStore(fault, store)))
   )
   // Whoever finds the run taken waits until its lease is over, and no longer.
-  const patient: typeof work = Effect.catchTag(work, "RunLocked", ({ owner, remaining }) =>
-    say({ _tag: "Waiting", owner, millis: Duration.toMillis(remaining) }).pipe(
-      Effect.andThen(Effect.sleep(Duration.sum(remaining, Duration.millis(5)))),
-      Effect.andThen(Effect.suspend(() => patient))
-    ))
+  const patient: typeof work = Effect.catchTag(
+    work,
+    "RunLeased",
+    ({ holder, remaining }) =>
+      say({ _tag: "Waiting", holder, millis: Duration.toMillis(remaining) }).pipe(
+        Effect.andThen(Effect.sleep(Duration.sum(remaining, Duration.millis(5)))),
+        Effect.andThen(Effect.suspend(() => patient))
+      )
+  )
   const result = yield* Effect.provide(patient, layer)
   yield* say({ _tag: "Done", result: JSON.stringify(result) })
 }).pipe(

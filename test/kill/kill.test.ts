@@ -1,0 +1,75 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Effect } from "effect"
+import * as campaign from "./campaign.ts"
+import type { Rule } from "./checks.ts"
+import * as driver from "./driver.ts"
+import type { Fault } from "./faults.ts"
+import { available, stores } from "./stores.ts"
+
+const names = Object.keys(stores)
+
+describe("runs that are killed with SIGKILL, over every store", () => {
+  it.live(
+    "give what unharmed ones give, repeat nothing that must not be, and lose nothing that was acknowledged",
+    () =>
+      Effect.gen(function*() {
+        const { able, schema } = yield* available(names)
+        const kills = Math.ceil(20 / names.length)
+        const orders = { stores: able, seed: 1, kills, pauses: 1, schema, concurrency: 2 }
+        const { findings, tallies } = yield* campaign.run(orders)
+        assert.deepStrictEqual(findings, [])
+        for (const tally of tallies) {
+          assert.isAtLeast(campaign.killsOf(tally), kills, tally.store)
+          assert.strictEqual(tally.pauses, 1, tally.store)
+        }
+      }),
+    120_000
+  )
+})
+
+/** Where the unharmed run passes a boundary of this name. */
+const unharmed = Effect.runSync(Effect.cached(driver.unharmed({ store: "sqlite" })))
+const boundary = (name: string) =>
+  Effect.map(unharmed, ({ events }) => {
+    const found = events.find((event) => event._tag === "Passing" && event.where === name)
+    return found?._tag === "Passing" ? found.at : assert.fail(`no boundary is named ${name}`)
+  })
+
+const killedAt = Effect.fnUntraced(function*(fault: Fault, where: string) {
+  const fate = { _tag: "KilledAt" as const, boundary: yield* boundary(where) }
+  return yield* driver.story({ store: "sqlite", fault }, yield* unharmed, { lives: [{ fate, glanceAt: [] }] })
+})
+
+const spared = Effect.fnUntraced(function*(fault: Fault) {
+  return yield* driver.story({ store: "sqlite", fault }, yield* unharmed, { lives: [] })
+})
+
+const pausedAt = Effect.fnUntraced(function*(fault: Fault, where: string) {
+  return yield* driver.paused({ store: "sqlite", fault }, yield* unharmed, yield* boundary(where))
+})
+
+describe("the harness, when a fault is planted,", () => {
+  it.live.each<readonly [what: string, found: Effect.Effect<driver.Told, unknown>, rules: ReadonlyArray<Rule>]>([
+    [
+      "a store that drops the intents of steps that must not happen twice",
+      killedAt("dropsIntents", "after charge"),
+      ["unintended", "duplicated"]
+    ],
+    [
+      "a store that acknowledges a record before it is written",
+      killedAt("acknowledgesEarly", "before append StepIntended charge"),
+      ["lost", "repeated"]
+    ],
+    ["a store that keeps the lease of a finished run", spared("keepsItsLease"), ["leased"]],
+    ["a program that gives something else in every process", spared("isNotPure"), ["result", "restless"]],
+    [
+      "a holder that goes on after its lease was taken over",
+      pausedAt("isNotFenced", "before append StepSucceeded plan"),
+      ["unfenced"]
+    ]
+  ])("finds %s", ([, found, rules]) =>
+    Effect.gen(function*() {
+      const { violations } = yield* found
+      assert.deepStrictEqual([...new Set(violations.map(({ rule }) => rule))], rules)
+    }), 60_000)
+})
