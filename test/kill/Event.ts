@@ -3,7 +3,7 @@ import * as Schema from "effect/Schema"
 import * as fs from "node:fs"
 
 export const Event = Schema.TaggedUnion({
-  /** The boundary that it passes now, counted from 1. */
+  /** The boundary that it passes now, counted from 1, and 0 for those of renewals. */
   Passing: { at: Schema.Finite, kind: Schema.Literals(["store", "inside", "effect"]), where: Schema.String },
   /** A step has given its result to the program, or the failure that it remembers. */
   Given: { step: Schema.String, as: Schema.Literals(["result", "failure"]), digest: Schema.String },

@@ -53,6 +53,8 @@ export interface World {
   readonly file: Log
   readonly table: Log
   readonly life: number
+  /** How many milliseconds it makes the program wait in a step, so that its lease is renewed meanwhile. */
+  readonly linger: number
   readonly points: Points
   readonly say: Say
 }

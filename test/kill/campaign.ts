@@ -64,10 +64,10 @@ const count = (tally: Tally, { lives, violations }: driver.Told): void => {
 
 const tell = (fate: Fate, life: Life): string => {
   const last = lastBoundary(life)
-  const at = last === undefined ? "before its first boundary" : `at boundary ${last.at}, ${last.kind} ${last.where}`
+  const at = last === undefined ? "before its first boundary" : `at boundary ${last.at}, ${last.where}`
   switch (fate._tag) {
     case "KilledAt":
-      return isKilled(life) ? `killed ${at}` : `to be killed at boundary ${fate.boundary}, did not come to it`
+      return isKilled(life) ? `killed ${at}` : `was to be killed at ${fate.boundary}, and did not come to it`
     case "KilledAfter":
       return isKilled(life) ? `killed ${fate.micros} µs after line ${fate.lines}, ${at}` : "done before it was killed"
     case "PausedAt":

@@ -26,7 +26,7 @@ const exited = { code: 0, signal: null, errors: "" }
 /** Killed after the charge and before its record, and resumed. */
 const first: Life = {
   life: 1,
-  fate: { _tag: "KilledAt", boundary: 7 },
+  fate: { _tag: "KilledAt", boundary: "after charge" },
   events: [givenPlan, passing],
   ended: killed,
   glances: [{ _tag: "Absent" }, { _tag: "Journal", status: "running", leased: true, lines: [opened] }],

@@ -7,9 +7,9 @@ import type { Deed } from "./World.ts"
  * after a line, or left alone.
  */
 export type Fate =
-  | { readonly _tag: "KilledAt"; readonly boundary: number }
+  | { readonly _tag: "KilledAt"; readonly boundary: string }
   | { readonly _tag: "KilledAfter"; readonly lines: number; readonly micros: number }
-  | { readonly _tag: "PausedAt"; readonly boundary: number }
+  | { readonly _tag: "PausedAt"; readonly boundary: string }
   | { readonly _tag: "Spared" }
 
 export interface JournalLine {

@@ -123,7 +123,11 @@ const spin = (micros: number) => {
 const flagsOf = (life: number, fate: Fate): ReadonlyArray<string> => [
   ...flag("life", life),
   ...flag("kill-at", fate._tag === "KilledAt" ? fate.boundary : undefined),
-  ...flag("pause-at", fate._tag === "PausedAt" ? fate.boundary : undefined)
+  ...flag("pause-at", fate._tag === "PausedAt" ? fate.boundary : undefined),
+  // A renewal comes with a third of the lease, for which the program has to wait.
+  ...(fate._tag === "KilledAt" && / renew$/.test(fate.boundary)
+    ? [...flag("lease", shortLease), ...flag("linger", shortLease)]
+    : [])
 ]
 
 /** Takes what a process says until it ends, or until it has said this. */
@@ -190,7 +194,14 @@ const runAgain = (one: Site, life: number): Effect.Effect<Story["again"]> =>
   Effect.gen(function*() {
     const before = (yield* one.deeds).length
     const context = yield* one.context
-    const result = yield* program({ file: one.file, table: one.table, life, points: Points.none, say: () => undefined })
+    const result = yield* program({
+      file: one.file,
+      table: one.table,
+      life,
+      linger: 0,
+      points: Points.none,
+      say: () => undefined
+    })
       .pipe(
         Checkpoint.run({ id: one.runId, input }),
         Effect.provideContext(context)
@@ -236,14 +247,14 @@ export const story = (options: Options, unharmed: Unharmed, plan: Plan): Effect.
  * Pauses the holder of a run until its lease has lapsed and another process has finished the run, and lets it go on
  * then.
  */
-export const paused = (options: Options, unharmed: Unharmed, boundary: number): Effect.Effect<Told, unknown> =>
+export const paused = (options: Options, unharmed: Unharmed, boundary: string): Effect.Effect<Told, unknown> =>
   Effect.scoped(Effect.gen(function*() {
     const one = yield* site(options, shortLease)
     const look = Effect.all({ journal: read(one), deeds: one.deeds })
     const fate: Fate = { _tag: "PausedAt", boundary }
     const holder = yield* Process.start(worker, [...one.args, ...flagsOf(1, fate)])
     const events: Array<Event> = []
-    yield* listen(holder, events, undefined, (event) => event._tag === "Passing" && event.at === boundary)
+    yield* listen(holder, events, undefined, (event) => event._tag === "Passing" && event.where === boundary)
     const asleep: Life = {
       life: 1,
       fate,

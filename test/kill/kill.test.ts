@@ -27,16 +27,10 @@ describe("runs that are killed with SIGKILL, over every store", () => {
   )
 })
 
-/** Where the unharmed run passes a boundary of this name. */
 const unharmed = Effect.runSync(Effect.cached(driver.unharmed({ store: "sqlite" })))
-const boundary = (name: string) =>
-  Effect.map(unharmed, ({ events }) => {
-    const found = events.find((event) => event._tag === "Passing" && event.where === name)
-    return found?._tag === "Passing" ? found.at : assert.fail(`no boundary is named ${name}`)
-  })
 
-const killedAt = Effect.fnUntraced(function*(fault: Fault, where: string) {
-  const fate = { _tag: "KilledAt" as const, boundary: yield* boundary(where) }
+const killedAt = Effect.fnUntraced(function*(fault: Fault, boundary: string) {
+  const fate = { _tag: "KilledAt" as const, boundary }
   return yield* driver.story({ store: "sqlite", fault }, yield* unharmed, { lives: [{ fate, glanceAt: [] }] })
 })
 
@@ -44,8 +38,8 @@ const spared = Effect.fnUntraced(function*(fault: Fault) {
   return yield* driver.story({ store: "sqlite", fault }, yield* unharmed, { lives: [] })
 })
 
-const pausedAt = Effect.fnUntraced(function*(fault: Fault, where: string) {
-  return yield* driver.paused({ store: "sqlite", fault }, yield* unharmed, yield* boundary(where))
+const pausedAt = Effect.fnUntraced(function*(fault: Fault, boundary: string) {
+  return yield* driver.paused({ store: "sqlite", fault }, yield* unharmed, boundary)
 })
 
 describe("the harness, when a fault is planted,", () => {

@@ -2,37 +2,30 @@
 import { Effect, Random } from "effect"
 import type { Unharmed } from "./checks.ts"
 import type { Plan } from "./driver.ts"
-import type { Event } from "./Event.ts"
 
-type Passing = Extract<Event, { readonly _tag: "Passing" }>
-
-const boundariesOf = ({ events }: Unharmed): ReadonlyArray<Passing> =>
-  events.filter((event) => event._tag === "Passing")
+/** Everything that a run passes which nobody harms, and what it passes if it lasts. */
+const boundariesOf = ({ events }: Unharmed): ReadonlyArray<string> => [
+  ...events.flatMap((event) => event._tag === "Passing" && event.at > 0 ? [event.where] : []),
+  ...["before renew", "after renew"]
+]
 
 /** What a boundary has in common with others of other steps. */
 const sortOf = ({ deeds }: Unharmed) => {
   const effects = new Map(deeds.map((deed) => [deed.step, deed.effects]))
-  return ({ kind, where }: Passing): string => {
-    if (kind === "inside") return where
-    const words = where.split(" ")
-    const ofStep = effects.get(words.at(-1) ?? "")
-    return ofStep === undefined ? where : [...words.slice(0, -1), ofStep].join(" ")
-  }
+  return (boundary: string): string =>
+    boundary.replace(/ \(\d+\)$/, "").replaceAll(/[^\s:]+/g, (word) => effects.get(word) ?? word)
 }
 
 /**
  * All boundaries of a run, shuffled, one of every sort after the other, so that a few of them already are of many
  * sorts.
  */
-const deck = (seed: string, unharmed: Unharmed): Effect.Effect<ReadonlyArray<number>> =>
+const deck = (seed: string, unharmed: Unharmed): Effect.Effect<ReadonlyArray<string>> =>
   Effect.gen(function*() {
     const sorts = Map.groupBy(yield* Random.shuffle(boundariesOf(unharmed)), sortOf(unharmed))
     const rounds = Math.max(...Array.from(sorts.values(), (sort) => sort.length))
-    return Array.from({ length: rounds }, (_, round) =>
-      Array.from(sorts.values()).flatMap((sort) => {
-        const boundary = sort[round]
-        return boundary === undefined ? [] : [boundary.at]
-      })).flat()
+    return Array.from({ length: rounds }, (_, round) => Array.from(sorts.values()).flatMap((sort) => sort[round] ?? []))
+      .flat()
   }).pipe(Random.withSeed(`${seed}/deck`))
 
 /** A resumed life does not do again what the lives before it have done: its first boundaries matter most. */
@@ -50,9 +43,9 @@ export const lives = (seed: string, n: number, unharmed: Unharmed): Effect.Effec
         const lines = yield* between(1, length)
         return { fate: { _tag: "KilledAfter" as const, lines, micros: yield* between(0, 1_500) }, glanceAt: [] }
       }
-      const drawn = boundaries[n % boundaries.length] ?? 1
-      const boundary = index === 0 ? drawn : yield* between(1, resumedLength)
-      return { fate: { _tag: "KilledAt" as const, boundary }, glanceAt: [yield* between(1, boundary)] }
+      const boundary = (index === 0 ? boundaries[n % boundaries.length] : undefined) ??
+        String(yield* between(1, resumedLength))
+      return { fate: { _tag: "KilledAt" as const, boundary }, glanceAt: [yield* between(1, length)] }
     })
     return yield* Effect.forEach(Array.from({ length: yield* between(1, 4) }, (_, index) => index), one)
   }).pipe(Random.withSeed(`${seed}/${n}`))
@@ -63,15 +56,14 @@ export const lives = (seed: string, n: number, unharmed: Unharmed): Effect.Effec
  * Between the intent of a step that must not happen twice and what the step does, no store can help: whoever takes over
  * finds that nothing has happened, and the one who was paused there goes on.
  */
-export const pause = (seed: string, n: number, unharmed: Unharmed): Effect.Effect<number> =>
+export const pause = (seed: string, n: number, unharmed: Unharmed): Effect.Effect<string> =>
   Effect.gen(function*() {
     const all = boundariesOf(unharmed)
     const once = new Set(unharmed.deeds.filter((deed) => deed.effects === "atMostOnce").map((deed) => deed.step))
-    const from = all.findIndex(({ where }) => where === "after acquire")
-    const to = all.findLastIndex(({ where }) => where === "before append RunCompleted")
-    const fit = all.slice(from, to + 1).filter(({ kind, where }) =>
-      kind !== "inside" && !where.startsWith("after append StepIntended") &&
-      !(kind === "effect" && where.startsWith("before") && once.has(where.slice("before ".length)))
+    const held = all.slice(all.indexOf("after acquire"), all.indexOf("before append RunCompleted") + 1)
+    const fit = held.filter((boundary) =>
+      !boundary.includes(":") && !boundary.startsWith("after append StepIntended") &&
+      !(boundary.startsWith("before ") && once.has(boundary.slice("before ".length)))
     )
-    return (yield* Effect.orDie(Random.choice(fit))).at
+    return yield* Effect.orDie(Random.choice(fit))
   }).pipe(Random.withSeed(`${seed}/pause/${n}`))

@@ -107,7 +107,9 @@ export const program = (world: World) => {
   const stock = Checkpoint.step(
     "stock",
     { error: NoStock },
-    Effect.andThen(mark("idempotent", "stock", "none", "file"), new NoStock({ item: "paper" }))
+    Effect.delay(mark("idempotent", "stock", "none", "file"), world.linger).pipe(
+      Effect.andThen(new NoStock({ item: "paper" }))
+    )
   ).pipe(
     given("stock"),
     Effect.as("in stock"),

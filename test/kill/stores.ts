@@ -51,7 +51,7 @@ const statements = async <E>(points: Points, store: Layer.Layer<CheckpointStore,
   const { CurrentTransformer } = await import("effect/sql/Statement")
   const watch: Transformer = (statement) => {
     const [text] = statement.compile()
-    return Effect.as(points.pass("inside", text.replace(/\s+/g, " ").slice(0, 60)), statement)
+    return Effect.as(points.within(text.trim().replace(/\s+/g, " ").slice(0, 50), Effect.void), statement)
   }
   const watched = Effect.provideService(CurrentTransformer, watch)
   return Layer.effect(

@@ -27,8 +27,9 @@ const Options = Schema.Struct({
   "run": Schema.String,
   "life": Schema.FiniteFromString,
   "lease": Schema.FiniteFromString,
-  "kill-at": Schema.optionalKey(Schema.FiniteFromString),
-  "pause-at": Schema.optionalKey(Schema.FiniteFromString),
+  "linger": Schema.optionalKey(Schema.FiniteFromString),
+  "kill-at": Schema.optionalKey(Schema.String),
+  "pause-at": Schema.optionalKey(Schema.String),
   "fault": Schema.optionalKey(faults.Fault)
 })
 
@@ -41,6 +42,7 @@ const { values } = parseArgs({
     "run": { type: "string" },
     "life": { type: "string" },
     "lease": { type: "string" },
+    "linger": { type: "string" },
     "kill-at": { type: "string" },
     "pause-at": { type: "string" },
     "fault": { type: "string" }
@@ -54,7 +56,7 @@ const say = (event: Event) => Effect.sync(() => aloud(event))
 
 const main = Effect.gen(function*() {
   const options = yield* Schema.decodeUnknownEffect(Options)(values)
-  const { fault, life, log, place, run, schema } = options
+  const { fault, life, linger = 0, log, place, run, schema } = options
   const points = Points.make({ kill: options["kill-at"], pause: options["pause-at"] }, aloud)
   const file = World.file(log)
   const table = schema === undefined
@@ -64,7 +66,7 @@ const main = Effect.gen(function*() {
   if (store === undefined) return yield* Effect.die(`no store is named ${options.store}`)
   const layer = yield* Effect.promise(() => store.layer(place, points))
 
-  const work = faults.inProgram(fault, program({ file, table, life, points, say: aloud })).pipe(
+  const work = faults.inProgram(fault, program({ file, table, life, linger, points, say: aloud })).pipe(
     Checkpoint.run({ id: run, input, lease: options.lease }),
     Effect.updateService(CheckpointStore, (store) => Points.around(points, faults.inStore(fault, store)))
   )
