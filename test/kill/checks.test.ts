@@ -1,5 +1,14 @@
 import { assert, describe, it } from "@effect/vitest"
-import { type Continued, type Life, ofContinued, ofStory, type Reading, type Rule, type Story } from "./checks.ts"
+import {
+  type Continued,
+  isAsking,
+  type Life,
+  ofContinued,
+  ofStory,
+  type Reading,
+  type Rule,
+  type Story
+} from "./checks.ts"
 import type { Event } from "./Event.ts"
 import type { Deed } from "./World.ts"
 
@@ -166,6 +175,7 @@ const fenced: Event = { _tag: "Failed", tag: "CheckpointStoreError", reason: "Fe
 const there = { journal: finished, deeds: [planned, { ...charged, life: 2 }] }
 const continued: Continued = {
   life: { life: 1, events: [fenced], ended: { code: 1, signal: null, errors: "" } },
+  asking: false,
   before: there,
   after: there
 }
@@ -178,6 +188,16 @@ describe("the checks of a paused holder", () => {
   it("let it do once more the idempotent effect that it was paused in", () => {
     const deeds = [...there.deeds, { ...planned, step: "turn", key: "k3" }]
     assert.deepStrictEqual(ofContinued({ ...continued, after: { ...there, deeds } }), [])
+  })
+
+  it("let it hear too late from a store that it had asked before", () => {
+    const late: Continued = {
+      ...continued,
+      life: { ...continued.life, events: [{ ...fenced, reason: "Unavailable" }] }
+    }
+    assert.deepStrictEqual(ofContinued({ ...late, asking: true }), [])
+    assert.isTrue(isAsking({ events: [{ _tag: "Passing", at: 1, kind: "store", where: "before append" }] }))
+    assert.isFalse(isAsking({ events: [passing] }))
   })
 
   it.each<readonly [what: string, Continued]>([

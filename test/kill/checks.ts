@@ -200,10 +200,19 @@ export const ofStory = (story: Story): ReadonlyArray<Violation> => [
   ...ofTheEnd(story)
 ]
 
+/** Whether a life that ends here has asked the store for something that it has not been answered. */
+export const isAsking = ({ events }: Pick<Life, "events">): boolean => {
+  const count = (word: string) =>
+    events.filter((event) => event._tag === "Passing" && event.kind === "store" && event.where.startsWith(word)).length
+  return count("before ") > count("after ")
+}
+
 /** A holder that was paused, continued after another process had finished the run. */
 export interface Continued {
   /** What it said and how it ended, from then on. */
   readonly life: Pick<Life, "life" | "ended" | "events">
+  /** Whether it was waiting for an answer of the store when it was paused. */
+  readonly asking: boolean
   readonly before: Pick<Life, "journal" | "deeds">
   readonly after: Pick<Life, "journal" | "deeds">
 }
@@ -212,11 +221,13 @@ export interface Continued {
  * Everything that is wrong with what a holder did after its lease had lapsed. The one thing that it may do once more is
  * the idempotent effect that it was paused in the middle of.
  */
-export const ofContinued = ({ after, before, life }: Continued): ReadonlyArray<Violation> => {
+export const ofContinued = ({ after, asking, before, life }: Continued): ReadonlyArray<Violation> => {
   const found: Array<Violation> = []
   const add = (detail: string) => found.push({ rule: "unfenced", detail })
   const last = life.events.at(-1)
-  if (last?._tag !== "Failed" || last.tag !== "CheckpointStoreError" || last.reason !== "Fenced") {
+  // An answer that was asked for before may be too late by now, whatever it would have been.
+  const reasons = asking ? ["Fenced", "Unavailable"] : ["Fenced"]
+  if (last?._tag !== "Failed" || last.tag !== "CheckpointStoreError" || !reasons.includes(last.reason)) {
     const how = last?._tag === "Failed" ? `${last.tag} ${last.reason}: ${last.message}` : last?._tag ?? "nothing"
     add(`it was to end with CheckpointStoreError Fenced, and ended with ${how} ${life.ended.errors.slice(0, 2_000)}`)
   }

@@ -7,6 +7,7 @@ import * as Process from "../support/process.ts"
 import {
   type Fate,
   howItEnded,
+  isAsking,
   isKilled,
   type JournalLine,
   type Life,
@@ -125,7 +126,7 @@ const flagsOf = (life: number, fate: Fate): ReadonlyArray<string> => [
   ...flag("kill-at", fate._tag === "KilledAt" ? fate.boundary : undefined),
   ...flag("pause-at", fate._tag === "PausedAt" ? fate.boundary : undefined),
   // A renewal comes with a third of the lease, for which the program has to wait.
-  ...(fate._tag === "KilledAt" && / renew$/.test(fate.boundary)
+  ...(fate._tag === "KilledAt" && fate.boundary.endsWith(" renew")
     ? [...flag("lease", shortLease), ...flag("linger", shortLease)]
     : [])
 ]
@@ -277,7 +278,7 @@ export const paused = (options: Options, unharmed: Unharmed, boundary: string): 
       violations: [
         // A holder that is paused is not dead, and is waited for.
         ...ofStory({ lives, again, unharmed, knowsTheDead: false }),
-        ...ofContinued({ life: { life: 1, events, ended }, before, after })
+        ...ofContinued({ life: { life: 1, events, ended }, asking: isAsking(asleep), before, after })
       ]
     }
   }))

@@ -6,7 +6,8 @@ import type { Plan } from "./driver.ts"
 /** Everything that a run passes which nobody harms, and what it passes if it lasts. */
 const boundariesOf = ({ events }: Unharmed): ReadonlyArray<string> => [
   ...events.flatMap((event) => event._tag === "Passing" && event.at > 0 ? [event.where] : []),
-  ...["before renew", "after renew"]
+  "before renew",
+  "after renew"
 ]
 
 /** What a boundary has in common with others of other steps. */
