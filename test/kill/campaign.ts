@@ -19,6 +19,7 @@ export interface Tally {
   /** How often a life had to wait for the lease of a dead one. */
   waits: number
   pauses: number
+  givenUp: number
   violations: number
 }
 
@@ -33,6 +34,7 @@ const tallyOf = (store: string): Tally => ({
   reconciled: { happened: 0, notHappened: 0 },
   waits: 0,
   pauses: 0,
+  givenUp: 0,
   violations: 0
 })
 
@@ -72,6 +74,10 @@ const tell = (fate: Fate, life: Life): string => {
       return isKilled(life) ? `killed ${fate.micros} µs after line ${fate.lines}, ${at}` : "done before it was killed"
     case "PausedAt":
       return `paused ${at}`
+    case "Refused":
+      return `refused${
+        life.events.some((event) => event._tag === "Failed" && event.tag === fate.tag) ? "" : ", or not"
+      }`
     case "Spared":
       return isDone(life) ? "done" : `not done, ${at}`
   }
@@ -81,7 +87,7 @@ const tell = (fate: Fate, life: Life): string => {
 export interface Finding extends Violation {
   readonly store: string
   readonly seed: number
-  /** The number of the run, or of the pause with a `p` before it. */
+  /** The number of the run; of a pause, with a `p` before it; or `u` for the run that is given up. */
   readonly run: string
   readonly lives: ReadonlyArray<string>
 }
@@ -93,6 +99,8 @@ export interface Orders {
   readonly kills: number
   /** How many holders are paused over each store. */
   readonly pauses: number
+  /** Whether one run over each store kills its processes until it is given up. */
+  readonly givenUp: boolean
   readonly schema: string | undefined
   readonly concurrency: number
 }
@@ -142,6 +150,11 @@ const pauseRun = Effect.fnUntraced(function*(orders: Orders, desk: Desk, n: numb
   desk.tally.pauses++
 })
 
+const giveUpRun = Effect.fnUntraced(function*(orders: Orders, desk: Desk) {
+  yield* note(orders, desk, "u", yield* driver.givenUp(desk.options, desk.unharmed))
+  desk.tally.givenUp++
+})
+
 /** Kills over all the stores until each has had its share. */
 export const run = Effect.fnUntraced(function*(orders: Orders) {
   const semaphore = yield* Semaphore.make(orders.concurrency)
@@ -166,7 +179,8 @@ export const run = Effect.fnUntraced(function*(orders: Orders) {
         if (killsOf(one.tally) === before) return yield* Effect.die(`nobody could be killed over ${store}`)
       }
     })
-    yield* Effect.all([...pauses, kills], { concurrency: "unbounded", discard: true })
+    const givenUp = orders.givenUp ? [turn(giveUpRun(orders, one))] : []
+    yield* Effect.all([...givenUp, ...pauses, kills], { concurrency: "unbounded", discard: true })
     return one
   })
   const desks = yield* Effect.forEach(orders.stores, work, { concurrency: "unbounded" })
@@ -176,7 +190,8 @@ export const run = Effect.fnUntraced(function*(orders: Orders) {
 /** Does once more what a finding is of. */
 export const again = Effect.fnUntraced(function*(orders: Orders, store: string, run: string) {
   const one = yield* desk(orders, store)
-  if (run.startsWith("p")) yield* pauseRun(orders, one, Number(run.slice(1)))
+  if (run === "u") yield* giveUpRun(orders, one)
+  else if (run.startsWith("p")) yield* pauseRun(orders, one, Number(run.slice(1)))
   else yield* killRun(orders, one, Number(run), yield* plan.lives(one.seed, Number(run), one.unharmed))
   return { tallies: [one.tally], findings: one.findings }
 })

@@ -3,13 +3,14 @@ import type { Event } from "./Event.ts"
 import type { Deed } from "./World.ts"
 
 /**
- * What was to become of a life: killed or paused at a boundary that it counts itself, killed from outside a moment
- * after a line, or left alone.
+ * What was to become of a life: killed or paused at a boundary that it knows itself, killed from outside a moment
+ * after a line, refused with an error, or left alone.
  */
 export type Fate =
   | { readonly _tag: "KilledAt"; readonly boundary: string }
   | { readonly _tag: "KilledAfter"; readonly lines: number; readonly micros: number }
   | { readonly _tag: "PausedAt"; readonly boundary: string }
+  | { readonly _tag: "Refused"; readonly tag: string }
   | { readonly _tag: "Spared" }
 
 export interface JournalLine {
@@ -69,6 +70,7 @@ export type Rule =
   | "unintended" // what must not happen twice happened before its intent was written
   | "unreadable" // the journal could not be read
   | "keys" // an idempotency key changed, or is shared
+  | "listed" // a run that was given up is not listed as such
   | "waited" // a run whose owner is known to be dead was not taken over at once
   | "ended" // a life ended by itself before the program did
   | "deeds" // something was never done, or something else was
@@ -104,6 +106,19 @@ export const isKilled = ({ ended, events, fate }: Life): boolean =>
   (fate._tag === "KilledAt" || fate._tag === "KilledAfter") && ended.signal === "SIGKILL" &&
   !events.some((event) => event._tag === "Failed")
 
+const isAsItWasToBe = (life: Life): boolean => {
+  switch (life.fate._tag) {
+    case "PausedAt":
+      return true
+    case "Refused": {
+      const last = life.events.at(-1)
+      return last?._tag === "Failed" && last.tag === life.fate.tag
+    }
+    default:
+      return isKilled(life) || (isDone(life) && life.ended.code === 0)
+  }
+}
+
 const ofLives = function*({ knowsTheDead, lives }: Pick<Story, "lives" | "knowsTheDead">): Generator<Violation> {
   const given = new Map<string, string>()
   const kept = new Map<string, number>()
@@ -111,10 +126,7 @@ const ofLives = function*({ knowsTheDead, lives }: Pick<Story, "lives" | "knowsT
   for (const life of lives) {
     const { deeds, events, glances, journal } = life
     const where = `in life ${life.life}`
-    const finished = isDone(life) && life.ended.code === 0
-    if (!finished && !isKilled(life) && life.fate._tag !== "PausedAt") {
-      yield { rule: "ended", detail: `${where}: ${howItEnded(life)}` }
-    }
+    if (!isAsItWasToBe(life)) yield { rule: "ended", detail: `${where}: ${howItEnded(life)}` }
     for (const reading of [...glances, journal]) {
       if (reading._tag === "Unreadable") yield { rule: "unreadable", detail: `${where}: ${reading.error}` }
       else if (!isContinuation(before, reading)) {

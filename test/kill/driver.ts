@@ -43,6 +43,11 @@ interface Site {
 const longLease = 60_000
 const shortLease = 1_000
 
+interface Bounds {
+  readonly lease?: number
+  readonly maxCrashes?: number
+}
+
 const flag = (name: string, value: string | number | undefined): ReadonlyArray<string> =>
   value === undefined ? [] : [`--${name}`, String(value)]
 
@@ -53,7 +58,7 @@ export interface Options {
   readonly fault?: Fault | undefined
 }
 
-const site = Effect.fnUntraced(function*(options: Options, lease?: number) {
+const site = Effect.fnUntraced(function*(options: Options, { lease, maxCrashes }: Bounds = {}) {
   const store = stores[options.store]
   if (store === undefined) return yield* Effect.die(`no store is named ${options.store}`)
   const runId = randomUUID()
@@ -81,6 +86,7 @@ const site = Effect.fnUntraced(function*(options: Options, lease?: number) {
       ...flag("log", log),
       ...flag("run", runId),
       ...flag("lease", lease ?? (store.knowsTheDead ? longLease : shortLease)),
+      ...flag("max-crashes", maxCrashes),
       ...flag("schema", options.schema),
       ...flag("fault", options.fault)
     ],
@@ -245,12 +251,42 @@ export const story = (options: Options, unharmed: Unharmed, plan: Plan): Effect.
   }))
 
 /**
+ * Lets a run kill its processes until it is given up, and once more after it was revived, before it is done.
+ */
+export const givenUp = (options: Options, unharmed: Unharmed): Effect.Effect<Told, unknown> =>
+  Effect.scoped(Effect.gen(function*() {
+    const one = yield* site(options, { maxCrashes: 2 })
+    const lives: Array<Life> = []
+    const next = (fate: Fate) => Effect.map(live(one, lives.length + 1, fate), (life) => void lives.push(life))
+    const killed: Fate = { _tag: "KilledAt", boundary: "before append StepSucceeded plan" }
+    const given = <A, E>(effect: Effect.Effect<A, E, CheckpointStore.CheckpointStore>) =>
+      Effect.flatMap(one.context, (context) => Effect.provideContext(effect, context))
+
+    yield* next(killed)
+    yield* next(killed)
+    yield* next({ _tag: "Refused", tag: "RunDeadLettered" })
+    const listed = yield* given(Checkpoint.list({ status: "deadLettered" }))
+    yield* given(Checkpoint.revive(one.runId))
+    yield* next(killed)
+    yield* next({ _tag: "Spared" })
+    const again = yield* runAgain(one, lives.length + 1)
+    const violations = ofStory({ lives, again, unharmed, knowsTheDead: one.store.knowsTheDead })
+    const isListed = listed.some(({ runId }) => runId === one.runId)
+    return {
+      lives,
+      violations: isListed
+        ? violations
+        : [...violations, { rule: "listed", detail: "a run that is given up is not in the list" }]
+    }
+  }))
+
+/**
  * Pauses the holder of a run until its lease has lapsed and another process has finished the run, and lets it go on
  * then.
  */
 export const paused = (options: Options, unharmed: Unharmed, boundary: string): Effect.Effect<Told, unknown> =>
   Effect.scoped(Effect.gen(function*() {
-    const one = yield* site(options, shortLease)
+    const one = yield* site(options, { lease: shortLease })
     const look = Effect.all({ journal: read(one), deeds: one.deeds })
     const fate: Fate = { _tag: "PausedAt", boundary }
     const holder = yield* Process.start(worker, [...one.args, ...flagsOf(1, fate)])

@@ -8,6 +8,8 @@ import { available, stores } from "./stores.ts"
 
 const names = Object.keys(stores)
 
+const unharmed = Effect.runSync(Effect.cached(driver.unharmed({ store: "sqlite" })))
+
 describe("runs that are killed with SIGKILL, over every store", () => {
   it.live(
     "give what unharmed ones give, repeat nothing that must not be, and lose nothing that was acknowledged",
@@ -15,7 +17,7 @@ describe("runs that are killed with SIGKILL, over every store", () => {
       Effect.gen(function*() {
         const { able, schema } = yield* available(names)
         const kills = Math.ceil(20 / names.length)
-        const orders = { stores: able, seed: 1, kills, pauses: 1, schema, concurrency: 2 }
+        const orders = { stores: able, seed: 1, kills, pauses: 1, givenUp: false, schema, concurrency: 2 }
         const { findings, tallies } = yield* campaign.run(orders)
         assert.deepStrictEqual(findings, [])
         for (const tally of tallies) {
@@ -26,8 +28,6 @@ describe("runs that are killed with SIGKILL, over every store", () => {
     120_000
   )
 })
-
-const unharmed = Effect.runSync(Effect.cached(driver.unharmed({ store: "sqlite" })))
 
 const killedAt = Effect.fnUntraced(function*(fault: Fault, boundary: string) {
   const fate = { _tag: "KilledAt" as const, boundary }

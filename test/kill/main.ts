@@ -16,7 +16,8 @@ const usage = `Usage: npm run test:kill -- [options]
   --store A,B      ${Object.keys(stores).join(", ")}; all of them by default
   --pauses N       how many holders of a lease are paused until it has lapsed, over each store, default 3
   --concurrency N  how many runs are worked at the same time, default 2
-  --run N          do only the Nth run over a store once more, or with p before it the Nth pause
+  --run N          do only the Nth run over a store once more; with p before it the Nth pause; u for the run that is
+                   given up
   --help           print this
 `
 
@@ -59,7 +60,7 @@ for (const name of names) {
   if (!Object.hasOwn(stores, name)) fail(`there is no store named ${JSON.stringify(name)}`)
 }
 if (values.run !== undefined && names.length !== 1) fail("--run is told of one --store")
-if (values.run !== undefined && !/^p?\d+$/.test(values.run)) fail(`--run ${values.run} makes no sense`)
+if (values.run !== undefined && !/^(p?\d+|u)$/.test(values.run)) fail(`--run ${values.run} makes no sense`)
 
 const row = (name: string, cells: ReadonlyArray<string | number>) =>
   `${name.padEnd(26)}${cells.map((cell) => String(cell).padStart(12)).join("")}\n`
@@ -85,6 +86,7 @@ const table = (tallies: ReadonlyArray<campaign.Tally>): string => {
     row("reconciled: not happened", of(({ reconciled }) => reconciled.notHappened)),
     row("waits for a dead lease", of(({ waits }) => waits)),
     row("paused past their lease", of(({ pauses }) => pauses)),
+    row("given up and revived", of(({ givenUp }) => givenUp)),
     row("violations", of(({ violations }) => violations))
   ].join("")
 }
@@ -104,6 +106,7 @@ const program = Effect.scoped(Effect.gen(function*() {
     seed: integer("seed", 0),
     kills: Math.ceil(integer("kills", 1) / Math.max(1, able.length)),
     pauses: integer("pauses", 0),
+    givenUp: true,
     schema,
     concurrency: integer("concurrency", 1)
   }

@@ -26,8 +26,6 @@ export const digest = (value: unknown): string =>
 /** A step's id as the journal has it. */
 const idOf = (name: string) => Effect.map(Checkpoint.current, ({ scope }) => scope === "" ? name : `${scope}/${name}`)
 
-const keyOf = (id: string) => Effect.map(Checkpoint.current, ({ runId }) => `${runId}/${id}`)
-
 /** The program that a run works. Its result is the same whatever the run went through. */
 export const program = (world: World) => {
   const say = (event: Event) => Effect.sync(() => world.say(event))
@@ -44,7 +42,7 @@ export const program = (world: World) => {
     )
 
   const mark = (effects: "idempotent" | "atMostOnce", id: string, result: string, where: Where) =>
-    Effect.flatMap(keyOf(id), (key) => act(world, where, { step: id, effects, key, result }))
+    Effect.flatMap(Checkpoint.idempotencyKey, (key) => act(world, where, { step: id, effects, key, result }))
 
   /** A step that may be repeated until its result is known. */
   const idempotent = <S extends Schema.Codec<unknown, unknown>>(
@@ -104,6 +102,9 @@ export const program = (world: World) => {
       return { title, draft: digest(draft), review }
     })
 
+  // Another one in every run, and the same in every life of one.
+  const ticket = given("uuid")(Checkpoint.uuid)
+
   const stock = Checkpoint.step(
     "stock",
     { error: NoStock },
@@ -129,6 +130,7 @@ export const program = (world: World) => {
 
   return Effect.gen(function*() {
     const { titles } = yield* idempotent("plan", Plan, plan)
+    yield* ticket
     const charged = yield* once("charge", "file")
     const sections = yield* Checkpoint.forEach(titles, section, {
       name: "section",

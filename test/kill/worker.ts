@@ -27,6 +27,7 @@ const Options = Schema.Struct({
   "run": Schema.String,
   "life": Schema.FiniteFromString,
   "lease": Schema.FiniteFromString,
+  "max-crashes": Schema.optionalKey(Schema.FiniteFromString),
   "linger": Schema.optionalKey(Schema.FiniteFromString),
   "kill-at": Schema.optionalKey(Schema.String),
   "pause-at": Schema.optionalKey(Schema.String),
@@ -42,6 +43,7 @@ const { values } = parseArgs({
     "run": { type: "string" },
     "life": { type: "string" },
     "lease": { type: "string" },
+    "max-crashes": { type: "string" },
     "linger": { type: "string" },
     "kill-at": { type: "string" },
     "pause-at": { type: "string" },
@@ -67,7 +69,7 @@ const main = Effect.gen(function*() {
   const layer = yield* Effect.promise(() => store.layer(place, points))
 
   const work = faults.inProgram(fault, program({ file, table, life, linger, points, say: aloud })).pipe(
-    Checkpoint.run({ id: run, input, lease: options.lease }),
+    Checkpoint.run({ id: run, input, lease: options.lease, maxCrashes: options["max-crashes"] }),
     Effect.updateService(CheckpointStore, (store) => Points.around(points, faults.inStore(fault, store)))
   )
   // Whoever finds the run taken waits until its lease is over, and no longer.
