@@ -25,7 +25,18 @@ describe("runs that are killed with SIGKILL, over every store", () => {
           assert.strictEqual(tally.pauses, 1, tally.store)
         }
       }),
-    120_000
+    240_000
+  )
+
+  it.live(
+    "are given up when they kill every process, and have a fresh start when they are revived",
+    () =>
+      Effect.gen(function*() {
+        const { lives, violations } = yield* driver.givenUp({ store: "sqlite" }, yield* unharmed)
+        assert.deepStrictEqual(violations, [])
+        assert.strictEqual(lives.length, 5)
+      }),
+    60_000
   )
 })
 
