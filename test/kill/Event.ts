@@ -25,5 +25,21 @@ export const decode = Schema.decodeOption(line)
 /** Where a worker says something. */
 export type Say = (event: Event) => void
 
-// Written by the process itself and not by Node's stream, so that it is out before anything else happens.
-export const aloud: Say = (event) => void fs.writeSync(1, `${encode(event)}\n`)
+const pause = new Int32Array(new SharedArrayBuffer(4))
+
+const isFull = (error: unknown): boolean => error instanceof Error && "code" in error && error.code === "EAGAIN"
+
+// Written by the process itself and not by Node's stream, so that it is out before anything else happens. Something that
+// was loaded may have made the pipe one that does not wait for its reader, so this waits.
+export const aloud: Say = (event) => {
+  const bytes = Buffer.from(`${encode(event)}\n`)
+  let written = 0
+  while (written < bytes.length) {
+    try {
+      written += fs.writeSync(1, bytes, written)
+    } catch (error) {
+      if (!isFull(error)) throw error
+      Atomics.wait(pause, 0, 0, 1)
+    }
+  }
+}

@@ -9,12 +9,14 @@ import { Deed, type Log } from "./World.ts"
 
 const decode = Schema.decodeUnknownEffect(Schema.Array(Deed))
 
-/** The deeds of a run in a table of this schema, which is created where it is missing. */
-export const make = (schema: string, runId: string): Effect.Effect<Log, unknown, Scope.Scope> =>
-  Effect.gen(function*() {
-    const sql = yield* PgClient.make({ url: Redacted.make(databaseUrl), maxConnections: 1 })
-    const table = sql(`${schema}.deeds`)
-    yield* sql`CREATE TABLE IF NOT EXISTS ${table} (
+const client = PgClient.make({ url: Redacted.make(databaseUrl), maxConnections: 1 }).pipe(
+  Effect.provide(Reactivity.layer)
+)
+
+/** Creates the table of all deeds in this schema. */
+export const create = (schema: string): Effect.Effect<void, unknown> =>
+  Effect.scoped(Effect.flatMap(client, (sql) =>
+    sql`CREATE TABLE ${sql(`${schema}.deeds`)} (
       id BIGSERIAL PRIMARY KEY,
       run_id TEXT NOT NULL,
       step TEXT NOT NULL,
@@ -22,8 +24,13 @@ export const make = (schema: string, runId: string): Effect.Effect<Log, unknown,
       life INTEGER NOT NULL,
       key TEXT NOT NULL,
       result TEXT NOT NULL
-    )`
-    const log: Log = {
+    )`))
+
+/** The deeds of a run in that table. */
+export const make = (schema: string, runId: string): Effect.Effect<Log, unknown, Scope.Scope> =>
+  Effect.map(client, (sql) => {
+    const table = sql(`${schema}.deeds`)
+    return {
       write: ({ effects, key, life, result, step }, points) =>
         points.pass("effect", `before ${step}`).pipe(
           Effect.andThen(sql`INSERT INTO ${table} (run_id, step, effects, life, key, result)
@@ -36,5 +43,4 @@ export const make = (schema: string, runId: string): Effect.Effect<Log, unknown,
         Effect.orDie
       )
     }
-    return log
-  }).pipe(Effect.provide(Reactivity.layer))
+  })

@@ -1,8 +1,9 @@
 /** Kills runs by the dozen, and counts. */
-import { Effect, Semaphore } from "effect"
+import { Cause, Effect, Semaphore } from "effect"
 import { type Fate, isDone, isKilled, type Life, type Unharmed, type Violation } from "./checks.ts"
 import * as driver from "./driver.ts"
 import * as plan from "./plan.ts"
+import { stores } from "./stores.ts"
 
 export interface Tally {
   readonly store: string
@@ -103,6 +104,8 @@ export interface Orders {
   readonly givenUp: boolean
   readonly schema: string | undefined
   readonly concurrency: number
+  /** Called after every run. */
+  readonly noted?: ((tally: Tally) => void) | undefined
 }
 
 export interface Outcome {
@@ -110,12 +113,15 @@ export interface Outcome {
   readonly findings: ReadonlyArray<Finding>
 }
 
+/** What is known of one store. */
 interface Desk {
   readonly tally: Tally
   readonly unharmed: Unharmed
   readonly seed: string
   readonly options: driver.Options
   readonly findings: Array<Finding>
+  /** The run that each idempotency key was seen in. */
+  readonly keys: Map<string, string>
 }
 
 const desk = (orders: Orders, store: string): Effect.Effect<Desk, unknown> => {
@@ -125,33 +131,48 @@ const desk = (orders: Orders, store: string): Effect.Effect<Desk, unknown> => {
     unharmed,
     seed: `${orders.seed}/${store}`,
     options,
-    findings: []
+    findings: [],
+    keys: new Map()
   }))
 }
 
-const note = (orders: Orders, desk: Desk, run: string, told: driver.Told) =>
-  Effect.sync(() => {
-    count(desk.tally, told)
-    const lives = told.lives.map((life) => tell(life.fate, life))
-    for (const violation of told.violations) {
-      desk.findings.push({ ...violation, store: desk.tally.store, seed: orders.seed, run, lives })
-    }
+/** Keys that two runs share. */
+const sharedKeys = ({ keys }: Desk, run: string, { lives }: driver.Told): ReadonlyArray<Violation> =>
+  [...new Set(lives.at(-1)?.deeds.map(({ key }) => key))].flatMap((key) => {
+    const other = keys.get(key)
+    keys.set(key, run)
+    return other === undefined ? [] : [{ rule: "keys", detail: `runs ${other} and ${run} share the key ${key}` }]
   })
 
-const killRun = (orders: Orders, desk: Desk, n: number, lives: driver.Plan["lives"]) =>
-  Effect.flatMap(
-    driver.story(desk.options, desk.unharmed, { lives }),
-    (told) => note(orders, desk, String(n), told)
+const note = (orders: Orders, desk: Desk, run: string, story: Effect.Effect<driver.Told, unknown>) =>
+  story.pipe(
+    Effect.catchCauseIf(
+      (cause) => !Cause.hasInterruptsOnly(cause),
+      (cause) =>
+        Effect.succeed<driver.Told>({ lives: [], violations: [{ rule: "ended", detail: Cause.pretty(cause) }] })
+    ),
+    Effect.map((told) => {
+      const violations = [...told.violations, ...sharedKeys(desk, run, told)]
+      count(desk.tally, { ...told, violations })
+      const lives = told.lives.map((life) => tell(life.fate, life))
+      for (const violation of violations) {
+        desk.findings.push({ ...violation, store: desk.tally.store, seed: orders.seed, run, lives })
+      }
+      orders.noted?.(desk.tally)
+    })
   )
 
+const killRun = (orders: Orders, desk: Desk, n: number, lives: driver.Plan["lives"]) =>
+  note(orders, desk, String(n), driver.story(desk.options, desk.unharmed, { lives }))
+
 const pauseRun = Effect.fnUntraced(function*(orders: Orders, desk: Desk, n: number) {
-  const boundary = yield* plan.pause(desk.seed, n, desk.unharmed)
-  yield* note(orders, desk, `p${n}`, yield* driver.paused(desk.options, desk.unharmed, boundary))
+  const boundary = yield* plan.pause(desk.seed, n, desk.unharmed, stores[desk.options.store]?.locks === true)
+  yield* note(orders, desk, `p${n}`, driver.paused(desk.options, desk.unharmed, boundary))
   desk.tally.pauses++
 })
 
 const giveUpRun = Effect.fnUntraced(function*(orders: Orders, desk: Desk) {
-  yield* note(orders, desk, "u", yield* driver.givenUp(desk.options, desk.unharmed))
+  yield* note(orders, desk, "u", driver.givenUp(desk.options, desk.unharmed))
   desk.tally.givenUp++
 })
 
@@ -176,7 +197,9 @@ export const run = Effect.fnUntraced(function*(orders: Orders) {
         }
         const before = killsOf(one.tally)
         yield* Effect.all(round, { concurrency: "unbounded", discard: true })
-        if (killsOf(one.tally) === before) return yield* Effect.die(`nobody could be killed over ${store}`)
+        if (killsOf(one.tally) > before) continue
+        if (one.findings.length > 0) break
+        return yield* Effect.die(`nobody could be killed over ${store}`)
       }
     })
     const givenUp = orders.givenUp ? [turn(giveUpRun(orders, one))] : []

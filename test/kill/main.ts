@@ -108,7 +108,9 @@ const program = Effect.scoped(Effect.gen(function*() {
     pauses: integer("pauses", 0),
     givenUp: true,
     schema,
-    concurrency: integer("concurrency", 1)
+    concurrency: integer("concurrency", 1),
+    noted: (tally) =>
+      void process.stderr.write(`${tally.store}: ${tally.runs} runs, ${campaign.killsOf(tally)} kills\n`)
   }
   const [store] = able
   const started = performance.now()

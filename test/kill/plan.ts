@@ -57,13 +57,13 @@ export const lives = (seed: string, n: number, unharmed: Unharmed): Effect.Effec
  * Between the intent of a step that must not happen twice and what the step does, no store can help: whoever takes over
  * finds that nothing has happened, and the one who was paused there goes on.
  */
-export const pause = (seed: string, n: number, unharmed: Unharmed): Effect.Effect<string> =>
+export const pause = (seed: string, n: number, unharmed: Unharmed, locks: boolean): Effect.Effect<string> =>
   Effect.gen(function*() {
     const all = boundariesOf(unharmed)
     const once = new Set(unharmed.deeds.filter((deed) => deed.effects === "atMostOnce").map((deed) => deed.step))
     const held = all.slice(all.indexOf("after acquire"), all.indexOf("before append RunCompleted") + 1)
     const fit = held.filter((boundary) =>
-      !boundary.includes(":") && !boundary.startsWith("after append StepIntended") &&
+      !(locks && boundary.includes(":")) && !boundary.startsWith("after append StepIntended") &&
       !(boundary.startsWith("before ") && once.has(boundary.slice("before ".length)))
     )
     return yield* Effect.orDie(Random.choice(fit))

@@ -1,11 +1,9 @@
 /** The stores that are worked to death, a line each. What a store needs is loaded with the store. */
 import type { PgClient } from "@effect/sql-pg/PgClient"
-import type * as PgTypes from "@effect/sql-pg/PgTypes"
 import { CheckpointStore } from "effect-resilience/durable/CheckpointStore"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Redacted from "effect/Redacted"
-import * as Result from "effect/Result"
 import type * as Scope from "effect/Scope"
 import type { Transformer } from "effect/sql/Statement"
 import { randomUUID } from "node:crypto"
@@ -13,7 +11,7 @@ import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
 import type { Points } from "./Points.ts"
-import { databaseUrl, missing, type Service } from "./services.ts"
+import { databaseUrl, missing, redisUrl, type Service } from "./services.ts"
 
 export interface Store {
   /** A place of its own for a run, which goes with the scope. */
@@ -21,6 +19,8 @@ export interface Store {
   readonly layer: (place: string, points: Points) => Promise<Layer.Layer<CheckpointStore, unknown>>
   /** Whether it knows at once that an owner on this machine was killed. Otherwise the lease has to run out. */
   readonly knowsTheDead: boolean
+  /** Whether a process that is paused in the middle of a write holds up all others for as long. */
+  readonly locks: boolean
   readonly service?: Service
 }
 
@@ -46,6 +46,11 @@ export const schema: Effect.Effect<string, unknown, Scope.Scope> = Effect.gen(fu
   )
 })
 
+/** A prefix of its own in Redis. */
+const redisPrefix: Effect.Effect<string, unknown, Scope.Scope> = Effect.suspend(() =>
+  Effect.flatMap(Effect.promise(() => import("../support/redis.ts")), ({ redisPrefix }) => redisPrefix)
+)
+
 /** Puts a boundary before every statement that the store sends. */
 const statements = async <E>(points: Points, store: Layer.Layer<CheckpointStore, E>) => {
   const { CurrentTransformer } = await import("effect/sql/Statement")
@@ -69,46 +74,38 @@ const statements = async <E>(points: Points, store: Layer.Layer<CheckpointStore,
   ).pipe(Layer.provide(store), Layer.provide(Layer.succeed(CurrentTransformer, watch)))
 }
 
-const numbers = ({ makeRegistry, OID }: typeof PgTypes) => {
-  const registry = makeRegistry()
-  registry.register<number>(OID.int8, {
-    encode: (value) => {
-      const bytes = Buffer.alloc(8)
-      bytes.writeBigInt64BE(BigInt(value))
-      return Result.succeed(bytes)
-    },
-    decode: (bytes) => Result.succeed(Number(Buffer.from(bytes).readBigInt64BE()))
-  })
-  return registry
-}
-
 export const stores: Readonly<Record<string, Store>> = {
   sqlite: {
     place: folder,
     layer: async (place, points) => {
-      const Sqlite = await import("effect-resilience/durable/stores/Sqlite")
-      return statements(points, Sqlite.layer({ filename: path.join(place, "runs.db") }))
+      const { layer } = await import("effect-resilience/durable/stores/Sqlite")
+      return statements(points, layer({ filename: path.join(place, "runs.db") }))
     },
-    knowsTheDead: true
+    knowsTheDead: true,
+    // A transaction of SQLite is on the whole file, and ends with its process.
+    locks: true
   },
   postgres: {
     place: schema,
     layer: async (place, points) => {
-      const PgClient = await import("@effect/sql-pg/PgClient")
-      const PgTypes = await import("@effect/sql-pg/PgTypes")
-      const SqlCheckpointStore = await import("effect-resilience/durable/stores/SqlCheckpointStore")
-      return statements(
-        points,
-        SqlCheckpointStore.layer.pipe(Layer.provide(PgClient.layer({
-          url: Redacted.make(databaseUrl),
-          startupParameters: { search_path: place },
-          types: numbers(PgTypes),
-          maxConnections: 2
-        })))
-      )
+      const { layer } = await import("effect-resilience/durable/stores/Postgres")
+      const url = Redacted.make(databaseUrl)
+      return statements(points, layer({ url, startupParameters: { search_path: place }, maxConnections: 2 }))
+    },
+    knowsTheDead: true,
+    locks: false,
+    service: "PostgreSQL"
+  },
+  redis: {
+    place: redisPrefix,
+    layer: async (prefix) => {
+      const { layer } = await import("effect-resilience/durable/stores/RedisCheckpointStore")
+      const NodeRedis = await import("@effect/platform-node/NodeRedis")
+      return layer({ prefix }).pipe(Layer.provide(NodeRedis.layer({ url: redisUrl })))
     },
     knowsTheDead: false,
-    service: "PostgreSQL"
+    locks: false,
+    service: "Redis"
   }
 }
 
@@ -121,5 +118,9 @@ export const available = Effect.fnUntraced(function*(names: ReadonlyArray<string
     if (why !== undefined) process.stderr.write(`SKIPPED, NOT TESTED: kills over ${name}. ${why}\n`)
     return why === undefined
   })
-  return { able, schema: absent.PostgreSQL === undefined ? yield* schema : undefined }
+  if (absent.PostgreSQL !== undefined) return { able, schema: undefined }
+  const outside = yield* schema
+  const { create } = yield* Effect.promise(() => import("./PostgresLog.ts"))
+  yield* create(outside)
+  return { able, schema: outside }
 })
