@@ -55,19 +55,23 @@ export type Options = PgClient.PgPoolConfig
  * Fails with `SqlError` if the options make no connection, and with the stores' own errors if their tables cannot be
  * made.
  *
- * **Example** (Resuming on another host)
+ * **Example** (Running durably on PostgreSQL)
  *
  * ```ts import.meta.vitest
  * import { Effect, Redacted, Schema } from "effect"
  * import { Checkpoint } from "effect-resilience"
  * import * as Postgres from "effect-resilience/durable/stores/Postgres"
  *
- * const program = Checkpoint.step("count", { success: Schema.Finite }, Effect.succeed(7)).pipe(
- *   Checkpoint.run({ id: "count" })
+ * const program = Checkpoint.step("answer", { success: Schema.Finite }, Effect.succeed(42)).pipe(
+ *   Checkpoint.run({ id: "answer" })
  * )
  *
- * const url = Redacted.make("postgres://app@db.internal/app")
- * export const main = Effect.provide(program, Postgres.layer({ url }))
+ * const Live = Postgres.layer({
+ *   url: Redacted.make("postgres://agents@db.example.org/agents"),
+ *   startupParameters: { search_path: "agents" }
+ * })
+ *
+ * export const main = Effect.provide(program, Live)
  * ```
  *
  * @category layers
