@@ -261,6 +261,33 @@ describe("SqlCheckpointStore in a SQLite file", () => {
       yield* Effect.all([worker("a"), worker("b"), worker("c")], { concurrency: "unbounded" })
     }))
 
+  it.effect("a file that another process writes to is unavailable, and the record can be written when it is done", () =>
+    Effect.gen(function*() {
+      const filename = yield* sqliteFile
+      const open = Layer.build(Layer.fresh(Layer.provideMerge(
+        SqlCheckpointStore.layer,
+        NodeSqlite.layer({ filename, busyTimeout: 0 })
+      )))
+      const mine = Context.get(yield* open, store)
+      const theirs = Context.get(yield* open, SqlClient.SqlClient)
+      const lease = yield* mine.acquire("a", minute)
+      const writes: ReadonlyArray<Effect.Effect<unknown, CheckpointStore.CheckpointStoreError>> = [
+        mine.append(lease, [record(0)]),
+        mine.append(lease, [record(1)], "failed"),
+        mine.acquire("b", minute),
+        mine.release(lease)
+      ]
+      yield* theirs.withTransaction(
+        Effect.forEach(
+          writes,
+          (write) => Effect.map(Effect.flip(write), ({ reason }) => assert.strictEqual(reason._tag, "Unavailable"))
+        )
+      )
+      yield* Effect.all(writes)
+      const run = Option.getOrUndefined(yield* mine.get("a"))
+      assert.deepStrictEqual([run?.entries, run?.status, run?.lease], [2, "failed", undefined])
+    }))
+
   it.effect("a full disk is a store that is unavailable, and the record can be written when there is room", () =>
     Effect.gen(function*() {
       const sql = yield* SqlClient.SqlClient
