@@ -117,22 +117,26 @@ export const make = (sql: SqlClient.SqlClient, clock: "database" | "process" | u
     `EXISTS (SELECT 1 FROM effect_resilience_journal WHERE key >= ${first} AND key < ${end})`
   )
 
+  // Drivers of SQLite hand over a number as a float, and a sum with a float is one.
+  const integer = (value: number) => sql`CAST(${value} AS BIGINT)`
+
   const databaseNow = either({
     pg: "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)",
     sqlite: "CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER)"
   })
   const now = (clock ?? (isPostgres ? "database" : "process")) === "database"
     ? Effect.succeed(databaseNow)
-    : Effect.map(Clock.currentTimeMillis, (millis) => sql`CAST(${millis} AS BIGINT)`)
+    : Effect.map(Clock.currentTimeMillis, integer)
 
   const mine = ({ runId, token }: Lease) => sql`run_id = ${runId} AND token = ${token}`
 
   const ofRun = (runId: string, from: number) =>
-    sql`key >= (SELECT ${firstKey} FROM effect_resilience_runs WHERE run_id = ${runId}) + ${from}
+    sql`key >= (SELECT ${firstKey} FROM effect_resilience_runs WHERE run_id = ${runId}) + ${integer(from)}
       AND key < (SELECT ${sql.literal(end)} FROM effect_resilience_runs WHERE run_id = ${runId})`
 
   const follows = (from: number) =>
-    sql`(${from} = 0 OR EXISTS (SELECT 1 FROM effect_resilience_journal WHERE key = ${firstKey} + ${from} - 1))`
+    sql`(${from} = 0
+      OR EXISTS (SELECT 1 FROM effect_resilience_journal WHERE key = ${firstKey} + ${integer(from)} - 1))`
 
   // Whoever takes the run over waits for what is written under this lock, and whoever waits for the lock sees who took
   // the run over. SQLite has one writer at a time.
@@ -140,7 +144,7 @@ export const make = (sql: SqlClient.SqlClient, clock: "database" | "process" | u
 
   // Compiled once: this is what every step costs.
   const [insertion] = sql`INSERT INTO effect_resilience_journal (key, token, step, body)
-    SELECT ${firstKey} + ${0}, token, ${""}, ${""} FROM effect_resilience_runs
+    SELECT ${firstKey} + ${integer(0)}, token, ${""}, ${""} FROM effect_resilience_runs
     WHERE ${mine({ runId: "", token: 0, abandoned: 0 })} AND ${follows(0)} ${shared}
     ON CONFLICT (key) DO NOTHING RETURNING 1 AS written`.compile()
 
@@ -287,19 +291,17 @@ export const make = (sql: SqlClient.SqlClient, clock: "database" | "process" | u
         ${status === undefined ? nothing : sql`AND status = ${status}`}
         ${updatedBefore === undefined ? nothing : sql`AND updated_at < ${updatedBefore}`}
         ORDER BY number ${limit === undefined ? nothing : sql`LIMIT ${limit}`}`,
-    /** Gives no row where the lease is not the newest. Or, for `"empty"`, where the run has records. */
+    /** Gives no row where the lease is not the newest, or, with `"empty"`, the run has records. */
     remove: (lease: Lease, what: "whole" | "empty") =>
       inOneTurn(sql.withTransaction(Effect.gen(function*() {
         const removed = yield* Effect.flatMap(
-          sql`DELETE FROM effect_resilience_runs WHERE ${mine(lease)} ${
-            what === "empty" ? sql`AND NOT ${hasRecords}` : nothing
-          }
-            RETURNING number`,
+          sql`DELETE FROM effect_resilience_runs
+            WHERE ${mine(lease)} ${what === "empty" ? sql`AND NOT ${hasRecords}` : nothing} RETURNING number`,
           numbers
         )
         for (const { number } of removed) {
           yield* sql`DELETE FROM effect_resilience_journal
-            WHERE key >= CAST(${number} AS BIGINT) * ${room} AND key < (CAST(${number} AS BIGINT) + 1) * ${room}`
+            WHERE key >= ${integer(number)} * ${integer(room)} AND key < (${integer(number)} + 1) * ${integer(room)}`
         }
         return removed
       })))

@@ -186,6 +186,31 @@ const everywhere = (
         }
       }))
 
+    test("runs whose keys are beyond what a number can hold are kept apart like others", () =>
+      Effect.gen(function*() {
+        const sql = yield* SqlClient.SqlClient
+        const { acquire, append, get, list, read, remove } = yield* store
+        const granted = 2 ** 38
+        yield* sql.onDialectOrElse({
+          pg: () => sql`SELECT setval('effect_resilience_tokens', ${granted})`,
+          orElse: () => sql`UPDATE effect_resilience_tokens SET last = ${granted}`
+        })
+        const a = yield* acquire("a", minute)
+        const b = yield* acquire("b", minute)
+        const records = Array.from({ length: 5 }, (_, n) => record(n))
+        for (const entry of records) {
+          yield* append(a, [entry])
+          yield* append(b, [entry])
+        }
+        yield* append(a, [record(5), record(6)], "suspended")
+        yield* append(a, [record(5), record(6)], "suspended")
+        assert.deepStrictEqual(yield* read("a"), [...records, record(5), record(6)])
+        assert.deepStrictEqual((yield* list()).map(({ entries }) => entries), [7, 5])
+        yield* remove(a)
+        assert.deepStrictEqual(yield* read("b"), records)
+        assert.strictEqual(Option.getOrUndefined(yield* get("b"))?.entries, 5)
+      }))
+
     test("a journal that is full is Rejected, and no other run is touched", () =>
       Effect.gen(function*() {
         const sql = yield* SqlClient.SqlClient
