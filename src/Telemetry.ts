@@ -30,6 +30,8 @@ import type { VerdictTag } from "./Fault.ts"
  *   those that were tried, and those that a guard of ours, such as an open circuit, did not let try.
  * - `StepCompleted`, `StepFailed`, `StepAmbiguous`, `RunChanged`: what a `Checkpoint` run does; `replayed` says that a
  *   result came from the journal.
+ * - `SagaFailed`, `CompensationFailed`: a saga has failed for good, so that its steps are undone; people are asked, because
+ *   one of them could not be.
  * - `EscalationOpened`, `EscalationDecided`: a person is asked, or has decided.
  * - `IdempotencyHit`: a call was answered by an earlier one, or joined one that was under way.
  * - `ModelCalled`, `ToolCalled`, `BudgetExceeded`: what an `Agent` does.
@@ -88,6 +90,13 @@ export type Event =
   | { readonly _tag: "StepFailed"; readonly runId: string; readonly step: string; readonly replayed: boolean }
   | { readonly _tag: "StepAmbiguous"; readonly runId: string; readonly step: string }
   | { readonly _tag: "RunChanged"; readonly runId: string; readonly status: string }
+  | { readonly _tag: "SagaFailed"; readonly runId: string; readonly saga: string }
+  | {
+    readonly _tag: "CompensationFailed"
+    readonly runId: string
+    readonly step: string
+    readonly compensation: string
+  }
   | {
     readonly _tag: "EscalationOpened"
     readonly id: string

@@ -39,6 +39,7 @@ import * as Replay from "./internal/checkpointReplay.ts"
 import * as Run_ from "./internal/checkpointRun.ts"
 import * as Scope from "./internal/checkpointScope.ts"
 import * as Step from "./internal/checkpointStep.ts"
+import { type UndoBy, undoer } from "./internal/checkpointUndo.ts"
 
 export {
   AmbiguousStep,
@@ -61,6 +62,7 @@ export {
 export {
   type RecordedRun,
   type RecordedStep,
+  type RecordedUndo,
   removeStep,
   renameStep,
   type StepOutcome
@@ -86,6 +88,7 @@ export {
 } from "./internal/checkpointRuns.ts"
 export type { Reconciliation } from "./internal/checkpointStep.ts"
 export { current, deadline, idempotencyKey, now, random, sleep, suspend, uuid } from "./internal/checkpointTools.ts"
+export type { Undo, UndoBy } from "./internal/checkpointUndo.ts"
 
 type Run = Run_.Run
 type Reconciliation<A> = Step.Reconciliation<A>
@@ -319,6 +322,8 @@ export const run: {
  *   recorded with the time of the next try, so that a resumed run goes on counting, and waits for the rest of a delay.
  *   An `"atMostOnce"` step is tried again only where nothing can have happened. Default: never. A retry inside of the
  *   step (`Retry.apply` around `execute`) begins anew when the run is resumed.
+ * - `undo`: how what the step has done is undone if the saga around it fails, a `Compensation`. It is written together
+ *   with the result, and before the step runs that it will: an idempotent step has one more record by that.
  *
  * @category models
  * @since 0.1.0
@@ -328,13 +333,16 @@ export interface StepOptions<
   Failure extends Schema.Constraint,
   Effects extends "idempotent" | "atMostOnce",
   E2,
-  R2
+  R2,
+  R3 = never,
+  Input = never
 > {
   readonly success?: Success | undefined
   readonly error?: Failure | undefined
   readonly effects?: Effects | undefined
   readonly reconcile?: Effect.Effect<Reconciliation<NoInfer<Success["Type"]>>, E2, R2> | undefined
   readonly retry?: Retry.Policy | undefined
+  readonly undo?: UndoBy<NoInfer<Success["Type"]>, Input, R3> | undefined
 }
 
 /**
@@ -390,12 +398,14 @@ export const step: {
     Failure extends Schema.Constraint = typeof Schema.Never,
     Effects extends "idempotent" | "atMostOnce" = "idempotent",
     E2 = never,
-    R2 = never
+    R2 = never,
+    R3 = never,
+    Input = never
   >(
     name: string,
-    options: StepOptions<typeof Schema.Void, Failure, Effects, E2, R2> & { readonly success?: undefined },
+    options: StepOptions<typeof Schema.Void, Failure, Effects, E2, R2, R3, Input> & { readonly success?: undefined },
     execute: Effect.Effect<void | undefined, E, R>
-  ): StepEffect<E, R, typeof Schema.Void, Failure, Effects, E2, R2>
+  ): StepEffect<E, R | R3, typeof Schema.Void, Failure, Effects, E2, R2>
   <
     E,
     R,
@@ -403,12 +413,14 @@ export const step: {
     Failure extends Schema.Constraint = typeof Schema.Never,
     Effects extends "idempotent" | "atMostOnce" = "idempotent",
     E2 = never,
-    R2 = never
+    R2 = never,
+    R3 = never,
+    Input = never
   >(
     name: string,
-    options: StepOptions<Success, Failure, Effects, E2, R2> & { readonly success: Success },
+    options: StepOptions<Success, Failure, Effects, E2, R2, R3, Input> & { readonly success: Success },
     execute: Effect.Effect<NoInfer<Success["Type"]>, E, R>
-  ): StepEffect<E, R, Success, Failure, Effects, E2, R2>
+  ): StepEffect<E, R | R3, Success, Failure, Effects, E2, R2>
 } = <
   E,
   R,
@@ -416,12 +428,14 @@ export const step: {
   Failure extends Schema.Constraint,
   Effects extends "idempotent" | "atMostOnce",
   E2,
-  R2
+  R2,
+  R3,
+  Input
 >(
   name: string,
-  options: StepOptions<Success, Failure, Effects, E2, R2>,
+  options: StepOptions<Success, Failure, Effects, E2, R2, R3, Input>,
   execute: Effect.Effect<NoInfer<Success["Type"]>, E, R>
-): StepEffect<E, R, Success, Failure, Effects, E2, R2> =>
+): StepEffect<E, R | R3, Success, Failure, Effects, E2, R2> =>
   Step.step(
     config.nonEmpty("Checkpoint.step", "name", name),
     {
@@ -429,7 +443,8 @@ export const step: {
       error: options.error,
       atMostOnce: options.effects === "atMostOnce",
       reconcile: options.reconcile,
-      retry: options.retry
+      retry: options.retry,
+      undo: options.undo === undefined ? undefined : undoer(options.undo)
     },
     execute
   )

@@ -674,7 +674,8 @@ describe("Checkpoint.run migrate", () => {
         steps: [
           { id: "a", outcome: { _tag: "Succeeded", value: "a" } },
           { id: "b", outcome: { _tag: "Succeeded", value: "b" } }
-        ]
+        ],
+        undo: []
       }])
     }))
 

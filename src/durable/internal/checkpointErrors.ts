@@ -41,10 +41,13 @@ export class CheckpointCorrupt
  *
  * `reason` is
  * - `Order`: the program asks for something else than the journal has in this place.
- * - `Ended`: a step was called, or came to its end, after the run had ended: the program did not wait for a fiber.
+ * - `Ended`: a step was called, or came to its end, after the run, or a saga, had ended: the program did not wait for a
+ *   fiber.
  * - `Unremembered`: an `"atMostOnce"` step failed without an error schema, the program went on, and what it did then is
  *   in the journal. The failure cannot be given back, and running the step now could do twice what was done since.
  * - `Unresolved`: the program succeeded although an `"atMostOnce"` step may have taken effect, and nobody told it.
+ * - `Undone`: a step came to something else than before, and after it the journal has a saga whose steps are being undone,
+ *   or have been. Give the step an error schema, so that its failure is remembered.
  * - `Effects`: an unfinished `"atMostOnce"` attempt at a step that is not `"atMostOnce"` any more.
  *
  * @category errors
@@ -55,7 +58,7 @@ export class CheckpointMismatch
     "CheckpointMismatch",
     {
       runId: Schema.String,
-      reason: Schema.Literals(["Order", "Ended", "Unremembered", "Unresolved", "Effects"]),
+      reason: Schema.Literals(["Order", "Ended", "Unremembered", "Unresolved", "Undone", "Effects"]),
       scope: Schema.String,
       expected: Schema.String,
       found: Schema.String
@@ -71,7 +74,9 @@ export class CheckpointMismatch
         return `${where}: the journal has ${expected} where the program asks for ${found}; ` +
           "nothing was changed: resume with the program that wrote the journal, or raise its version and migrate the run"
       case "Ended":
-        return `${where}: ${found} came after the run had ended, and was not recorded; ` +
+        return `${where}: ${found} came after ${
+          this.scope === "" ? "the run" : "it"
+        } had ended, and was not recorded; ` +
           "let the program wait for the fibers that call its steps"
       case "Unremembered":
         return `${where}: ${found} failed without being remembered, the program went on, and the journal has ` +
@@ -80,6 +85,10 @@ export class CheckpointMismatch
       case "Unresolved":
         return `${where}: ${expected} may have taken effect, and the program ended without its result; put a timeout ` +
           "inside of the step and not around it, and let its reconcile find out what happened"
+      case "Undone":
+        return `${where}: ${found} came to something else than before, and after it the journal has ${expected}, whose ` +
+          "steps are being undone; nothing was written: give the step an error schema, so that its failure is " +
+          "remembered, and until then see that it fails as it failed before"
       case "Effects":
         return `${where}: the journal has ${expected} where the program asks for ${found}; ` +
           "make the step atMostOnce again, it may have taken effect"
@@ -337,7 +346,8 @@ export class RunDeadLettered
 }
 
 /**
- * A rollback that would take back more finished steps than it may.
+ * A rollback that would take back more finished steps than it may, or that a saga has failed, whose steps are being
+ * undone: taken back, they would count as done.
  *
  * @category errors
  * @since 0.1.0
@@ -346,11 +356,16 @@ export class RollbackTooFar
   extends Schema.TaggedError<RollbackTooFar>("effect-resilience/durable/Checkpoint/RollbackTooFar")("RollbackTooFar", {
     runId: Schema.String,
     steps: Schema.Finite,
-    limit: Schema.Finite
+    limit: Schema.Finite,
+    saga: Schema.optionalKey(Schema.String)
   })
 {
   readonly [Fault.verdictOf] = Fault.permanent
   override get message() {
+    if (this.saga !== undefined) {
+      return `run "${this.runId}": the rollback would take back the failure of saga "${this.saga}", whose steps are ` +
+        "being undone; nothing was changed, start another run to try again"
+    }
     return `run "${this.runId}": the rollback would take back ${this.steps} finished steps, at most ${this.limit} are ` +
       "allowed; nothing was changed, raise its limit if they are to be executed again"
   }

@@ -3,6 +3,7 @@ import type * as Schema from "effect/Schema"
 import type { CheckpointStore, CheckpointStoreError, Entry, RunStatus } from "../CheckpointStore.ts"
 import { CheckpointCorrupt } from "./checkpointErrors.ts"
 import * as Record from "./checkpointRecord.ts"
+import { type Undoables, undoables } from "./checkpointUndo.ts"
 
 /** @internal */
 export interface Positioned<R extends Record.Record = Record.Record> {
@@ -28,6 +29,9 @@ export interface History {
   readonly ending: Extract<Record.Record, { readonly _tag: "RunCompleted" }> | undefined
   /** The attempts that must not happen twice, and that a rollback took back: how many of each step. */
   readonly undone: ReadonlyMap<string, number>
+  readonly undoables: Undoables
+  /** What stands before is of the run that this one was forked from. */
+  readonly forked: number
 }
 
 /** @internal */
@@ -106,16 +110,24 @@ export const reckon = (records: ReadonlyArray<Positioned>): History | undefined 
   let ending: History["ending"]
   let steps: Array<Positioned<Record.StepRecord>> = []
   const undone = new Map<string, number>()
+  const undo = undoables()
+  let forked = 0
   for (const { position, record, step } of records) {
     status = statusAfter(record, status)
     // Where the scopes ended when the run completed, unless something has sent the program another way since.
     ending = record._tag === "RunCompleted" ? record : undefined
-    if (Record.isStep(record)) steps.push({ position, record, step })
-    else if (record._tag === "RunMigrated") {
+    if (Record.isStep(record)) {
+      undo.track(step, record, position)
+      if (record._tag !== "StepUndoable") steps.push({ position, record, step })
+    } else if (record._tag === "RunMigrated") {
       input = record.input
       version = record.version
       steps = []
       undone.clear()
+      undo.clear()
+    } else if (record._tag === "RunForked") {
+      undo.clear()
+      forked = position
     } else if (record._tag === "RunRolledBack") {
       const first = steps.findIndex((step) => step.position >= record.to)
       for (const { record: { _tag }, step } of first < 0 ? [] : steps.splice(first)) {
@@ -124,5 +136,6 @@ export const reckon = (records: ReadonlyArray<Positioned>): History | undefined 
       }
     }
   }
-  return { length: records.length, status, salt: opened.salt, version, input, steps, ending, undone }
+  const { salt } = opened
+  return { length: records.length, status, salt, version, input, steps, ending, undone, undoables: undo, forked }
 }

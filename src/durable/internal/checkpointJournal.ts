@@ -22,6 +22,7 @@ import { type RecordedRun, type RecordedStep, recordsOf } from "./checkpointMigr
 import * as Record from "./checkpointRecord.ts"
 import { mayStartOver, startOver } from "./checkpointReplay.ts"
 import * as Scope from "./checkpointScope.ts"
+import { type Undoables, undoables as noUndoables } from "./checkpointUndo.ts"
 
 /**
  * What the journal knows about a step: `attempts` counts the intents written for it, `position` is that of the last
@@ -66,6 +67,16 @@ interface Branch {
   readonly first: number
 }
 
+/**
+ * A saga that has failed for good: where its failure stands in the journal, and what that was.
+ *
+ * @internal
+ */
+export interface FailedSaga extends Pick<Scope.Claim, "id" | "order"> {
+  readonly position: number
+  readonly value: Schema.Json
+}
+
 type WithoutTime<R> = Record.WithoutTime<R>
 type RunRecord = WithoutTime<Exclude<Record.Record, Record.StepRecord>>
 type RunCompleted = Extract<Record.Record, { readonly _tag: "RunCompleted" }>
@@ -80,8 +91,8 @@ export interface Journal {
   readonly outcome: (id: string) => Outcome | undefined
   /** How large a record may be. */
   readonly maxRecordBytes: number
-  /** All steps, in the order in which they first came. */
-  readonly steps: () => ReadonlyArray<RecordedStep>
+  /** All steps, in the order in which they first came, and what they have done, in the order in which it was done. */
+  readonly recorded: () => Pick<RecordedRun, "steps" | "undo">
   /** Begins the journal anew with these steps, in one atomic step. It has to be opened once more after that. */
   readonly rewrite: (run: RecordedRun) => Effect.Effect<void, CheckpointStoreError | RecordTooLarge>
   /** Why a step or group may not go on: the journal is broken, closed, or expects another one in its place. */
@@ -130,6 +141,18 @@ export interface Journal {
     step: string,
     record: WithoutTime<Record.StepRecord>
   ) => Effect.Effect<void, CheckpointStoreError | CheckpointMismatch | RecordTooLarge>
+  readonly undoables: Undoables
+  /** Notes how a step is undone of which no record says it. Written when a saga around it fails. */
+  readonly register: (claim: Scope.Claim, undo: Record.Undo, ran: number) => void
+  readonly failedSagas: () => ReadonlyMap<string, FailedSaga>
+  /** Writes that a saga has failed for good. From then on no step of it may be called, nor write its result. */
+  readonly failSaga: (
+    saga: Scope.Claim,
+    value: Schema.Json
+  ) => Effect.Effect<FailedSaga, CheckpointStoreError | CheckpointMismatch | RecordTooLarge>
+  /** Takes a failed saga for whoever undoes it, which is one at a time, and notes that the program knows of its steps. */
+  readonly undoing: (saga: string) => boolean
+  readonly undoingEnded: (saga: string) => void
   readonly isBroken: () => boolean
   readonly breakDown: (error: CheckpointStoreError) => Effect.Effect<void>
   /** Fails when the journal breaks. */
@@ -153,6 +176,7 @@ const outcomeAfter = (
     case "StepIntended":
       return { ...known, _tag: "Intended", attempts: attempts + 1 }
     case "StepReleased":
+    case "StepUndoable":
       return { ...known, ...openOutcome }
     case "StepRetried": {
       const times = [...retry?.times ?? [], record.resumeAt]
@@ -243,6 +267,11 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
   const asked = new Map<string, number>()
   const told = new Set<string>()
   const atWork = new Map<string, boolean>()
+  const undoables = history?.undoables ?? noUndoables()
+  const registered = new Map<string, WithoutTime<Record.StepRecord>>()
+  const failedSagas = new Map<string, FailedSaga>()
+  const endedSagas = new Set<string>()
+  const undoing = new Set<string>()
   const announced: Array<readonly [record: RunRecord, status: RunStatus]> = []
   let abandoned = lease.abandoned
   let length = records.length
@@ -303,7 +332,8 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
   // The record of a step around decides about what came after that step; groups and branches have no record of theirs.
   const after = function*(parts: ReadonlyArray<Scope.Part>) {
     for (const [index, part] of parts.toReversed().entries()) {
-      if (part.kind === "reconcile" || (index > 0 && part.kind === "step")) return
+      if (part.kind === "undo" && index === 0) continue
+      if (part.kind === "reconcile" || part.kind === "undo" || (index > 0 && part.kind === "step")) return
       yield part
     }
   }
@@ -350,7 +380,7 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
           opened: ordinal,
           first: position
         }))
-      } else if (kind !== "reconcile") {
+      } else if (kind !== "reconcile" && kind !== "undo") {
         // A step that only failed binds nobody: it leaves its place free.
         if (index < parts.length - 1 || outcome._tag !== "Open") put(scope, ordinal, entry, position)
         else {
@@ -361,6 +391,33 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
       }
     }
     outcomes.set(step, outcome)
+    const saga = Scope.failedSaga(step)
+    if (saga !== undefined && outcome._tag === "Succeeded") {
+      failedSagas.set(saga, { id: saga, order: record.order.slice(0, -1), position, value: outcome.value })
+      endedSagas.add(saga)
+    }
+  }
+
+  const enter = (step: string, record: WithoutTime<Record.StepRecord>, position: number) => {
+    undoables.track(step, record, position)
+    if (record._tag !== "StepUndoable") place(step, record, position)
+  }
+
+  // A saga whose steps are being undone cannot be taken back: done again, they would be done under the old keys.
+  const overturned = (step: string, record: WithoutTime<Record.StepRecord>): FailedSaga | undefined => {
+    if (failedSagas.size === 0 || record._tag === "StepUndoable") return undefined
+    const before = outcomes.get(step)
+    if (isSameFailure(before, outcomeAfter(record, before, length))) return undefined
+    for (const { kind, ordinal, path, scope } of after(Scope.parts(step, record.order))) {
+      for (const saga of failedSagas.values()) {
+        const part = Scope.parts(saga.id, saga.order).find((part) => part.scope === scope)
+        if (part === undefined || part.path === path) continue
+        if (kind === "branch" ? before?._tag === "Open" && saga.position > before.position : part.ordinal > ordinal) {
+          return saga
+        }
+      }
+    }
+    return undefined
   }
 
   for (const { position, record, step } of history?.steps ?? []) place(step, record, position)
@@ -436,13 +493,23 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
     found: string
   ) => {
     const error = new CheckpointMismatch({ runId, reason, scope, expected, found })
-    if (reason === "Order") halted ??= error
+    if (reason === "Order" || reason === "Undone") halted ??= error
     return error
   }
 
   const theEnd = "its end"
 
-  const ended = (step: string) => mismatch("Ended", "", theEnd, `step "${step}"`)
+  const ended = (step: string, scope = "") => mismatch("Ended", scope, theEnd, `step "${step}"`)
+
+  const endedSagaOf = (step: string) => Array.from(endedSagas).find((saga) => Scope.isInSaga(step, saga))
+
+  const refusalOf = (named: string, step: string, record: WithoutTime<Record.StepRecord>) => {
+    if (closed) return ended(named)
+    const saga = endedSagaOf(named)
+    if (saga !== undefined) return ended(named, saga)
+    const undone = overturned(step, record)
+    return undone && mismatch("Undone", "", `the saga "${undone.id}"`, `step "${named}"`)
+  }
 
   const endings = new Map(Object.entries(ending?.scopes ?? {}))
   const endOf = (scope: string, completed: RunCompleted): number =>
@@ -458,14 +525,21 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
     salt: history?.salt ?? options.salt,
     outcome: (id) => outcomes.get(id),
     maxRecordBytes,
-    steps: () => Array.from(outcomes, ([id, outcome]) => ({ id, outcome: recorded(outcome) })),
-    rewrite: ({ input, steps, version }) => {
+    recorded: () => ({
+      steps: Array.from(outcomes, ([id, outcome]) => ({ id, outcome: recorded(outcome) })),
+      undo: undoables.all().toSorted((one, other) => one.position - other.position).map(
+        ({ inDoubt, input, name, step: id }) => ({ id, name, input, done: !inDoubt })
+      )
+    }),
+    rewrite: ({ input, version, ...rest }) => {
       const begun = { _tag: "RunMigrated", version, ...(input === undefined ? {} : { input }) } as const
-      return Effect.asVoid(append([["", begun], ...recordsOf(steps)], "running"))
+      return Effect.asVoid(append([["", begun], ...recordsOf(rest)], "running"))
     },
     refusal: (scope, { entry, id, ordinal }) => {
       if (failure !== undefined) return failure
       if (closed) return ended(id)
+      const saga = endedSagaOf(id)
+      if (saga !== undefined) return ended(id, saga)
       if (halted !== undefined) return halted
       const found = Scope.describe(entry)
       const wanted = lines.get(scope.path)?.[ordinal]?.entry
@@ -477,6 +551,12 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
         // What fails once more may, for all its tag says, have failed for another reason.
         if ((failedAgain.get(scope.path) ?? ordinal) >= ordinal) {
           return mismatch("Order", scope.path, Scope.describe(wanted), found)
+        }
+        for (const { id, order } of failedSagas.values()) {
+          const part = Scope.parts(id, order).find((part) => part.scope === scope.path)
+          if (part !== undefined && part.ordinal >= ordinal) {
+            return mismatch("Undone", scope.path, `the saga "${id}"`, found)
+          }
         }
         takeBackFrom(scope.path, ordinal)
       }
@@ -554,8 +634,11 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
     appendStep: (step, record) =>
       Effect.tap(
         Effect.map(
-          append([[step, record]], undefined, () => closed ? Effect.fail(ended(step)) : Effect.void),
-          (position) => place(step, record, position)
+          append([[step, record]], undefined, () => {
+            const refused = refusalOf(step, step, record)
+            return refused === undefined ? Effect.void : Effect.fail(refused)
+          }),
+          (position) => enter(step, record, position)
         ),
         () => record._tag === "StepSucceeded" || record._tag === "StepFailed" ? recovered : Effect.void
       ).pipe(
@@ -563,6 +646,37 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
           ? Effect.tap(() => mayStartOver(step, record, atWork) ? breakDown(startOver) : Effect.void)
           : identity
       ),
+    undoables,
+    register: ({ id, order }, undo, ran) => {
+      if (ran > (history?.forked ?? 0)) registered.set(id, { _tag: "StepUndoable", order, undo, done: true, ran })
+    },
+    failedSagas: () => failedSagas,
+    failSaga: (saga, value) => {
+      const { id, order } = Scope.failureOf(saga)
+      const late = Array.from(registered).filter(([step]) => Scope.isInSaga(step, saga.id))
+      const records = [...late, [id, { _tag: "StepSucceeded", order, value }] as const]
+      const refused = Effect.suspend(() => {
+        const refused = refusalOf(saga.id, id, { _tag: "StepSucceeded", order, value })
+        if (refused !== undefined) return Effect.fail(refused)
+        // Nothing can come between the failure and what is known of the steps by then.
+        endedSagas.add(saga.id)
+        return Effect.void
+      })
+      return Effect.map(append(records, undefined, () => refused), (position) => {
+        records.forEach(([step, record], index) => enter(step, record, position - records.length + 1 + index))
+        for (const [step] of late) registered.delete(step)
+        return { ...saga, position, value }
+      })
+    },
+    undoing: (saga) => {
+      if (undoing.has(saga)) return false
+      undoing.add(saga)
+      for (const [id, { _tag }] of outcomes) if (_tag === "Intended" && Scope.isInSaga(id, saga)) told.add(id)
+      return true
+    },
+    undoingEnded: (saga) => {
+      undoing.delete(saga)
+    },
     isBroken: () => failure !== undefined,
     breakDown,
     broken: Deferred.await(broken)

@@ -69,7 +69,7 @@ export const opening = Effect.fnUntraced(function*(journal: Journal, options: Op
     return yield* new RunDeadLettered({ runId, crashes })
   }
   if (history.version !== version) {
-    const migrated = options.migrate?.({ version: history.version, input: history.input, steps: journal.steps() })
+    const migrated = options.migrate?.({ version: history.version, input: history.input, ...journal.recorded() })
     if (migrated !== undefined) {
       yield* journal.rewrite({ ...migrated, version })
       return true

@@ -28,7 +28,22 @@ export interface RecordedStep {
 }
 
 /**
- * What a run is resumed from: its version and input, and its steps in the order in which the program asked for them.
+ * How something is undone that a step of a run has done, or may have done (`done` is `false`), if its saga fails: by
+ * which compensation, and from what, as JSON.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface RecordedUndo {
+  readonly id: string
+  readonly name: string
+  readonly input: Schema.Json | undefined
+  readonly done: boolean
+}
+
+/**
+ * What a run is resumed from: its version and input, its steps in the order in which the program asked for them, and how
+ * what they did is undone, in the order in which it was done.
  *
  * @category models
  * @since 0.1.0
@@ -37,6 +52,7 @@ export interface RecordedRun {
   readonly version: number
   readonly input: Schema.Json | undefined
   readonly steps: ReadonlyArray<RecordedStep>
+  readonly undo: ReadonlyArray<RecordedUndo>
 }
 
 const isIn = (id: string, path: string): boolean =>
@@ -68,14 +84,15 @@ const isIn = (id: string, path: string): boolean =>
  * @category migrating
  * @since 0.1.0
  */
-export const renameStep = (from: string, to: string) => (run: RecordedRun): RecordedRun => ({
-  ...run,
-  steps: run.steps.map((step) => isIn(step.id, from) ? { ...step, id: `${to}${step.id.slice(from.length)}` } : step)
-})
+export const renameStep = (from: string, to: string) => {
+  const renamed = <A extends { readonly id: string }>(one: A): A =>
+    isIn(one.id, from) ? { ...one, id: `${to}${one.id.slice(from.length)}` } : one
+  return (run: RecordedRun): RecordedRun => ({ ...run, steps: run.steps.map(renamed), undo: run.undo.map(renamed) })
+}
 
 /**
  * Leaves a step, or a group of branches, out of a {@link RecordedRun}, with all that is inside of it. What it has done
- * is not undone. For the `migrate` of `Checkpoint.run`.
+ * is not undone by that: it is, with the rest, if its saga fails. For the `migrate` of `Checkpoint.run`.
  *
  * @category migrating
  * @since 0.1.0
@@ -103,27 +120,38 @@ const recordOf = (outcome: StepOutcome, order: ReadonlyArray<number>): Record.Wi
  *
  * @internal
  */
-export const recordsOf = (steps: ReadonlyArray<RecordedStep>) => {
+export const recordsOf = ({ steps, undo }: Pick<RecordedRun, "steps" | "undo">) => {
   const scopes = new Map<string, Map<string, number>>()
   const seen = new Set<string>()
-  return steps.map(({ id, outcome }): readonly [id: string, record: Record.WithoutTime<Record.StepRecord>] => {
-    if (id === "" || seen.has(id)) {
-      const expected = "steps with ids of their own"
-      throw new InvalidConfig({ module: "Checkpoint.run", option: "migrate", value: JSON.stringify(id), expected })
-    }
-    seen.add(id)
+  const orderOf = (id: string) => {
     let scope = ""
-    const order = id.split("/").map((part) => {
+    return id.split("/").map((part) => {
       const asked = scopes.get(scope) ?? new Map<string, number>()
       scopes.set(scope, asked)
       scope = Scope.join(scope, part)
       const { entry, kind } = Scope.kindOf(part)
-      if (kind === "reconcile") return -1
+      if (kind === "reconcile" || kind === "undo") return -1
       if (kind === "branch") return -1 - asked.size
       const ordinal = asked.get(entry) ?? asked.size
       asked.set(entry, ordinal)
       return ordinal
     })
-    return [id, recordOf(outcome, order)]
+  }
+  const records = steps.map(({ id, outcome }): Written => {
+    if (id === "" || seen.has(id)) {
+      const expected = "steps with ids of their own"
+      throw new InvalidConfig({ module: "Checkpoint.run", option: "migrate", value: JSON.stringify(id), expected })
+    }
+    seen.add(id)
+    return [id, recordOf(outcome, orderOf(id))]
   })
+  const undoable = undo.map(({ done, id, input, name }): Written => [id, {
+    _tag: "StepUndoable",
+    order: orderOf(id),
+    undo: { name, ...(input === undefined ? {} : { input }) },
+    done
+  }])
+  return [...records, ...undoable]
 }
+
+type Written = readonly [id: string, record: Record.WithoutTime<Record.StepRecord>]

@@ -7,13 +7,20 @@ const order = Schema.Array(Schema.Finite)
 // What is read from JSON text is JSON, and what is written was made so by `toJson`: large values are not looked through
 // once more.
 const json = Schema.declare((_: unknown): _ is Schema.Json => true)
+const undo = Schema.Struct({ name: Schema.String, input: Schema.optionalKey(json) })
+// Only of steps that can be undone: what was tried may have happened all the same.
+const doubt = Schema.optionalKey(Schema.Literal(true))
 
 /**
  * What a journal consists of. `order` places a step: for each part of its id its ordinal in the scope around, -1 for
- * a reconcile, and below it for a branch opened by key: -1 less how many steps and groups the scope around had been
+ * a reconcile and for what undoes a saga, and below it for a branch opened by key: -1 less how many steps and groups the scope around had been
  * asked for by then. `scopes` of a completed run are those that were asked for more than their records tell.
  *
  * `since` is when a step that is tried again failed for the first time.
+ *
+ * `undo` is how a step is undone: by which compensation, and from what; where that is missing in the record of a result,
+ * it is the result. `StepUndoable` says it of a step that is about to run, or that has run (`done`): its result stands at
+ * `ran`.
  *
  * `salt` tells runs of one id apart. What stands before `RunMigrated` is superseded by what follows it; what stands at
  * `to` or later before `RunRolledBack` does not count any more.
@@ -32,7 +39,8 @@ export const Record = Schema.TaggedUnion({
   RunFailed: { at, error: Schema.optionalKey(Schema.String) },
   RunCancelled: { at },
   RunDeadLettered: { at, crashes: Schema.Finite },
-  StepIntended: { at, order },
+  StepIntended: { at, order, undo: Schema.optionalKey(undo) },
+  StepUndoable: { at, order, undo, done: Schema.Boolean, ran: Schema.optionalKey(Schema.Finite) },
   StepReleased: { at, order },
   StepRetried: {
     at,
@@ -40,18 +48,23 @@ export const Record = Schema.TaggedUnion({
     since: Schema.Finite,
     resumeAt: Schema.Finite,
     verdict: Schema.String,
-    tag: Schema.optionalKey(Schema.String)
+    tag: Schema.optionalKey(Schema.String),
+    doubt
   },
   StepOversized: { at, order, bytes: Schema.Finite },
-  StepSucceeded: { at, order, value: json },
+  StepSucceeded: { at, order, value: json, undo: Schema.optionalKey(undo) },
   StepFailed: {
     at,
     order,
     error: Schema.optionalKey(json),
     tag: Schema.optionalKey(Schema.String),
-    verdict: Schema.String
+    verdict: Schema.String,
+    doubt
   }
 })
+
+/** @internal */
+export type Undo = typeof undo.Type
 
 /** @internal */
 export type Record = typeof Record.Type

@@ -30,6 +30,7 @@ import * as History from "./checkpointHistory.ts"
 import * as Life from "./checkpointLife.ts"
 import * as Record from "./checkpointRecord.ts"
 import { stop } from "./checkpointRun.ts"
+import * as Scope from "./checkpointScope.ts"
 
 type Store = CheckpointStore["Service"]
 
@@ -112,6 +113,7 @@ export const changes = (
  *
  * `step` is empty for records about the run itself. `at` is in milliseconds since the epoch. `value` is the JSON of a
  * result, of a remembered failure, or of the run's input. `error` is the tag of a failure, `verdict` what it meant.
+ * `undo` names the compensation that undoes the step.
  *
  * @category models
  * @since 0.1.0
@@ -132,15 +134,18 @@ export interface RecordSummary {
     | "RunCancelled"
     | "RunDeadLettered"
     | "StepIntended"
+    | "StepUndoable"
     | "StepReleased"
     | "StepRetried"
     | "StepOversized"
     | "StepSucceeded"
     | "StepFailed"
+    | "SagaFailed"
   readonly step: string
   readonly value?: Schema.Json
   readonly error?: string
   readonly verdict?: string
+  readonly undo?: string
 }
 
 /**
@@ -155,15 +160,18 @@ export interface Inspection extends RunSummary {
 }
 
 const summarize = (position: number, step: string, record: Record.Record): RecordSummary => {
-  const base = { position, at: record.at, kind: record._tag, step }
+  const undo = "undo" in record && record.undo !== undefined ? { undo: record.undo.name } : {}
+  const base = { position, at: record.at, kind: record._tag, step, ...undo }
   switch (record._tag) {
     case "RunOpened":
     case "RunMigrated":
       return record.input === undefined ? base : { ...base, value: record.input }
     case "RunFailed":
       return record.error === undefined ? base : { ...base, error: record.error }
-    case "StepSucceeded":
-      return { ...base, value: record.value }
+    case "StepSucceeded": {
+      const saga = Scope.failedSaga(step)
+      return { ...base, ...(saga === undefined ? {} : { kind: "SagaFailed", step: saga }), value: record.value }
+    }
     case "StepRetried":
       return { ...base, verdict: record.verdict, ...(record.tag === undefined ? {} : { error: record.tag }) }
     case "StepFailed":
@@ -405,7 +413,8 @@ export interface RollbackOptions {
  *
  * Nothing is deleted: the journal gets a record that says what does not count any more. The run is `suspended` then,
  * whatever it was. An `"atMostOnce"` step that is taken back may have taken effect: asked for again, it is not executed
- * but `AmbiguousStep`, or its `reconcile` is asked.
+ * but `AmbiguousStep`, or its `reconcile` is asked. What a step has done that can be undone stays known, and is undone if
+ * its saga fails. That a saga has failed cannot be taken back.
  *
  * Fails with `RunNotFound`, `RunLeased`, `StepNotFound`, `RollbackTooFar`, `CheckpointCorrupt`, or
  * `CheckpointStoreError`.
@@ -450,6 +459,10 @@ export const rollback = (
       const taken = finished.filter(({ position }) => position >= to).length
       const counted = options.to === undefined ? Math.max(taken, wanted) : taken
       if (counted > limit) return yield* new RollbackTooFar({ runId, steps: counted, limit })
+      for (const { position, step } of steps) {
+        const saga = position >= to ? Scope.failedSaga(step) : undefined
+        if (saga !== undefined) return yield* new RollbackTooFar({ runId, steps: counted, limit, saga })
+      }
       yield* append(store, lease, length, { _tag: "RunRolledBack", to }, "suspended")
     })
   )
@@ -483,7 +496,7 @@ export interface ForkOptions {
  *
  * The new run has the version and the input of the other one, and is `suspended` until it is resumed under its own id.
  * It is another run: its steps have idempotency keys of their own, and an `"atMostOnce"` step that is not taken over is
- * executed in it too. Needs no lease of the other run, which may be at work.
+ * executed in it too. What it took over is the other run's to undo (`Compensation`). Needs no lease of the other run, which may be at work.
  *
  * Fails with `RunNotFound`, `StepNotFound`, `RunExists`, `RunLeased` (the new id), `CheckpointCorrupt`, or
  * `CheckpointStoreError`.

@@ -78,6 +78,17 @@ export const enterGroup = (scope: Scope, name: string): Claim => {
   return occupy(scope, join(scope.path, label), `${label}[]`)
 }
 
+/**
+ * The same for a saga: what is in it has its own scope, and only its failure has a record.
+ *
+ * @internal
+ */
+export const enterSaga = (scope: Scope, name: string): Claim => {
+  const escaped = escape(name)
+  const entry = `${escaped}${occurrence(scope, `${escaped}~`)}~`
+  return occupy(scope, join(scope.path, entry), entry)
+}
+
 /** @internal */
 export const leave = (scope: Scope): void => {
   scope.running = undefined
@@ -89,6 +100,43 @@ export const insideStep = (claim: Claim): Scope => make(claim.id, claim.order)
 /** @internal */
 export const insideReconcile = (claim: Claim, attempt: number): Scope =>
   make(`${claim.id}/${reconcile}${attempt > 1 ? `#${attempt}` : ""}`, [...claim.order, -1])
+
+/** @internal */
+export const insideSaga = (claim: Claim): Scope => make(claim.id, claim.order)
+
+/**
+ * Where the failure of a saga stands.
+ *
+ * @internal
+ */
+export const failureOf = ({ id, order }: Pick<Claim, "id" | "order">): Pick<Claim, "id" | "order"> => ({
+  id: `${id}/${undo}`,
+  order: [...order, -1]
+})
+
+/**
+ * The saga whose failure has this id, if it is one.
+ *
+ * @internal
+ */
+export const failedSaga = (id: string): string | undefined =>
+  id.endsWith(`~/${undo}`) ? id.slice(0, -undo.length - 1) : undefined
+
+/**
+ * Where one of the steps of a saga is undone.
+ *
+ * @internal
+ */
+export const insideUndo = ({ id, order }: Pick<Claim, "id" | "order">, key: string): Scope =>
+  make(`${id}/${undo}[${escape(key)}]`, [...order, -1])
+
+/**
+ * Whether a path leads into the steps of a saga, and not into those that undo them.
+ *
+ * @internal
+ */
+export const isInSaga = (path: string, saga: string): boolean =>
+  path.startsWith(`${saga}/`) && !path.slice(saga.length).includes(`/${undo}`)
 
 /** @internal */
 export const insideGroup = (claim: Claim, key: string): Scope => make(`${claim.id}[${escape(key)}]`, claim.order)
@@ -110,7 +158,7 @@ export const openBranch = (scope: Scope, key: string): Scope => {
  * @internal
  */
 export interface Part {
-  readonly kind: "step" | "group" | "branch" | "reconcile"
+  readonly kind: "step" | "group" | "branch" | "saga" | "reconcile" | "undo"
   readonly scope: string
   readonly path: string
   readonly ordinal: number
@@ -140,20 +188,31 @@ export const kindOf = (part: string): Pick<Part, "kind" | "entry"> =>
     ? { kind: "branch", entry: part }
     : part.startsWith(reconcile)
     ? { kind: "reconcile", entry: part }
+    : part.startsWith(undo)
+    ? { kind: "undo", entry: part }
+    : part.endsWith("~")
+    ? { kind: "saga", entry: part }
     : part.endsWith("]")
     ? { kind: "group", entry: part.replace(/\[[^\]]*\]$/, "[]") }
     : { kind: "step", entry: part }
 
 // No name begins like this: it is escaped in them.
 const reconcile = "~reconcile"
+const undo = "~undo"
 
 /**
- * The id of the step that a scope belongs to, also in its reconcile, or the scope's own path.
+ * The id of the step that a scope belongs to, also in its reconcile, or the scope's own path. A step that is undone once
+ * more, after somebody has decided so, is undone by the same step.
  *
  * @internal
  */
-export const ownerOf = (path: string): string => path.replace(/\/~reconcile(#\d+)?$/, "")
+export const ownerOf = (path: string): string =>
+  path.replace(/\/~reconcile(#\d+)?$/, "").replaceAll(/(\/~undo\[[^\]]*\]\/[^/#]*)#\d+/g, "$1")
 
 /** @internal */
 export const describe = (entry: string): string =>
-  entry.endsWith("[]") ? `the branches "${entry.slice(0, -2)}"` : `step "${entry}"`
+  entry.endsWith("[]")
+    ? `the branches "${entry.slice(0, -2)}"`
+    : entry.endsWith("~")
+    ? `the saga "${entry.slice(0, -1)}"`
+    : `step "${entry}"`

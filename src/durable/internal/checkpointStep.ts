@@ -23,6 +23,7 @@ import {
 } from "./checkpointErrors.ts"
 import { inside, Run } from "./checkpointRun.ts"
 import * as Scope from "./checkpointScope.ts"
+import { isTried, type Undoer } from "./checkpointUndo.ts"
 
 /**
  * What is known about an attempt whose result was never written.
@@ -54,6 +55,13 @@ interface RetryTime {
   readonly since: number
   readonly resumeAt: number
 }
+
+interface Doubt {
+  readonly doubt?: true
+}
+
+const mayHaveHappened = (error: unknown) =>
+  Effect.map(Effect.provideService(Fault.classify(error), Fault.Idempotent, false), Fault.mayHaveHappened)
 
 /** Stands for the failures of earlier lives, of which only their times are known. */
 const retried = { [Fault.verdictOf]: Fault.transient }
@@ -108,7 +116,7 @@ export const scoped = <A, E, R>(
  *
  * @internal
  */
-export const step = <A, E, R, Success extends Schema.Constraint, Remembered extends Schema.Constraint, E2, R2>(
+export const step = <A, E, R, Success extends Schema.Constraint, Remembered extends Schema.Constraint, E2, R2, R3>(
   name: string,
   options: {
     readonly success: Success & { readonly Type: A }
@@ -116,11 +124,12 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
     readonly atMostOnce: boolean
     readonly reconcile: Effect.Effect<Reconciliation<A>, E2, R2> | undefined
     readonly retry: Retry.Policy | undefined
+    readonly undo: Undoer<A, R3> | undefined
   },
   execute: Effect.Effect<A, E, R>
 ) =>
   claiming(name, Scope.enterStep, (run, claim, restore) => {
-    const { atMostOnce, reconcile } = options
+    const { atMostOnce, reconcile, undo } = options
     const { journal, runId } = run
     const { id, order } = claim
     const success = codecOf(options.success)
@@ -131,6 +140,7 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
       return error
     }
     const corrupt = (detail: string) => halted(new CheckpointCorrupt({ runId, step: id, detail }))
+    const notEncodable = (detail: string) => new StepNotEncodable({ runId, step: id, reason: "Value", detail })
     const completed = (replayed: boolean) =>
       Telemetry.emit(() => ({ _tag: "StepCompleted", runId, step: id, replayed }))
     const failed = (replayed: boolean) => Telemetry.emit(() => ({ _tag: "StepFailed", runId, step: id, replayed }))
@@ -139,12 +149,12 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
     const execution = () => {
       // Gives what a resumed program will be given: the value as it comes back out of the record.
       const succeed = Effect.fnUntraced(function*(value: A) {
-        const { decoded, json } = yield* Effect.mapError(
-          success.roundTrip(value),
-          (detail) => new StepNotEncodable({ runId, step: id, reason: "Value", detail })
-        )
+        const { decoded, json } = yield* Effect.mapError(success.roundTrip(value), notEncodable)
+        const undoable = undo === undefined
+          ? {}
+          : { undo: yield* Effect.mapError(undo.succeeded(decoded, json), notEncodable) }
         yield* Effect.catchTag(
-          journal.appendStep(id, { _tag: "StepSucceeded", order, value: json }),
+          journal.appendStep(id, { _tag: "StepSucceeded", order, value: json, ...undoable }),
           "RecordTooLarge",
           // That it has been executed is remembered all the same, or it would be executed again to the same end.
           (error) => Effect.andThen(journal.appendStep(id, { _tag: "StepOversized", order, bytes: error.bytes }), error)
@@ -180,8 +190,8 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
 
       // What the error is, but not what it says, which may be a secret. Gives the error that a resumed program will be
       // given, if it is remembered.
-      const note = Effect.fnUntraced(function*(error: E, verdict: Fault.Verdict) {
-        const failing = { _tag: "StepFailed", order, verdict: verdict._tag, ...tagged(error) } as const
+      const note = Effect.fnUntraced(function*(error: E, verdict: Fault.Verdict, doubt: Doubt) {
+        const failing = { _tag: "StepFailed", order, verdict: verdict._tag, ...tagged(error), ...doubt } as const
         const written = failure === undefined ? Option.none() : yield* Effect.option(failure.roundTrip(error))
         const remembered = Option.isNone(written)
           ? false
@@ -225,7 +235,12 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
       // Gives nothing where the step is to be tried again.
       const attempt = Effect.fnUntraced(function*(number: number, retryAt: Effect.Success<typeof retrying>) {
         yield* journal.executing
-        if (atMostOnce) yield* journal.appendStep(id, { _tag: "StepIntended", order })
+        const undoable = undo === undefined ? {} : { undo: yield* Effect.mapError(undo.attempted, notEncodable) }
+        const isToBeNoted = undoable.undo !== undefined && !isTried(journal.undoables.of(id), undoable.undo)
+        if (atMostOnce) yield* journal.appendStep(id, { _tag: "StepIntended", order, ...undoable })
+        else if (undoable.undo !== undefined && isToBeNoted) {
+          yield* journal.appendStep(id, { _tag: "StepUndoable", order, undo: undoable.undo, done: false })
+        }
         let started = false
         const place = Scope.insideStep(claim)
         const work = Effect.suspend(() => {
@@ -250,7 +265,7 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
         }
         const found = Cause.findErrorOption(exit.cause)
         if (Option.isNone(found)) {
-          if (atMostOnce && !started) yield* release
+          if ((atMostOnce || isToBeNoted) && !started) yield* release
           return yield* again
         }
         const error = found.value
@@ -261,14 +276,18 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
           const happened = yield* settle("Failed", number, { cause: error })
           if (Option.isSome(happened)) return happened
         }
+        // An earlier attempt that may have happened still may have.
+        const doubt: Doubt = !atMostOnce && undo !== undefined && (!isToBeNoted || (yield* mayHaveHappened(error)))
+          ? { doubt: true }
+          : {}
         const retry = yield* Effect.provideService(retryAt(error), Fault.Idempotent, !atMostOnce)
         if (retry !== undefined) {
           const retried = { _tag: "StepRetried", order, ...retry, verdict: verdict._tag, ...tagged(error) } as const
-          yield* journal.appendStep(id, retried)
+          yield* journal.appendStep(id, { ...retried, ...doubt })
           yield* until(retry.resumeAt)
           return Option.none<A>()
         }
-        const remembered = yield* note(error, verdict)
+        const remembered = yield* note(error, verdict, doubt)
         return Option.isSome(remembered) ? yield* Effect.fail(remembered.value) : yield* again
       })
 
@@ -285,7 +304,14 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
     }
 
     return Effect.gen(function*() {
-      if (success.hasRedacted || failure?.hasRedacted === true) {
+      const saga = undo === undefined ? undefined : yield* undo.saga
+      if (saga !== undefined && !Scope.isInSaga(id, saga)) {
+        const expected = "none where the steps of a saga are undone"
+        return yield* Effect.die(
+          new Fault.InvalidConfig({ module: "Checkpoint.step", option: "undo", value: id, expected })
+        )
+      }
+      if (success.hasRedacted || failure?.hasRedacted === true || undo?.hasRedacted === true) {
         const detail = "its schema holds a Redacted value, which JSON would show in clear"
         return yield* new StepNotEncodable({ runId, step: id, reason: "Redacted", detail })
       }
@@ -301,6 +327,10 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
       switch (outcome?._tag) {
         case "Succeeded": {
           const value = yield* Effect.mapError(success.decode(outcome.value), corrupt)
+          if (undo !== undefined && journal.undoables.of(id).length === 0) {
+            const registered = yield* Effect.mapError(undo.succeeded(value, outcome.value), notEncodable)
+            journal.register(claim, registered, outcome.position)
+          }
           yield* completed(true)
           return value
         }

@@ -61,15 +61,26 @@ export const current: Effect.Effect<{ readonly runId: string; readonly scope: st
  */
 export const idempotencyKey: Effect.Effect<string, never, Run> = Effect.map(
   Run,
-  ({ journal, scope }) => sha256(JSON.stringify([journal.salt, Scope.ownerOf(scope)]))
+  ({ journal, scope }) => keyOf(journal, scope)
 )
+
+/** @internal */
+export const keyOf = ({ salt }: { readonly salt: string }, path: string): string =>
+  sha256(JSON.stringify([salt, Scope.ownerOf(path)]))
 
 const recorded = <A>(
   name: string,
   success: Schema.Codec<A, unknown>,
   execute: Effect.Effect<A>
 ): Effect.Effect<A, Step.Failure, Run> => {
-  const options = { success, error: Schema.Never, atMostOnce: false, reconcile: undefined, retry: undefined }
+  const options = {
+    success,
+    error: Schema.Never,
+    atMostOnce: false,
+    reconcile: undefined,
+    retry: undefined,
+    undo: undefined
+  }
   const step: Effect.Effect<A, Step.Failure | AmbiguousStep, Run> = Step.step(name, options, execute)
   // A step that may happen twice is never ambiguous.
   return Effect.catchTag(step, "AmbiguousStep", (error) => Effect.die(error))
