@@ -146,19 +146,16 @@ export const make = <
   config.nonEmpty("Compensation.make", "name", name)
   const { effects, input, reconcile, retry } = options
   const { decode, hasRedacted, roundTrip } = codecOf(input)
-  const listed = Context.Service<CanUndo<Name>, string>(`effect-resilience/durable/Compensation/CanUndo/${name}`)
   return {
     name,
     [UndoTypeId]: {
       name,
       hasRedacted,
-      encode: (value) => Effect.map(roundTrip(value), ({ json }) => json),
-      saga: listed
+      encode: (value) => Effect.map(roundTrip(value), ({ json }) => json)
     },
     [TypeId]: {
       atMostOnce: effects === "atMostOnce",
       retry,
-      listedBy: (saga) => Context.make(listed, saga),
       prepare: (json) =>
         Effect.map(decode(json), (value) => ({
           execute: (undoing) => Effect.suspend(() => undo(value, undoing)),
@@ -320,13 +317,9 @@ export const saga: {
     const listed = internal.distinct(list)
     const { error, onStuck = "wait" } = options
     const name = config.nonEmpty("Compensation.saga", "name", options.name)
-    const forward = (id: string) => {
-      // Each gives what it says it does: `CanUndo` of its name.
-      const canUndo = Context.mergeAll(...listed.map((one) => one[TypeId].listedBy(id))) as Context.Context<
-        CanUndo<NameOf<Undo[number]>>
-      >
-      return Effect.provideContext(program, canUndo)
-    }
+    // `CanUndo` is known to the types only: it says that a compensation is listed, and here they are.
+    const canUndo = Context.empty() as Context.Context<CanUndo<NameOf<Undo[number]>>>
+    const forward = Effect.provideContext(program, canUndo)
     return Effect.contextWith((context: Context.Context<ServicesOf<Undo[number]>>) =>
       internal.saga(forward, listed.map((one) => handlerOf(one, context)), { name, error, onStuck })
     )

@@ -141,6 +141,17 @@ describe("Compensation.saga", () => {
     >()
   })
 
+  it("does not undo the steps of a compensation: they need a saga of their own", () => {
+    const careless = Compensation.make("careless", { input: Schema.String }, () => booking)
+    expect(Effect.void.pipe(Compensation.saga({ name: "trip", undo: [careless, cancel] }))).type.toBe<
+      Effect.Effect<
+        void,
+        Compensation.SagaFailed | Compensation.SagaError,
+        Airline | Compensation.CanUndo<"cancel"> | Needs
+      >
+    >()
+  })
+
   it("says that the run may be suspended, for people decide about what cannot be undone", () => {
     expect<Compensation.SagaError>().type.toBeAssignableFrom<Checkpoint.RunSuspended>()
     expect<Compensation.SagaError>().type.toBeAssignableFrom<Checkpoint.StepError>()

@@ -304,13 +304,6 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
     }
 
     return Effect.gen(function*() {
-      const saga = undo === undefined ? undefined : yield* undo.saga
-      if (saga !== undefined && !Scope.isInSaga(id, saga)) {
-        const expected = "none where the steps of a saga are undone"
-        return yield* Effect.die(
-          new Fault.InvalidConfig({ module: "Checkpoint.step", option: "undo", value: id, expected })
-        )
-      }
       if (success.hasRedacted || failure?.hasRedacted === true || undo?.hasRedacted === true) {
         const detail = "its schema holds a Redacted value, which JSON would show in clear"
         return yield* new StepNotEncodable({ runId, step: id, reason: "Redacted", detail })
@@ -329,7 +322,7 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
           const value = yield* Effect.mapError(success.decode(outcome.value), corrupt)
           if (undo !== undefined && journal.undoables.of(id).length === 0) {
             const registered = yield* Effect.mapError(undo.succeeded(value, outcome.value), notEncodable)
-            journal.register(claim, registered, outcome.position)
+            journal.register(claim, { input: outcome.value, ...registered }, outcome.position)
           }
           yield* completed(true)
           return value

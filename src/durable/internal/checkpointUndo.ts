@@ -17,8 +17,6 @@ export interface Undo<in A, out R = never> {
     readonly hasRedacted: boolean
     /** The JSON of what it is given, or what is wrong with it. */
     readonly encode: (input: A) => Effect.Effect<Schema.Json, string, R>
-    /** The scope of the saga that lists it. */
-    readonly saga: Effect.Effect<string, never, R>
   }
 }
 
@@ -47,7 +45,6 @@ export type UndoBy<A, Input, R> =
 /** @internal */
 export interface Undoer<in A, out R> {
   readonly hasRedacted: boolean
-  readonly saga: Effect.Effect<string, never, R>
   /** What is written before the step runs, and with its value. */
   readonly attempted: Effect.Effect<Record.Undo, string, R>
   readonly succeeded: (value: A, json: Schema.Json) => Effect.Effect<Record.Undo, string, R>
@@ -62,10 +59,9 @@ const calling = <A>(option: string, f: () => A): Effect.Effect<A, string> =>
 /** @internal */
 export const undoer = <A, Input, R>(undo: UndoBy<A, Input, R>): Undoer<A, R> => {
   if (TypeId in undo) {
-    const { encode, hasRedacted, name, saga } = undo[TypeId]
+    const { encode, hasRedacted, name } = undo[TypeId]
     return {
       hasRedacted,
-      saga,
       attempted: Effect.succeed({ name }),
       succeeded: (value, json) =>
         Effect.map(encode(value), (input) => isSameJson(input, json) ? { name } : { name, input })

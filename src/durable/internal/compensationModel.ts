@@ -37,7 +37,7 @@ export interface Undoing {
 export const CanUndoTypeId = "~effect-resilience/durable/Compensation/CanUndo"
 
 /**
- * That a saga around lists the compensation of this name. A step that can be undone needs it; `saga` provides it.
+ * That a saga around lists the compensation of this name. A step that can be undone needs it, and a saga takes it away.
  *
  * @category services
  * @since 0.1.0
@@ -66,8 +66,6 @@ export interface Compensation<out Name extends string, in Input, out R = never, 
   readonly [TypeId]: {
     readonly atMostOnce: boolean
     readonly retry: Retry.Policy | undefined
-    /** Lets the steps inside know the saga that undoes them. */
-    readonly listedBy: (saga: string) => Context.Context<never>
     /** Reads its input, or fails with what is wrong with it. */
     readonly prepare: (input: Schema.Json) => Effect.Effect<Prepared<R>, string, R>
     /** Asks people for its input. */

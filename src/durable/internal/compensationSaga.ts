@@ -13,7 +13,7 @@ import type { Run } from "./checkpointRun.ts"
 import * as Scope from "./checkpointScope.ts"
 import * as Step from "./checkpointStep.ts"
 import { type Handler, Handlers, isSagaError, type SagaError, SagaFailed } from "./compensationModel.ts"
-import { tagOf, undoAll, unknownUndo } from "./compensationUndo.ts"
+import { tagOf, undoable, undoAll } from "./compensationUndo.ts"
 
 type Service = Run["Service"]
 
@@ -28,6 +28,8 @@ const isFailWith = <E>(reason: Cause.Reason<E>): reason is Cause.Fail<E> => Caus
 const isResumable = (reason: Cause.Reason<unknown>): reason is Cause.Reason<SagaError> =>
   !isFailWith(reason) || isSagaError(reason.error)
 
+const isMistake = Schema.is(InvalidConfig)
+
 /** How a program ended that has not failed: the run is to be resumed. Gives nothing where it has failed for good. */
 const resumable = (
   { journal, runId, scope }: Service,
@@ -37,8 +39,10 @@ const resumable = (
   if (journal.isBroken()) return journal.broken
   const halted = journal.halted()
   if (halted !== undefined) return Effect.fail(halted)
-  const isSuspended = reasons.some((reason) => isFailWith(reason) && isResumable(reason))
-  if (isSuspended || !reasons.some((reason) => isFailWith(reason) || Cause.isDieReason(reason))) {
+  const isForNow = reasons.some((reason) =>
+    isFailWith(reason) ? isResumable(reason) : Cause.isDieReason(reason) && isMistake(reason.defect)
+  )
+  if (isForNow || !reasons.some((reason) => isFailWith(reason) || Cause.isDieReason(reason))) {
     return Effect.failCause(Cause.fromReasons(reasons.filter(isResumable)))
   }
   // What is completed stays as it is, also where its program does not go with it any more.
@@ -95,8 +99,7 @@ const undo = Effect.fnUntraced(function*<Failure extends Schema.Constraint>(
   Failure["Type"] | SagaFailed | SagaError,
   EscalationQueue.EscalationQueue | Failure["DecodingServices"]
 > {
-  const mismatch = unknownUndo(run, saga, handlers)
-  if (mismatch !== undefined) return yield* mismatch
+  yield* undoable(run, saga, handlers)
   const { error, failure, reason } = yield* read(run, saga.id, Written, saga.value)
   const known = options.error === undefined || error === undefined
     ? Option.none()
@@ -135,12 +138,12 @@ export const distinct = <A extends { readonly name: string }>(list: ReadonlyArra
 }
 
 /**
- * The life of one saga. `program` is given the id of the saga.
+ * The life of one saga.
  *
  * @internal
  */
 export const saga = <A, E, R, Failure extends Schema.Constraint>(
-  program: (saga: string) => Effect.Effect<A, E, R>,
+  program: Effect.Effect<A, E, R>,
   own: ReadonlyArray<Handler>,
   options: Options<Failure>
 ) =>
@@ -157,13 +160,12 @@ export const saga = <A, E, R, Failure extends Schema.Constraint>(
 
       const earlier = journal.failedSagas().get(claim.id)
       if (earlier !== undefined) return yield* restore(undo(run, earlier, options, handlers, {}))
-      const forward = Effect.provideService(Effect.suspend(() => program(claim.id)), Handlers, handlers)
+      const forward = Effect.provideService(program, Handlers, handlers)
       const exit = yield* Effect.exit(restore(Step.scoped(forward, run, Scope.insideSaga(claim))))
       if (Exit.isSuccess(exit)) return exit.value
       const ended = resumable(run, claim, exit.cause)
       if (ended !== undefined) return yield* ended
-      const mismatch = unknownUndo(run, claim, handlers)
-      if (mismatch !== undefined) return yield* mismatch
+      yield* undoable(run, claim, handlers)
       const failed = yield* fail(run, claim, options.error, exit.cause)
       return yield* restore(undo(run, failed, options, handlers, { cause: Cause.squash(exit.cause) }))
     }))

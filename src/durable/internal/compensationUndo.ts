@@ -89,28 +89,37 @@ const itemsOf = ({ journal }: Service, { id }: Pick<FailedSaga, "id">): Readonly
   return [...steps, ...sagas].toSorted((one, other) => other.position - one.position)
 }
 
+const readInput = ({ journal, runId }: Service, { input, step }: Undoable, { name, prepare }: Handler) =>
+  Effect.mapError(prepare(input ?? null), (detail) => {
+    const corrupt = new CheckpointCorrupt({ runId, step, detail: `what "${name}" undoes it from: ${detail}` })
+    journal.halt(corrupt)
+    return corrupt
+  })
+
 /**
- * A step that nothing here can undo: an earlier program named a compensation that this one does not list.
+ * Fails if there is a step that this program cannot undo: an earlier one named a compensation that it does not list, or
+ * whose input it cannot read. Nothing is written then: it is for another program to go on with.
  *
  * @internal
  */
-export const unknownUndo = (
+export const undoable = Effect.fnUntraced(function*(
   run: Service,
   saga: Pick<FailedSaga, "id">,
   handlers: ReadonlyMap<string, Handler>
-): CheckpointMismatch | undefined => {
-  const unknown = run.journal.undoables.all().find(({ name, step }) =>
-    Scope.isInSaga(step, saga.id) && !handlers.has(name)
-  )
-  if (unknown === undefined) return undefined
-  const { name, step } = unknown
-  const expected = `step "${step}", which "${name}" undoes,`
-  const found = `the saga "${saga.id}" without "${name}"`
-  const { runId } = run
-  const mismatch = new CheckpointMismatch({ runId, reason: "Order", scope: run.scope, expected, found })
-  run.journal.halt(mismatch)
-  return mismatch
-}
+) {
+  const { journal, runId, scope } = run
+  for (const one of journal.undoables.all().filter(({ step }) => Scope.isInSaga(step, saga.id))) {
+    const handler = handlers.get(one.name)
+    if (handler === undefined) {
+      const expected = `step "${one.step}", which "${one.name}" undoes,`
+      const found = `the saga "${saga.id}" without "${one.name}"`
+      const mismatch = new CheckpointMismatch({ runId, reason: "Order", scope, expected, found })
+      journal.halt(mismatch)
+      return yield* mismatch
+    }
+    if (one.input !== undefined) yield* readInput(run, one, handler)
+  }
+})
 
 const decisions = ["Retry", "Approve", "Reject", "Abandon"] as const
 
@@ -127,13 +136,6 @@ const settle = (
   const undoing: Undoing = { runId, saga: saga.id, step, idempotencyKey: keyOf(journal, step), inDoubt }
   const context = { saga: saga.id, step, compensation: name, ...(inDoubt ? { inDoubt } : {}) }
   const settled = (outcome: Settled["outcome"]): Settled => ({ step, compensation: name, outcome })
-
-  const read = (input: Undoable["input"]) =>
-    Effect.mapError(handler.prepare(input ?? null), (detail) => {
-      const corrupt = new CheckpointCorrupt({ runId, step, detail: `what "${name}" undoes it from: ${detail}` })
-      journal.halt(corrupt)
-      return corrupt
-    })
 
   const ask = (reason: EscalationQueue.Reason, error: unknown) =>
     EscalationQueue.ask({
@@ -211,8 +213,8 @@ const settle = (
   })
 
   const body = Effect.gen(function*() {
-    let input = undoable.input
-    if (inDoubt && input === undefined) {
+    let known = undoable
+    if (inDoubt && undoable.input === undefined) {
       const decision = yield* handler.ask({
         name: "doubt",
         reason: "AmbiguousState",
@@ -222,9 +224,9 @@ const settle = (
         decisions: ["Supply", "Approve", "Reject", "Abandon"]
       })
       if (decision._tag !== "Supply") return settled(decision._tag === "Approve" ? "byHand" : "left")
-      input = decision.value
+      known = { ...undoable, input: decision.value }
     }
-    const prepared = yield* read(input)
+    const prepared = yield* readInput(run, known, handler)
     while (true) {
       const done = yield* attempt(prepared)
       if (Option.isSome(done)) return done.value
