@@ -18,8 +18,12 @@ export const migrations = {
       sql.literal(sql.onDialectOrElse({ pg: () => options.pg, orElse: () => options.sqlite }))
     // In SQLite this very word makes a column the key of the table's own tree, instead of a second tree beside it.
     const key = either({ pg: "BIGINT", sqlite: "INTEGER" })
-    // Room in each page for the next state of its rows, which PostgreSQL can then write without touching an index.
-    const roomy = either({ pg: "WITH (fillfactor = 70)", sqlite: "" })
+    // PostgreSQL keeps the plan of a statement, and plans to read all of a table that it has counted and found small. So
+    // it is to count none that is small: what it has not counted it takes for larger.
+    const uncounted = "autovacuum_analyze_threshold = 1000, autovacuum_vacuum_threshold = 1000"
+    // And room in each page for the next state of its rows, which can then be written without touching an index.
+    const ofRuns = either({ pg: `WITH (fillfactor = 70, ${uncounted})`, sqlite: "" })
+    const ofJournal = either({ pg: `WITH (${uncounted})`, sqlite: "" })
     yield* sql`CREATE TABLE effect_resilience_runs (
       number ${key} NOT NULL PRIMARY KEY,
       run_id TEXT NOT NULL UNIQUE,
@@ -30,13 +34,13 @@ export const migrations = {
       abandoned INTEGER NOT NULL,
       lease_owner TEXT,
       lease_expires_at BIGINT NOT NULL
-    ) ${roomy}`
+    ) ${ofRuns}`
     yield* sql`CREATE TABLE effect_resilience_journal (
       key ${key} NOT NULL PRIMARY KEY,
       token BIGINT NOT NULL,
       step TEXT NOT NULL,
       body TEXT NOT NULL
-    )`
+    ) ${ofJournal}`
     // One counter for all runs, so that a run that is removed and started anew never sees an old token again.
     yield* sql.onDialectOrElse({
       pg: () => sql`CREATE SEQUENCE effect_resilience_tokens`,
