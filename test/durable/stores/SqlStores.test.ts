@@ -88,3 +88,28 @@ describe("a store whose tables are of a newer release is refused with both versi
 describeWithPostgres("a store whose tables are of a newer release is refused with both versions, on PostgreSQL", () => {
   newerTables(Effect.map(postgresSchema, PgClient.layer))
 })
+
+describeWithPostgres("SqlIdempotency on PostgreSQL", () => {
+  it.effect("of processes that record a result at once one wins, and all are told its result, also in place of an expired one", () =>
+    Effect.gen(function*() {
+      const database = PgClient.layer(yield* postgresSchema)
+      const processes = yield* Effect.forEach([1, 2, 3, 4], () =>
+        Effect.flatMap(
+          Layer.build(Layer.fresh(database)),
+          (context) => Effect.provideContext(SqlIdempotency.makeStore, context)
+        ))
+      const record = (now: number) =>
+        Effect.forEach(
+          processes,
+          ({ put }, n) => put("s", "hash", { outcome: `${now} ${n}`, recordedAt: now, expiresAt: now + 1_000 }),
+          { concurrency: "unbounded" }
+        )
+      const told: Array<string> = []
+      for (let round = 0; round < 10; round++) {
+        const [one, ...others] = yield* record(round * 1_000)
+        for (const other of others) assert.deepStrictEqual(other, one)
+        told.push(one?.outcome ?? "")
+      }
+      assert.strictEqual(new Set(told).size, 10)
+    }))
+})
