@@ -208,7 +208,7 @@ const recorded = (outcome: Outcome): RecordedStep["outcome"] => {
   }
 }
 
-const isSameFailure = (before: Outcome | undefined, after: Outcome): before is Outcome =>
+const isSameFailure = (before: Outcome | undefined, after: Outcome): boolean =>
   before?._tag === "Open" && after._tag === "Open" && before.failure === after.failure
 
 const isInStep = (path: string, step: string): boolean => path === step || path.startsWith(`${step}/`)
@@ -371,7 +371,7 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
     const latest = outcomeAfter(record, before, position)
     const failsOnceMore = isSameFailure(before, latest)
     // What came after the first of equal failures came of it.
-    const outcome = failsOnceMore ? { ...latest, position: before.position } : latest
+    const outcome = failsOnceMore ? { ...latest, position: before?.position ?? position } : latest
     if (failsOnceMore) failsAgain(parts)
     else comesTo(parts, before)
     for (const [index, { entry, kind, ordinal, path, scope }] of parts.entries()) {
