@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Context, Deferred, Duration, Effect, Exit, Fiber, Layer, Option, Queue, Schema } from "effect"
+import { Cause, Context, Deferred, Duration, Effect, Exit, Fiber, Layer, Option, Queue, Result, Schema } from "effect"
 import { Checkpoint, CheckpointStore } from "effect-resilience"
 import * as WorkflowCheckpoint from "effect-resilience/durable/stores/WorkflowCheckpoint"
 import { ClusterError } from "effect/cluster"
@@ -132,7 +132,6 @@ describe("layerWorkflow", () => {
     Effect.gen(function*() {
       const engine = yield* WorkflowEngine.WorkflowEngine
       const one = yield* connect("one", engine)
-      const two = yield* connect("two", engine)
       const reached = yield* Deferred.make<void>()
       const stopped = yield* Deferred.make<void>()
       const hanging = Effect.andThen(Deferred.succeed(reached, undefined), Effect.never).pipe(
@@ -145,6 +144,7 @@ describe("layerWorkflow", () => {
         Effect.forkChild
       )
       yield* Deferred.await(reached)
+      const two = yield* connect("two", engine)
       yield* CheckpointStore.CheckpointStore.use((store) => store.acquire("r", Duration.minutes(1), { takeOver: true }))
         .pipe(Effect.provideContext(two))
       while (first.pollUnsafe() === undefined) yield* TestClock.adjust("1 second")
@@ -152,6 +152,86 @@ describe("layerWorkflow", () => {
       const exit = yield* Fiber.join(first)
       const error = Exit.isFailure(exit) ? Cause.squash(exit.cause) : undefined
       assert.isTrue(error instanceof CheckpointStore.CheckpointStoreError && error.reason._tag === "Fenced")
+    }).pipe(Effect.provide(memory)))
+
+  it.effect("lets a holder whose execution the engine took away go on, as long as nobody followed it", () =>
+    Effect.gen(function*() {
+      const engine = yield* WorkflowEngine.WorkflowEngine
+      const executions: Array<string> = []
+      const activities: Array<string> = []
+      const one = yield* connect("one", {
+        ...engine,
+        activityExecute: (activity, attempt) =>
+          Effect.suspend(() => {
+            activities.push(activity.name)
+            return engine.activityExecute(activity, attempt)
+          }),
+        execute: (workflow, options) =>
+          Effect.suspend(() => {
+            executions.push(options.executionId)
+            return engine.execute(workflow, options)
+          })
+      })
+      const Own = Workflow.make("effect-resilience/Checkpoint", { payload: {}, idempotencyKey: () => "" })
+      const interrupt = Effect.suspend(() => engine.interruptUnsafe(Own, executions[0] ?? ""))
+      const { did, log } = makeLog()
+      const program = Effect.gen(function*() {
+        yield* Checkpoint.step("a", text, did("a"))
+        yield* interrupt
+        yield* Checkpoint.step("b", text, did("b"))
+      }).pipe(Checkpoint.run({ id: "r" }), Effect.provideContext(one))
+      yield* program
+      assert.strictEqual(executions.length, 1)
+      // There is nothing that its activities could be executed in any more.
+      assert.deepStrictEqual(activities, ["~run", "a"])
+      assert.deepStrictEqual(log, ["a", "b"])
+      yield* program
+      assert.deepStrictEqual(log, ["a", "b"])
+    }).pipe(Effect.provide(memory)))
+
+  it.effect("holds a run without an execution for the time of its lease, which others can see", () =>
+    Effect.gen(function*() {
+      const engine = yield* WorkflowEngine.WorkflowEngine
+      const one = yield* connect("one", engine)
+      const two = yield* connect("two", engine)
+      const [holder, other] = [one, two].map((context) => Context.get(context, CheckpointStore.CheckpointStore))
+      if (holder === undefined || other === undefined) return yield* Effect.die("two stores")
+      const lease = yield* holder.acquire("r", Duration.minutes(1))
+      yield* holder.append(lease, [{ position: 0, step: "", body: "{}" }])
+      yield* TestClock.adjust("40 seconds")
+      yield* holder.renew(lease, Duration.minutes(1))
+      yield* TestClock.adjust("40 seconds")
+      const { reason } = yield* Effect.flip(other.acquire("r", Duration.minutes(1)))
+      assert.isTrue(
+        reason._tag === "LeaseHeld" && reason.owner === "one" && Duration.toMillis(reason.remaining) === 20_000
+      )
+      assert.strictEqual(Option.getOrUndefined(yield* other.get("r"))?.lease?.expiresAt, 100_000)
+      yield* TestClock.adjust("20 seconds")
+      assert.strictEqual((yield* other.acquire("r", Duration.minutes(1))).abandoned, 1)
+      assert.strictEqual((yield* Effect.flip(holder.renew(lease, Duration.minutes(1)))).reason._tag, "Fenced")
+    }).pipe(Effect.provide(memory)))
+
+  it.effect("shows the engine nothing of its caller's context", () =>
+    Effect.gen(function*() {
+      class Secret extends Context.Service<Secret, string>()("test/Secret") {}
+      const engine = yield* WorkflowEngine.WorkflowEngine
+      let seen = 0
+      const look = Effect.map(Effect.serviceOption(Secret), (secret) => {
+        if (Option.isSome(secret)) seen++
+      })
+      const context = yield* connect("one", {
+        ...engine,
+        execute: (workflow, options) => Effect.andThen(look, engine.execute(workflow, options)),
+        activityExecute: (activity, attempt) => Effect.andThen(look, engine.activityExecute(activity, attempt)),
+        deferredResult: (deferred) => Effect.andThen(look, engine.deferredResult(deferred)),
+        deferredDone: (deferred, options) => Effect.andThen(look, engine.deferredDone(deferred, options))
+      })
+      yield* Checkpoint.step("a", {}, Effect.void).pipe(
+        Checkpoint.run({ id: "r" }),
+        Effect.provideContext(context),
+        Effect.provideService(Secret, "in the caller's transaction")
+      )
+      assert.strictEqual(seen, 0)
     }).pipe(Effect.provide(memory)))
 
   it.effect("finds out what became of a record that the engine did not acknowledge", () =>
@@ -300,7 +380,8 @@ describe("WorkflowCheckpoint.program", () => {
       unknown,
       CheckpointStore.CheckpointStore | WorkflowCheckpoint.Programs | WorkflowEngine.WorkflowEngine
     >,
-    programs: ReadonlyArray<WorkflowCheckpoint.Implementation<World>> = [write]
+    programs: ReadonlyArray<WorkflowCheckpoint.Implementation<World>> = [write],
+    engine: Layer.Layer<WorkflowEngine.WorkflowEngine> = memory
   ) =>
     it.effect(name, () => {
       const world = { ...makeLog(), down: false }
@@ -308,7 +389,7 @@ describe("WorkflowCheckpoint.program", () => {
         Effect.provide(
           WorkflowCheckpoint.layerWorkflowWith({ programs }).pipe(
             Layer.provide(Layer.succeed(World, { did: world.did, isDown: () => world.down })),
-            Layer.provideMerge(memory)
+            Layer.provideMerge(engine)
           )
         )
       )
@@ -354,6 +435,33 @@ describe("WorkflowCheckpoint.program", () => {
       assert.strictEqual(results.length, 3)
       assert.deepStrictEqual(world.log, ["plan tides", "publish"])
     }))
+
+  /** Takes its time to write, so that two who look at the same time see the same. */
+  const slow = Layer.effect(
+    WorkflowEngine.WorkflowEngine,
+    Effect.map(WorkflowEngine.WorkflowEngine, (engine) =>
+      WorkflowEngine.WorkflowEngine.of({
+        ...engine,
+        deferredDone: (deferred, options) =>
+          Effect.andThen(Effect.repeat(Effect.yieldNow, { times: 100 }), engine.deferredDone(deferred, options))
+      }))
+  ).pipe(Layer.provide(memory))
+
+  test(
+    "is run for one of two who start it with different inputs at the same time",
+    (world) =>
+      Effect.gen(function*() {
+        const run = (topic: string) => Effect.result(WorkflowCheckpoint.run(report, { id: "r", input: { topic, due } }))
+        const results = yield* Effect.all([run("tides"), run("moons")], { concurrency: "unbounded" })
+        const won = results.flatMap((result) => Result.isSuccess(result) ? [result.success.text] : [])
+        const lost = results.flatMap((result) => Result.isFailure(result) ? [result.failure] : [])
+        assert.strictEqual(won.length, 1)
+        assert.isTrue(lost[0]?._tag === "RunConflict" && lost[0].reason === "Input")
+        assert.deepStrictEqual(world.log, [won[0], "publish"])
+      }),
+    [write],
+    slow
+  )
 
   test("stays at work when who waits for it is interrupted", (world) =>
     Effect.gen(function*() {
