@@ -280,7 +280,10 @@ export const parse = (
       const [entries, , , , , records] = change.success
       if (entries !== length + records.length) return fail(offset, `record ${length} is missing`)
       if (records.length > 0) {
-        batches.push({ token, entries: records.map(([step, body], index) => ({ position: length + index, step, body })) })
+        batches.push({
+          token,
+          entries: records.map(([step, body], index) => ({ position: length + index, step, body }))
+        })
       }
       length = entries
     }

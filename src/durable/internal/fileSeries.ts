@@ -150,8 +150,7 @@ export const make = Effect.fnUntraced(function*(root: string) {
   const ready = new Set<string>()
   const epochs = path.join(root, "epoch")
 
-  const fileOf = (name: string, number: number) =>
-    path.join(root, `${name}.${String(number).padStart(8, "0")}.log`)
+  const fileOf = (name: string, number: number) => path.join(root, `${name}.${String(number).padStart(8, "0")}.log`)
   const folderOf = (name: string) => path.dirname(fileOf(name, 1))
 
   const using = <A, E, R>(
@@ -193,9 +192,11 @@ export const make = Effect.fnUntraced(function*(root: string) {
     return Effect.map(
       namesIn(folderOf(name)),
       (names) =>
-        ascending(names.map((file) =>
-          file.startsWith(base) && file.endsWith(".log") ? numberIn(file.slice(base.length, -4)) : NaN
-        ))
+        ascending(
+          names.map((file) =>
+            file.startsWith(base) && file.endsWith(".log") ? numberIn(file.slice(base.length, -4)) : NaN
+          )
+        )
     )
   }
 
@@ -384,7 +385,9 @@ export const make = Effect.fnUntraced(function*(root: string) {
         continue
       }
       yield* syncFolder(epochs)
-      yield* Effect.forEach(before.slice(0, -1), (number) => fs.remove(file(number), { force: true }), { discard: true })
+      yield* Effect.forEach(before.slice(0, -1), (number) => fs.remove(file(number), { force: true }), {
+        discard: true
+      })
       return
     }
     return yield* new Contended({ name: epochs })

@@ -36,6 +36,9 @@ export const Kept = Schema.Struct({
 /** @internal */
 export type Kept = typeof Kept.Type
 
+/** @internal */
+export type Entries = NonEmptyReadonlyArray<Entry>
+
 /**
  * The workflow whose executions work on runs: with the name of a program they run it, without one they lend themselves
  * to whoever waits for them in this process. Its name is stored data.
@@ -83,7 +86,6 @@ export interface Host {
   readonly isLost: () => boolean
   /** Lets the execution end. */
   readonly close: Effect.Effect<void>
-  /** @internal */
   readonly context: Context.Context<WorkflowInstance>
   /** How many activities have been named after each step. */
   readonly names: Map<string, number>
@@ -241,7 +243,12 @@ export const make = Effect.fnUntraced(function*() {
     }
   })
 
-  const kept = (where: Where, execution: string, name: string) => activity(where, under(execution), name, undefined)
+  /** Gives what an activity keeps. Of one whose rows somebody has deleted a cluster would ask for ever. */
+  const kept = (where: Where, execution: string, name: string) =>
+    Effect.timeoutOrElse(activity(where, under(execution), name, undefined), {
+      duration: "30 seconds",
+      orElse: () => failure(where, { _tag: "Unavailable" })
+    })
 
   const execute = (execution: string, payload: Payload) => engine.execute(workflow, { executionId: execution, payload })
 
@@ -346,6 +353,3 @@ export const make = Effect.fnUntraced(function*() {
 
   return { get, put, keep, kept, open, ends, poll, join, start, register }
 })
-
-/** @internal */
-export type Entries = NonEmptyReadonlyArray<Entry>

@@ -11,6 +11,7 @@ import {
   type Entry,
   type Lease,
   type LeaseOwner,
+  type RunStatus,
   type RunSummary
 } from "../CheckpointStore.ts"
 import { type Engine, type Entries, failure, type Host, Hosted, type Where } from "./workflowEngine.ts"
@@ -210,6 +211,86 @@ export const make = Effect.fnUntraced(function*(engine: Engine, log: Log, owner:
     )
   })
 
+  /** Writes how things stand from now on. */
+  const note = Effect.fnUntraced(function*(
+    runId: string,
+    session: Session,
+    where: Where,
+    change: (state: State) => State
+  ) {
+    let isDone = false
+    while (!isDone) isDone = yield* advance(runId, session, where, { version: 1, state: change(session.state) })
+  })
+
+  const touched = (run: State["run"], now: number): State["run"] => run === null ? null : { ...run, updatedAt: now }
+
+  // As long as its execution lives nobody needs to be told, but somebody may have taken the run over.
+  const look = Effect.fnUntraced(function*(runId: string, session: Session, where: Where) {
+    while (true) {
+      const next = yield* log.get(where, runId, session.position + 1)
+      if (Option.isNone(next)) return
+      if (next.value.state.token !== session.token) {
+        yield* drop(runId, session)
+        return yield* fenced(where, session.token)
+      }
+      yield* adopt(where, session, next.value)
+    }
+  })
+
+  const append = Effect.fnUntraced(function*(
+    runId: string,
+    session: Session,
+    where: Where,
+    now: number,
+    entries: Entries,
+    status: RunStatus | undefined
+  ) {
+    const { position } = entries[0]
+    while (true) {
+      const { run } = session.state
+      const length = run?.entries ?? 0
+      if (position !== length) {
+        const { appended } = session
+        if (appended?.from === position && Equal.equals(appended.entries, entries)) return
+        return yield* failure(where, { _tag: "PositionTaken", position, length })
+      }
+      const kept = { token: session.token, entries, ...(status === undefined ? {} : { status }) }
+      const host = hostOf(session)
+      const wrote = host === undefined
+        ? kept
+        : { execution: host.execution, activity: yield* engine.keep(where, host, kept) }
+      const state: State = {
+        ...session.state,
+        held: heldBy(session, session.expiresAt),
+        run: {
+          status: status ?? run?.status ?? "running",
+          entries: length + entries.length,
+          createdAt: run?.createdAt ?? now,
+          updatedAt: run === null || status !== undefined ? now : run.updatedAt
+        }
+      }
+      if (yield* advance(runId, session, where, { version: 1, state, wrote })) {
+        session.appended = { from: position, entries }
+        return
+      }
+    }
+  })
+
+  // What this process holds it knows better than the log: renewals are not written there.
+  const latest = (where: Where, runId: string) => {
+    const session = sessions.get(runId)
+    const known: Last | undefined = session === undefined
+      ? undefined
+      : { position: session.position, link: { version: 1, state: session.state } }
+    return log.last(where, runId, known)
+  }
+
+  const summary = (where: Where, runId: string) =>
+    Effect.map(
+      latest(where, runId),
+      (last) => last === undefined ? Option.none() : summaryOf(runId, last.link.state)
+    )
+
   const store = CheckpointStore.of({
     acquire: (runId, ttl, options) => alone(runId, acquire(runId, ttl, options)),
     renew: (lease, ttl, { recovered = false } = {}) =>
@@ -217,57 +298,33 @@ export const make = Effect.fnUntraced(function*(engine: Engine, log: Log, owner:
         "renew",
         lease,
         Effect.fnUntraced(function*(session, where, now) {
-          const { runId } = lease
           const expiresAt = Math.ceil(now + Duration.toMillis(ttl))
-          while (true) {
-            const { abandoned, held, run } = session.state
-            const isNews = (recovered && abandoned > 0) || hostOf(session) === undefined
-            if (isNews) {
-              const state: State = {
-                ...session.state,
-                held: heldBy(session, expiresAt),
-                abandoned: recovered ? 0 : abandoned,
-                run: run === null ? null : { ...run, updatedAt: now }
-              }
-              if (!(yield* advance(runId, session, where, { version: 1, state }))) continue
-            } else {
-              // As long as its execution lives nobody needs to be told, but somebody may have taken the run over.
-              const next = yield* log.get(where, runId, session.position + 1)
-              if (Option.isSome(next)) {
-                if (next.value.state.token !== session.token) {
-                  yield* drop(runId, session)
-                  return yield* fenced(where, session.token)
-                }
-                yield* adopt(where, session, next.value)
-                continue
-              }
-              session.state = {
-                ...session.state,
-                held: held === null ? null : { ...held, until: expiresAt },
-                run: run === null ? null : { ...run, updatedAt: now }
-              }
-            }
-            session.expiresAt = expiresAt
-            return
+          const renewed = (state: State): State => ({
+            ...state,
+            held: heldBy(session, expiresAt),
+            abandoned: recovered ? 0 : state.abandoned,
+            run: touched(state.run, now)
+          })
+          const isNews = hostOf(session) === undefined || (recovered && session.state.abandoned > 0)
+          if (isNews) yield* note(lease.runId, session, where, renewed)
+          else {
+            yield* look(lease.runId, session, where)
+            session.state = renewed(session.state)
           }
+          session.expiresAt = expiresAt
         })
       ),
     release: (lease) =>
       holding("release", lease, (session, where, now) =>
-        Effect.gen(function*() {
-          let done = false
-          while (!done) {
-            const { run } = session.state
-            const state: State = {
-              ...session.state,
-              held: null,
-              abandoned: 0,
-              run: run === null ? null : { ...run, updatedAt: now }
-            }
-            done = yield* advance(lease.runId, session, where, { version: 1, state })
-          }
+        note(lease.runId, session, where, (state) => ({
+          ...state,
+          held: null,
+          abandoned: 0,
+          run: touched(state.run, now)
+        })).pipe(
           // What could not be written down ends with its execution.
-        }).pipe(Effect.ensuring(drop(lease.runId, session)))),
+          Effect.ensuring(drop(lease.runId, session))
+        )),
     append: (lease, entries, status) =>
       holding("append", lease, (session, where, now) => append(lease.runId, session, where, now, entries, status)),
     read: Effect.fnUntraced(function*(runId) {
@@ -298,73 +355,14 @@ export const make = Effect.fnUntraced(function*(engine: Engine, log: Log, owner:
     }),
     remove: (lease) =>
       holding("remove", lease, (session, where) =>
-        Effect.gen(function*() {
-          let done = false
-          while (!done) {
-            const state: State = { ...blank, token: session.token, base: session.position + 2 }
-            done = yield* advance(lease.runId, session, where, { version: 1, state })
-          }
-          yield* drop(lease.runId, session)
-        }))
+        Effect.andThen(
+          note(lease.runId, session, where, ({ token }) => ({ ...blank, token, base: session.position + 2 })),
+          drop(lease.runId, session)
+        ))
   })
+
   /** Lets the executions end that this process still has: a runner that leaves would wait for them. */
   const close = Effect.suspend(() => Effect.forEach(Array.from(sessions), ([runId, session]) => drop(runId, session)))
+
   return { store, refuseHeld, close }
-
-  function append(
-    runId: string,
-    session: Session,
-    where: Where,
-    now: number,
-    entries: Entries,
-    status: RunSummary["status"] | undefined
-  ) {
-    return Effect.gen(function*() {
-      const { position } = entries[0]
-      while (true) {
-        const { run } = session.state
-        const length = run?.entries ?? 0
-        if (position !== length) {
-          const { appended } = session
-          if (appended?.from === position && Equal.equals(appended.entries, entries)) return
-          return yield* failure(where, { _tag: "PositionTaken", position, length })
-        }
-        const kept = { token: session.token, entries, ...(status === undefined ? {} : { status }) }
-        const host = hostOf(session)
-        const wrote = host === undefined
-          ? kept
-          : { execution: host.execution, activity: yield* engine.keep(where, host, kept) }
-        const state: State = {
-          ...session.state,
-          held: heldBy(session, session.expiresAt),
-          run: {
-            status: status ?? run?.status ?? "running",
-            entries: length + entries.length,
-            createdAt: run?.createdAt ?? now,
-            updatedAt: run === null || status !== undefined ? now : run.updatedAt
-          }
-        }
-        if (yield* advance(runId, session, where, { version: 1, state, wrote })) {
-          session.appended = { from: position, entries }
-          return
-        }
-      }
-    })
-  }
-
-  // What this process holds it knows better than the log: renewals are not written there.
-  function latest(where: Where, runId: string) {
-    const session = sessions.get(runId)
-    const known: Last | undefined = session === undefined
-      ? undefined
-      : { position: session.position, link: { version: 1, state: session.state } }
-    return log.last(where, runId, known)
-  }
-
-  function summary(where: Where, runId: string) {
-    return Effect.map(
-      latest(where, runId),
-      (last) => last === undefined ? Option.none() : summaryOf(runId, last.link.state)
-    )
-  }
 })

@@ -260,7 +260,8 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
       const tail = yield* series.claim(
         name,
         { epoch, numbers },
-        (number) => Journal.claimLine({ run: lease.runId, number, token, owner: owner.id, at: now, expiresAt, abandoned })
+        (number) =>
+          Journal.claimLine({ run: lease.runId, number, token, owner: owner.id, at: now, expiresAt, abandoned })
       )
       if (tail === undefined) continue
       held.tail.tip = tail.number
@@ -377,7 +378,11 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
       const isAsBefore = (yield* series.numbers(name)).at(-1) === numbers.at(-1)
       if (isAsBefore && files !== undefined) return files.flatMap(({ batches }) => batches)
       if (isAsBefore && files === undefined) {
-        return yield* new Series.Damaged({ file: series.fileOf(name, open.number), offset: 0, detail: "a file before it is missing" })
+        return yield* new Series.Damaged({
+          file: series.fileOf(name, open.number),
+          offset: 0,
+          detail: "a file before it is missing"
+        })
       }
     }
     return yield* new Series.Contended({ name })
@@ -410,7 +415,8 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
     const view = yield* viewOf(name, numbers)
     const run = Journal.summaryOf(view)
     const now = yield* Clock.currentTimeMillis
-    const isLeft = run === undefined && view.top !== undefined && (view.lease === undefined || view.lease.expiresAt <= now)
+    const isLeft = run === undefined && view.top !== undefined &&
+      (view.lease === undefined || view.lease.expiresAt <= now)
     return { run, left: isLeft ? view.top?.claim?.run ?? "" : undefined }
   })
 
@@ -442,8 +448,7 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
           abandoned: recovered ? 0 : state.abandoned
         })))),
     release: (lease) => named("release", lease.runId, (name) => release(name, lease)),
-    append: (lease, entries, status) =>
-      named("append", lease.runId, (name) => append(name, lease, entries, status)),
+    append: (lease, entries, status) => named("append", lease.runId, (name) => append(name, lease, entries, status)),
     remove: (lease) => named("remove", lease.runId, (name) => remove("remove", name, lease)),
     read: (runId) =>
       mapped(
