@@ -136,9 +136,12 @@ export const cutEverywhere = Effect.fnUntraced(function*<E, R>(options: {
       // Whoever held the run is gone, and the next one goes on from there.
       yield* elapse(name, Duration.minutes(2))
       const lease = yield* store.acquire("r", minute)
-      const next = entry(found.entries.length, "\"next\"")
-      yield* store.append(lease, [next], "running")
-      assert.deepStrictEqual(yield* knownOf(store), { status: "running", entries: [...found.entries, next] }, name)
+      // Half of them write something first, so that what never came to count is written over or not.
+      if (cutAt % 2 === 0) {
+        const next = entry(found.entries.length, "\"next\"")
+        yield* store.append(lease, [next], "running")
+        assert.deepStrictEqual(yield* knownOf(store), { status: "running", entries: [...found.entries, next] }, name)
+      }
       yield* store.remove(lease)
       yield* elapse(name, Duration.days(2))
       assert.deepStrictEqual(yield* store.list(), [], name)

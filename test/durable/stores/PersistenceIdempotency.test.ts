@@ -124,12 +124,34 @@ describe("PersistenceIdempotency", () => {
       for (let n = 0; n < 20; n++) yield* store.put("s", `k${n}`, entry(`${n}`, 0, Number.MAX_SAFE_INTEGER))
       yield* store.clear("s")
       for (let n = 0; n < 20; n++) yield* store.put("s", `k${n}`, entry(`${n}`))
-      yield* store.put("s", "k0", entry("anew", day))
+      yield* store.put("s", "k9", entry("anew", day))
       for (let n = 0; n < 20; n++) yield* store.put("s", `l${n}`, entry(`${n}`, day))
-      assert.strictEqual((yield* store.get("s", "k0"))?.outcome, "anew")
+      assert.strictEqual((yield* store.get("s", "k9"))?.outcome, "anew")
       assert.isUndefined(yield* store.get("s", "k1"))
       // The scope, and a slot and a result for each of the twenty-one that are left.
       assert.strictEqual((yield* keys()).length, 1 + 2 * 21)
+    }))
+
+  it.effect("a clearing that did not come to pass takes nothing that is recorded after it", () =>
+    Effect.gen(function*() {
+      const { backing } = yield* visible
+      let spared = 0
+      for (let cutAt = 1; cutAt < 12; cutAt++) {
+        const storeId = `clear-${cutAt}`
+        const whole = yield* storeOn(backing, { storeId })
+        yield* whole.put("s", "a", entry("a"))
+        yield* whole.put("other", "k", entry("other"))
+        // Its first call is made when it is opened.
+        const mortal = yield* storeOn(through(backing, new Line(cutAt + 1)), { storeId })
+        yield* Effect.ignore(mortal.clear("s"))
+        const isSpared = (yield* whole.get("s", "a")) !== undefined
+        if (isSpared) spared++
+        yield* whole.put("s", "b", entry("b"))
+        yield* whole.clear("other")
+        assert.strictEqual((yield* whole.get("s", "a"))?.outcome, isSpared ? "a" : undefined)
+        assert.strictEqual((yield* whole.get("s", "b"))?.outcome, "b")
+      }
+      assert.isTrue(spared > 2 && spared < 11)
     }))
 
   it.effect("a scope outlives the results that were recorded last, where earlier ones last longer", () =>

@@ -137,6 +137,23 @@ describeWithRedisServer("RedisCheckpointStore, on servers of its own", () => {
       assert.strictEqual((yield* patient.read("r")).length, 21)
     }).pipe(Effect.provide(Logger.layer([]))))
 
+  it.effect("what is asked for again is written again, so that there is something for replicas to confirm", () =>
+    Effect.gen(function*() {
+      const redis = yield* connected((yield* redisServer()).url)
+      const store = yield* storeOn(redis, {})
+      const changes = Effect.map(
+        redis.send<string>("INFO", "persistence"),
+        (info) => Number(/rdb_changes_since_last_save:(\d+)/.exec(info)?.[1])
+      )
+      const lease = yield* store.acquire("r", minute)
+      yield* store.append(lease, one(0))
+      const before = yield* changes
+      yield* store.append(lease, one(0))
+      assert.strictEqual(yield* changes, before + 1)
+      assert.strictEqual(yield* tagOf(store.append(lease, one(5))), "PositionTaken")
+      assert.strictEqual(yield* changes, before + 1)
+    }))
+
   it.effect("all keys of a store are in one slot of a cluster, and a prefix without a hash tag is refused there", () =>
     Effect.gen(function*() {
       const server = yield* redisServer("--cluster-enabled", "yes")
