@@ -221,6 +221,8 @@ export const bench: Bench = Effect.fnUntraced(function*({ quick }) {
       `${messageLength} bytes, x at 10 over that of runs of 10 steps.`,
       `All SQLite: WAL, synchronous = FULL, in ${os.tmpdir()}, ${diskOfTemporaryFolder()}; set TMPDIR to measure ` +
       "another disk.",
+      "file: every record is synced to the same disk. redis: a server of its own that syncs every write there " +
+      "(appendonly = yes, appendfsync = always), over loopback; its bytes are the memory that its keys take.",
       ...yield* Effect.match(serverDurability, {
         onSuccess: (settings) => [`All PostgreSQL: ${settings}.`],
         onFailure: () => []

@@ -14,6 +14,15 @@ export const temporaryFolder = Effect.acquireRelease(
 /** The name of a file in a folder of its own. */
 export const temporaryFile = (name: string) => Effect.map(temporaryFolder, (folder) => path.join(folder, name))
 
+/** What all files of a folder take. */
+export const folderBytes = (folder: string) =>
+  Effect.promise(async () => {
+    const entries = await fs.readdir(folder, { recursive: true, withFileTypes: true })
+    const files = entries.filter((entry) => entry.isFile()).map((entry) => path.join(entry.parentPath, entry.name))
+    const sizes = await Promise.all(files.map(async (file) => (await fs.stat(file)).size))
+    return sizes.reduce((total, size) => total + size, 0)
+  })
+
 /** What a SQLite database takes, once its log has been moved into it. */
 export const sqliteBytes = (filename: string) =>
   Effect.promise(async () => {

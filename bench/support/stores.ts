@@ -1,15 +1,18 @@
 /**
  * Our own stores, each with the same program over it.
  */
+import { NodeRedis, NodeServices } from "@effect/platform-node"
 import * as PgClient from "@effect/sql-pg/PgClient"
-import * as PgTypes from "@effect/sql-pg/PgTypes"
-import { Effect, Exit, Layer, Redacted, Result, Schema } from "effect"
+import { Effect, Exit, Layer, Redacted, Schema } from "effect"
+import * as FileCheckpointStore from "../../src/durable/stores/FileCheckpointStore.ts"
 import * as NodeSqlite from "../../src/durable/stores/NodeSqlite.ts"
+import * as RedisCheckpointStore from "../../src/durable/stores/RedisCheckpointStore.ts"
 import * as SqlCheckpointStore from "../../src/durable/stores/SqlCheckpointStore.ts"
 import { Checkpoint, CheckpointStore } from "../../src/index.ts"
-import { sqliteBytes, temporaryFile } from "./files.ts"
+import { folderBytes, sqliteBytes, temporaryFile, temporaryFolder } from "./files.ts"
 import type { Implementation, Subject, Task } from "./journal.ts"
 import { databaseBytes, temporaryDatabase } from "./postgres.ts"
+import { redisBytes, temporaryServer } from "./redis.ts"
 
 const program = Effect.fnUntraced(function*(task: Task, end: Effect.Effect<void>) {
   const messages: Array<string> = []
@@ -48,6 +51,15 @@ const memory: Implementation = {
   open: subject(CheckpointStore.layerMemory)
 }
 
+const file: Implementation = {
+  name: "file",
+  open: Effect.flatMap(
+    temporaryFolder,
+    (directory) =>
+      subject(Layer.provide(FileCheckpointStore.layer({ directory }), NodeServices.layer), folderBytes(directory))
+  )
+}
+
 const sqlite: Implementation = {
   name: "sqlite",
   open: Effect.flatMap(
@@ -57,24 +69,22 @@ const sqlite: Implementation = {
   )
 }
 
-// The store takes numbers and texts for a BIGINT, and this driver would give a bigint.
-const types = PgTypes.makeRegistry()
-types.register<bigint | number>(20, {
-  decode: (bytes) => Result.succeed(Number(Buffer.from(bytes).readBigInt64BE())),
-  encode: (value) => {
-    const bytes = Buffer.alloc(8)
-    bytes.writeBigInt64BE(BigInt(value))
-    return Result.succeed(bytes)
-  }
-})
-
 const postgres: Implementation = {
   name: "postgres",
   open: Effect.flatMap(temporaryDatabase, (url) =>
     subject(
-      Layer.provide(SqlCheckpointStore.layer, PgClient.layer({ url: Redacted.make(url), types })),
+      Layer.provide(SqlCheckpointStore.layer, PgClient.layer({ url: Redacted.make(url) })),
       databaseBytes(url)
     ))
 }
 
-export const implementations: ReadonlyArray<Implementation> = [memory, sqlite, postgres]
+const redis: Implementation = {
+  name: "redis",
+  open: Effect.flatMap(temporaryServer, (url) =>
+    subject(
+      Layer.provide(RedisCheckpointStore.layer(), NodeRedis.layer({ url })),
+      redisBytes(url)
+    ))
+}
+
+export const implementations: ReadonlyArray<Implementation> = [memory, file, sqlite, postgres, redis]
