@@ -8,7 +8,7 @@ type Store = CheckpointStore.CheckpointStore["Service"]
 /** Counts what is asked of a store. */
 const counting = (store: Store) => {
   const counts = { append: 0, read: 0, other: 0 }
-  const count = <K extends keyof typeof counts>(key: K) => Effect.sync(() => void counts[key]++)
+  const count = (key: keyof typeof counts) => Effect.sync(() => void counts[key]++)
   const counted: Store = {
     ...store,
     append: (...args) => Effect.andThen(count("append"), store.append(...args)),

@@ -6,7 +6,7 @@ const at = Schema.Finite
 const order = Schema.Array(Schema.Finite)
 // What is read from JSON text is JSON, and what is written was made so by `toJson`: large values are not looked through
 // once more.
-const json = Schema.declare((_: unknown): _ is Schema.Json => true)
+const json = Schema.declare((value: unknown): value is Schema.Json => value !== undefined)
 const undo = Schema.Struct({ name: Schema.String, input: Schema.optionalKey(json) })
 // Only of steps that can be undone: what was tried may have happened all the same.
 const doubt = Schema.optionalKey(Schema.Literal(true))
