@@ -200,7 +200,12 @@ export const make = Effect.fnUntraced(function*(engine: Engine, log: Log, owner:
         const last = yield* log.last(where, runId)
         if (!isGranted) yield* refuseHeld(where, runId, last, patience)
         if (last === undefined) yield* log.addRun(where, runId)
-        host ??= Option.getOrUndefined(yield* engine.open(runId, patience))
+        if (host === undefined) {
+          host = Option.getOrUndefined(yield* engine.open(runId, patience))
+          if (host === undefined) {
+            yield* Effect.logDebug(`run "${runId}": the engine started no execution here; its steps have no activities`)
+          }
+        }
         lease = yield* grant(where, runId, ttl, last, host)
       }
       return lease
