@@ -67,7 +67,7 @@ process.stdout.on("error", () => stop.abort())
 
 const exit = await Effect.runPromiseExit(program, { signal: stop.signal })
 if (Exit.isFailure(exit)) {
-  const interrupted = Cause.hasInterruptsOnly(exit.cause)
-  if (!interrupted) process.stderr.write(`${Cause.pretty(exit.cause)}\n`)
+  const interrupted = stop.signal.aborted && Cause.hasInterruptsOnly(exit.cause)
+  process.stderr.write(interrupted ? "bench: interrupted\n" : `${Cause.pretty(exit.cause)}\n`)
   process.exitCode = interrupted ? 130 : 1
 }
