@@ -1,15 +1,14 @@
 import * as PgClient from "@effect/sql-pg/PgClient"
 import * as Effect from "effect/Effect"
 import * as Reactivity from "effect/reactivity/Reactivity"
-import * as Redacted from "effect/Redacted"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
-import { databaseUrl } from "./services.ts"
+import { connection } from "./services.ts"
 import { Deed, type Log } from "./World.ts"
 
 const decode = Schema.decodeUnknownEffect(Schema.Array(Deed))
 
-const client = PgClient.make({ url: Redacted.make(databaseUrl), maxConnections: 1 }).pipe(
+const client = PgClient.make(connection).pipe(
   Effect.provide(Reactivity.layer)
 )
 

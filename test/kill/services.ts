@@ -1,9 +1,17 @@
 /** The services that some stores need: where they are, and whether they are there. */
 import * as Effect from "effect/Effect"
+import * as Redacted from "effect/Redacted"
 import * as net from "node:net"
 
 export const databaseUrl = process.env["DATABASE_URL"] ?? "postgres://postgres@127.0.0.1:5432/test"
 export const redisUrl = process.env["REDIS_URL"] ?? "redis://127.0.0.1:6379"
+
+/** For processes of short lives, on a machine that is busy with them. */
+export const connection = {
+  url: Redacted.make(databaseUrl),
+  maxConnections: 2,
+  connectTimeout: "1 minute"
+} as const
 
 /** Why nobody listens there, or undefined if somebody does. */
 const silence = (url: string, port: number): Effect.Effect<string | undefined> =>

@@ -3,7 +3,6 @@ import type { PgClient } from "@effect/sql-pg/PgClient"
 import { CheckpointStore } from "effect-resilience/durable/CheckpointStore"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as Redacted from "effect/Redacted"
 import type * as Scope from "effect/Scope"
 import type { Transformer } from "effect/sql/Statement"
 import { randomUUID } from "node:crypto"
@@ -11,7 +10,7 @@ import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
 import type { Points } from "./Points.ts"
-import { databaseUrl, missing, redisUrl, type Service } from "./services.ts"
+import { connection, missing, redisUrl, type Service } from "./services.ts"
 
 export interface Store {
   /** A place of its own for a run, which goes with the scope. */
@@ -36,7 +35,7 @@ export const schema: Effect.Effect<string, unknown, Scope.Scope> = Effect.gen(fu
   const name = `kill_${randomUUID().replaceAll("-", "")}`
   // A connection each: a pool that has let an idle one go cannot open another one while its scope closes.
   const using = <A, E>(use: (sql: PgClient) => Effect.Effect<A, E>) =>
-    Effect.flatMap(PgClient.make({ url: Redacted.make(databaseUrl), maxConnections: 1 }), use).pipe(
+    Effect.flatMap(PgClient.make(connection), use).pipe(
       Effect.scoped,
       Effect.provide(Reactivity.layer)
     )
@@ -89,8 +88,7 @@ export const stores: Readonly<Record<string, Store>> = {
     place: schema,
     layer: async (place, points) => {
       const { layer } = await import("effect-resilience/durable/stores/Postgres")
-      const url = Redacted.make(databaseUrl)
-      return statements(points, layer({ url, startupParameters: { search_path: place }, maxConnections: 2 }))
+      return statements(points, layer({ ...connection, startupParameters: { search_path: place } }))
     },
     knowsTheDead: true,
     locks: false,
