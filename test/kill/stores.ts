@@ -84,6 +84,20 @@ export const stores: Readonly<Record<string, Store>> = {
     // A transaction of SQLite is on the whole file, and ends with its process.
     locks: true
   },
+  file: {
+    place: folder,
+    layer: async (directory, points) => {
+      const { layer } = await import("effect-resilience/durable/stores/FileCheckpointStore")
+      const NodeFileSystem = await import("@effect/platform-node/NodeFileSystem")
+      const NodePath = await import("@effect/platform-node/NodePath")
+      const halfWrites = await import("./halfWrites.ts")
+      return layer({ directory }).pipe(
+        Layer.provide([halfWrites.layer(points).pipe(Layer.provide(NodeFileSystem.layer)), NodePath.layer])
+      )
+    },
+    knowsTheDead: false,
+    locks: false
+  },
   postgres: {
     place: schema,
     layer: async (place, points) => {
