@@ -1,89 +1,64 @@
 import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
-import { Duration, Effect, Exit, Fiber, Layer, Schema } from "effect"
+import { Context, Effect, Exit, Fiber, Layer, Schema } from "effect"
 import { Checkpoint, CheckpointStore } from "effect-resilience"
 import * as NodeSqlite from "effect-resilience/durable/stores/NodeSqlite"
 import { layerPersistence } from "effect-resilience/durable/stores/PersistenceCheckpointStore"
 import * as SqlCheckpointStore from "effect-resilience/durable/stores/SqlCheckpointStore"
+import { CrashPoints } from "effect-resilience/testing"
 import { TestClock } from "effect/testing"
 import { describeWithPostgres, suiteSchema } from "../support/postgres.ts"
 import { describeWithRedis } from "../support/redis.ts"
-import { isFull } from "../support/runs.ts"
+import { isFull, runs } from "../support/runs.ts"
 import { backings } from "./backings.ts"
-import { elapse, onRedis } from "./redisRuns.ts"
-import { withSqliteFile } from "./sqliteFile.ts"
+import { onRedis } from "./redisRuns.ts"
+import { sqliteFile } from "./sqliteFile.ts"
 
 type Store = CheckpointStore.CheckpointStore["Service"]
 
 class NoStock extends Schema.TaggedError<NoStock>()("NoStock", { item: Schema.String }) {}
 
-/**
- * A store as a process sees it that loses it after some records: the next one is written but never acknowledged, or
- * not even written, and nothing works from then on.
- */
-const cutAfter = (store: Store, records: number, last: "lost" | "unacknowledged"): Store => {
-  let written = 0
-  const gone = (operation: string) =>
-    Effect.fail(new CheckpointStore.CheckpointStoreError({ operation, reason: { _tag: "Unavailable" } }))
-  return {
-    ...store,
-    append: (lease, entry, status) =>
-      Effect.suspend(() => {
-        written++
-        if (written <= records) return store.append(lease, entry, status)
-        const reached = written === records + 1 && last === "unacknowledged"
-        return Effect.andThen(reached ? store.append(lease, entry, status) : Effect.void, gone("append"))
-      }),
-    renew: (lease, ttl) => written > records ? gone("renew") : store.renew(lease, ttl),
-    release: (lease) => written > records ? gone("release") : store.release(lease)
-  }
-}
-
 /** The world outside, which remembers what was done to it whatever becomes of the program. */
-class World {
-  readonly done: Array<string> = []
-  readonly act = (what: string) => Effect.andThen(Effect.yieldNow, Effect.sync(() => void this.done.push(what)))
-  readonly count = (what: string) => this.done.filter((done) => done === what).length
-  readonly look = (what: string) =>
-    Effect.sync(() => this.count(what) > 0 ? Checkpoint.happened(undefined) : Checkpoint.notHappened)
+class World extends Context.Service<World, { readonly done: Array<string> }>()("World") {
+  static readonly layer = Layer.sync(World, () => ({ done: [] }))
 }
 
-const program = (world: World) =>
-  Effect.gen(function*() {
-    const text = { success: Schema.String }
-    const plan = yield* Checkpoint.step("plan", text, Effect.as(world.act("plan"), "the plan"))
-    yield* Checkpoint.step(
-      "charge",
-      { effects: "atMostOnce", reconcile: world.look("charge") },
-      world.act("charge")
-    )
-    const parts = yield* Checkpoint.forEach([1, 2, 3], (n) =>
-      Effect.gen(function*() {
-        const draft = yield* Checkpoint.step("write", text, Effect.as(world.act(`write ${n}`), `part ${n}`))
-        return yield* Checkpoint.step(
-          "review",
-          text,
-          Effect.gen(function*() {
-            const note = yield* Checkpoint.step("note", text, Effect.as(world.act(`note ${n}`), `${draft}, noted`))
-            return yield* Effect.as(world.act(`review ${n}`), `${note}, reviewed`)
-          })
-        )
-      }), { concurrency: 2 })
-    const stock = yield* Checkpoint.step(
-      "stock",
-      { error: NoStock },
-      Effect.andThen(world.act("stock"), new NoStock({ item: "paper" }))
-    ).pipe(
-      Effect.as("in stock"),
-      Effect.catchTag("NoStock", (error) => Effect.succeed(`no ${error.item}`))
-    )
-    yield* Checkpoint.step(
-      "publish",
-      { effects: "atMostOnce", reconcile: world.look("publish") },
-      world.act("publish")
-    )
-    return { plan, parts, stock }
-  }).pipe(Checkpoint.run({ id: "r", input: { topic: "tides" } }))
+const act = (what: string) =>
+  World.use(({ done }) => Effect.andThen(Effect.yieldNow, Effect.sync(() => void done.push(what)))).pipe(
+    CrashPoints.effect(what)
+  )
+
+const look = (what: string) =>
+  World.useSync(({ done }) => done.includes(what) ? Checkpoint.happened(undefined) : Checkpoint.notHappened)
+
+const text = { success: Schema.String }
+
+const program = Effect.gen(function*() {
+  const plan = yield* Checkpoint.step("plan", text, Effect.as(act("plan"), "the plan"))
+  yield* Checkpoint.step("charge", { effects: "atMostOnce", reconcile: look("charge") }, act("charge"))
+  const parts = yield* Checkpoint.forEach([1, 2, 3], (n) =>
+    Effect.gen(function*() {
+      const draft = yield* Checkpoint.step("write", text, Effect.as(act(`write ${n}`), `part ${n}`))
+      return yield* Checkpoint.step(
+        "review",
+        text,
+        Effect.gen(function*() {
+          const note = yield* Checkpoint.step("note", text, Effect.as(act(`note ${n}`), `${draft}, noted`))
+          return yield* Effect.as(act(`review ${n}`), `${note}, reviewed`)
+        })
+      )
+    }), { concurrency: 2 })
+  const stock = yield* Checkpoint.step(
+    "stock",
+    { error: NoStock },
+    Effect.andThen(act("stock"), new NoStock({ item: "paper" }))
+  ).pipe(
+    Effect.as("in stock"),
+    Effect.catchTag("NoStock", (error) => Effect.succeed(`no ${error.item}`))
+  )
+  yield* Checkpoint.step("publish", { effects: "atMostOnce", reconcile: look("publish") }, act("publish"))
+  return { plan, parts, stock }
+}).pipe(Checkpoint.run({ id: "r", input: { topic: "tides" } }))
 
 const expected = {
   plan: "the plan",
@@ -91,122 +66,121 @@ const expected = {
   stock: "no paper"
 }
 
-// Opened, plan, charge twice, three branches of three, stock, publish twice, completed.
-const records = 1 + 1 + 2 + 9 + 1 + 2 + 1
+// Plan, charge, three branches of three, stock, publish.
+const deeds = 1 + 1 + 9 + 1 + 1
+// Opened, charge and publish twice, the other steps once, completed.
+const records = 1 + deeds + 2 + 1
 
-const using = (store: Store) => Effect.provideService(CheckpointStore.CheckpointStore, store)
-
-const acknowledged = (store: Store) =>
-  Effect.map(
-    store.read("r"),
-    (entries) =>
-      new Set(entries.filter((entry) => /"_tag":"Step(Succeeded|Failed)"/.test(entry.body)).map((entry) => entry.step))
+const verify = (report: CrashPoints.Report<unknown, unknown>, ways: number) => {
+  const { boundaries, effects, exit, left, stories } = report
+  assert.deepStrictEqual(exit, Exit.succeed(expected))
+  // Besides the records and the deeds there are the lease taken and given back.
+  assert.strictEqual(boundaries.length, 2 * (records + deeds + 2))
+  assert.strictEqual(effects.length, deeds)
+  assert.deepStrictEqual(
+    effects.flatMap(({ atMostOnce, label }) => atMostOnce ? [label] : []),
+    ["charge", "publish"]
   )
-
-const stepOf = (deed: string): string => {
-  const [kind, n] = deed.split(" ")
-  if (n === undefined) return deed
-  const branch = `each[${Number(n) - 1}]`
-  return kind === "note" ? `${branch}/review/note` : `${branch}/${kind}`
+  assert.isAtLeast(stories, ways * 2 * (records + 2))
+  assert.strictEqual(left, 0)
 }
 
-const check = Effect.fnUntraced(function*<R = never>(
-  crash: (world: World, store: Store) => Effect.Effect<void>,
-  elapse: (duration: Duration.Duration) => Effect.Effect<void, never, R> = TestClock.adjust
-) {
-  const store = yield* CheckpointStore.CheckpointStore
-  const world = new World()
-  yield* crash(world, store)
-  const kept = yield* acknowledged(store)
-  const before = world.done.slice()
-  // Whoever is gone holds the lease until it is over.
-  yield* elapse(Duration.minutes(1))
-  const result = yield* program(world).pipe(using(store))
-  assert.deepStrictEqual(result, expected)
-  for (const deed of new Set(world.done)) {
-    const again = world.count(deed) - before.filter((done) => done === deed).length
-    if (deed === "charge" || deed === "publish") assert.strictEqual(world.count(deed), 1, deed)
-    else if (kept.has(stepOf(deed))) assert.strictEqual(again, 0, `${deed} was acknowledged`)
-    else assert.isAtMost(again, 1, deed)
-  }
-  const { status } = yield* Checkpoint.inspect("r").pipe(using(store))
-  assert.strictEqual(status, "completed")
-  const total = world.done.length
-  assert.deepStrictEqual(yield* program(world).pipe(using(store)), expected)
-  assert.strictEqual(world.done.length, total, "a completed run does nothing")
-})
+// The whole stories are told in memory; elsewhere it is the store's word that counts, given and not given.
+const ways: ReadonlyArray<CrashPoints.Way> = isFull
+  ? ["killed", "interrupted", "disconnected", "silent"]
+  : ["disconnected"]
+const again = runs(0, 50)
+const patience = "1 minute"
 
-const suite = <R = never>(
-  name: string,
-  layer: Layer.Layer<CheckpointStore.CheckpointStore | R, unknown>,
-  elapse?: (duration: Duration.Duration) => Effect.Effect<void, never, R>
-) =>
-  describe(`Checkpoint crashes: ${name}`, () => {
-    it.effect("the run without a crash writes the records that the crashes are counted by", () =>
+/** Crashes over a store that is empty whenever its layer is built, and is the same one for all processes of a story. */
+const suite = <E>(name: string, layer: Layer.Layer<CheckpointStore.CheckpointStore, E>) =>
+  it.effect(
+    name,
+    () =>
       Effect.gen(function*() {
-        const store = yield* CheckpointStore.CheckpointStore
-        assert.deepStrictEqual(yield* program(new World()), expected)
-        assert.strictEqual((yield* store.read("r")).length, records)
-      }).pipe(Effect.provide(layer)))
+        const world = Layer.merge(World.layer, layer)
+        verify(yield* CrashPoints.check({ program, world, ways, again, patience }), ways.length)
+      }),
+    runs(120_000, 1_200_000)
+  )
 
-    for (const last of ["lost", "unacknowledged"] as const) {
-      it.effect(`the store is cut off at every record, the next one ${last}`, () =>
-        Effect.gen(function*() {
-          for (let n = 0; n < records; n++) {
-            yield* check((world, store) =>
-              Effect.gen(function*() {
-                const error = yield* program(world).pipe(using(cutAfter(store, n, last)), Effect.flip, Effect.orDie)
-                assert.strictEqual(error._tag, "CheckpointStoreError", `cut after ${n}`)
-              }), elapse).pipe(Effect.provide(layer))
-          }
-        }))
+describe("Checkpoint crashes at every boundary and comes to the same end", () => {
+  it.effect(
+    "in memory, in every way",
+    () =>
+      Effect.gen(function*() {
+        verify(yield* CrashPoints.check({ program, world: World.layer, again: runs(20, 500) }), 4)
+      }),
+    runs(120_000, 1_200_000)
+  )
+
+  it.effect(
+    "over a SQLite file that every process opens anew",
+    () =>
+      Effect.gen(function*() {
+        class File extends Context.Service<File, string>()("File") {}
+        const report = yield* CrashPoints.check({
+          program,
+          world: Layer.merge(World.layer, Layer.effect(File, sqliteFile)),
+          process: Layer.unwrap(
+            Effect.map(File, (filename) => SqlCheckpointStore.layer.pipe(Layer.provide(NodeSqlite.layer({ filename }))))
+          ),
+          ways,
+          again,
+          patience
+        })
+        verify(report, ways.length)
+      }),
+    runs(120_000, 1_200_000)
+  )
+
+  for (const [name, backing] of Object.entries(backings)) {
+    // What is cut off here is the store, whatever is below it.
+    if (isFull || name === "KeyValueStore in memory") {
+      suite(`over Persistence, ${name}`, layerPersistence().pipe(Layer.provide(backing)))
     }
+  }
+
+  describeWithRedis("on a server", () => {
+    suite("of Redis", onRedis)
   })
 
-suite("memory", CheckpointStore.layerMemory)
-suite(
-  "SQLite file",
-  withSqliteFile((filename) => SqlCheckpointStore.layer.pipe(Layer.provide(NodeSqlite.layer({ filename }))))
-)
-for (const [name, backing] of Object.entries(backings)) {
-  // What is cut off here is the store, whatever is below it.
-  if (isFull || name === "KeyValueStore in memory") {
-    suite(`Persistence, ${name}`, layerPersistence().pipe(Layer.provide(backing)))
-  }
-}
-
-describeWithRedis("with Redis", () => {
-  suite("Redis", onRedis, elapse)
+  describeWithPostgres("on another", () => {
+    const store = SqlCheckpointStore.layerWith({ clock: "process" })
+    suite(
+      "of PostgreSQL",
+      Layer.unwrap(Effect.map(suiteSchema(), (options) => Layer.provide(store, PgClient.layer(options))))
+    )
+  })
 })
 
-describeWithPostgres("PostgreSQL", () => {
-  const store = SqlCheckpointStore.layerWith({ clock: "process" })
-  suite(
-    "PostgreSQL",
-    Layer.unwrap(Effect.map(suiteSchema(), (options) => Layer.provide(store, PgClient.layer(options))))
-  )
-})
+const using = (store: Store) => Effect.provideService(CheckpointStore.CheckpointStore, store)
 
 describe("Checkpoint interruptions", () => {
   it.effect("the run is interrupted at every turn of the scheduler, and goes on at once", () =>
     Effect.gen(function*() {
       let turns = 0
-      const interruptAfter = (turns: number) => {
-        let finished = false
-        return check((world, store) =>
-          Effect.gen(function*() {
-            const fiber = yield* program(world).pipe(using(store), Effect.exit, Effect.forkChild)
-            for (let i = 0; i < turns; i++) yield* Effect.yieldNow
-            yield* Fiber.interrupt(fiber)
-            finished = Exit.isSuccess(yield* Fiber.await(fiber))
-            const { lease } = (yield* Effect.orDie(store.list()))[0] ?? { lease: undefined }
-            assert.isUndefined(lease, "the lease is given back")
-          })
-        ).pipe(
-          Effect.map(() => finished),
-          Effect.provide(CheckpointStore.layerMemory)
-        )
-      }
+      const interruptAfter = Effect.fnUntraced(
+        function*(turns: number) {
+          const { done } = yield* World
+          const fiber = yield* program.pipe(Effect.exit, Effect.forkChild)
+          for (let i = 0; i < turns; i++) yield* Effect.yieldNow
+          yield* Fiber.interrupt(fiber)
+          const finished = Exit.isSuccess(yield* Fiber.await(fiber))
+          const { lease } = (yield* Checkpoint.list())[0] ?? { lease: undefined }
+          assert.isUndefined(lease, "the lease is given back")
+          assert.deepStrictEqual(yield* program, expected)
+          for (const deed of ["charge", "publish"]) {
+            assert.strictEqual(done.filter((other) => other === deed).length, 1, deed)
+          }
+          const total = done.length
+          assert.isAtMost(total, deeds + 3, "only what was at work is done again")
+          assert.deepStrictEqual(yield* program, expected)
+          assert.strictEqual(done.length, total, "a completed run does nothing")
+          return finished
+        },
+        (effect) => Effect.provide(effect, Layer.fresh(Layer.merge(World.layer, CheckpointStore.layerMemory)))
+      )
       while (!(yield* interruptAfter(turns))) turns++
       assert.isAbove(turns, records)
     }))

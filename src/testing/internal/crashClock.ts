@@ -9,6 +9,7 @@ import * as Effect from "effect/Effect"
  * @internal
  */
 export interface Request {
+  readonly isToStore: boolean
   sleeping: number
 }
 

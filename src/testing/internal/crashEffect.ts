@@ -59,7 +59,7 @@ export const mark = <A, E, R>(
         Effect.provideService(Observer, undefined)
       )
       return yield* Effect.onExit(
-        life.outside(work),
+        life.outside(work, false),
         (exit) => Exit.hasInterrupts(exit) ? Effect.void : life.cross("effect", "after", what)
       )
     })

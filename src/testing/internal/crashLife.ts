@@ -159,10 +159,10 @@ export class Life<A, E> {
    * Asks something of the outside, which does it whatever becomes of the process meanwhile: what is under way to a
    * server or to a disk when a process is killed arrives.
    */
-  outside<A2, E2, R2>(effect: Effect.Effect<A2, E2, R2>): Effect.Effect<A2, E2, R2> {
+  outside<A2, E2, R2>(effect: Effect.Effect<A2, E2, R2>, isToStore: boolean): Effect.Effect<A2, E2, R2> {
     return Effect.uninterruptibleMask((restore) =>
       Effect.suspend(() => {
-        const request: Request = { sleeping: 0 }
+        const request: Request = { isToStore, sleeping: 0 }
         return Effect.withFiber<A2, E2, R2>((fiber) => {
           this.requests.set(request, fiber)
           return effect
@@ -182,6 +182,12 @@ export class Life<A, E> {
     if (!this.scheduler.isQuiet()) return false
     for (const request of this.requests.keys()) if (request.sleeping === 0) return false
     return true
+  }
+
+  /** Whether the store may be about to answer, although it is looking at the clock meanwhile. */
+  awaitsStore(): boolean {
+    for (const request of this.requests.keys()) if (request.isToStore) return true
+    return false
   }
 
   /** Whether something is under way to the outside. */

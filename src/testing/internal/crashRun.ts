@@ -45,6 +45,8 @@ export interface Told<A, E> {
 
 // Promises and the turns of the event loop come to their end without the clock.
 const idleTurns = 4
+// A server takes real time to answer, and a driver that bounds it by the clock must not be hurried.
+const storeTurns = 50
 // A process that has lost its store and waits for nothing but an answer is ended by whoever looks after it.
 const hopelessTurns = 20
 const maxMoves = 10_000
@@ -92,6 +94,10 @@ export const make = Effect.fnUntraced(function*<A, E, R, W, WE, WR, P, PE, PR>(
         continue
       }
       if (++idle < idleTurns) continue
+      if (life.awaitsStore() && idle < storeTurns) {
+        yield* inRealTime(Duration.millis(1))
+        continue
+      }
       const wait = life.untilWake()
       if (wait === undefined) {
         if (life.struck !== undefined && idle > hopelessTurns) life.kill()

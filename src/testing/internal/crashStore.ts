@@ -64,7 +64,7 @@ export const observed = <A, E>(store: Store, life: Life<A, E>, story: Story): St
       if (life.isDead) return life.gone
       if (life.lost !== undefined) return lost(operation, runId)
       return Effect.flatMap(
-        life.outside(effect),
+        life.outside(effect, true),
         (value) => life.lost === undefined ? Effect.succeed(value) : lost(operation, runId)
       )
     })
@@ -84,7 +84,7 @@ export const observed = <A, E>(store: Store, life: Life<A, E>, story: Story): St
     return Effect.gen(function*() {
       yield* life.cross(operation, "before", what)
       if (life.lost !== undefined) return yield* lost(operation, runId)
-      const value = yield* life.outside(Effect.tap(effect, () => Effect.sync(done)))
+      const value = yield* life.outside(Effect.tap(effect, () => Effect.sync(done)), true)
       yield* life.cross(operation, "after", what)
       if (life.lost !== undefined) return yield* lost(operation, runId)
       acknowledged?.()
