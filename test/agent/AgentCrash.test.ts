@@ -1,8 +1,9 @@
 import { assert, describe, it } from "@effect/vitest"
-import { DateTime, Effect, Fiber, Layer, Schema } from "effect"
-import { Agent, Checkpoint, CheckpointStore, EscalationQueue, Fault } from "effect-resilience"
-import { ScriptedModel } from "effect-resilience/testing"
+import { Context, DateTime, Effect, Fiber, Layer, Schema } from "effect"
+import { Agent, Checkpoint, CheckpointStore, EscalationQueue, Fault, Idempotency } from "effect-resilience"
+import { CrashPoints, ScriptedModel } from "effect-resilience/testing"
 import { Prompt, Tool, Toolkit } from "effect/ai"
+import { isFull, runs } from "../support/runs.ts"
 import { call, durable } from "./support.ts"
 
 const Look = Tool.make("Look", { parameters: Schema.Struct({ at: Schema.String }), success: Schema.String })
@@ -29,63 +30,61 @@ const script: ScriptedModel.Script = (request) => {
   }
 }
 
-const world = () => {
-  const paid: Array<string> = []
-  const handlers = toolkit.toLayer({
-    Look: ({ at }) => Effect.succeed(`saw ${at}`),
-    Pay: ({ to }) => Effect.sync(() => (paid.push(to), `paid ${to}`)),
-    Sign: () => Effect.succeed("signed")
-  })
-  return { paid, layer: Layer.merge(handlers, ScriptedModel.layer(script)) }
+/** Whom money went out to. */
+class Paid extends Context.Service<Paid, Array<string>>()("Paid") {
+  static readonly layer = Layer.sync(Paid, () => [])
 }
+
+const tools = toolkit.toLayer(Effect.map(Paid, (paid) =>
+  toolkit.of({
+    Look: ({ at }) => Effect.succeed(`saw ${at}`),
+    Pay: ({ to }) => Effect.sync(() => (paid.push(to), `paid ${to}`)).pipe(CrashPoints.effect(`pay ${to}`)),
+    Sign: () => Effect.succeed("signed")
+  })))
+
+/** What is remembered of calls outlives a process, and those who wait for one do not. */
+class Remembered extends Context.Service<Remembered, Idempotency.Store>()("Remembered") {
+  static readonly layer = Layer.effect(Remembered, Idempotency.makeStoreMemory())
+}
+
+const world = Layer.mergeAll(
+  Paid.layer,
+  Remembered.layer,
+  CheckpointStore.layerMemory,
+  EscalationQueue.layerMemory
+)
+
+const process = Layer.mergeAll(
+  tools,
+  ScriptedModel.layer(script),
+  Layer.effect(Idempotency.Idempotency, Effect.flatMap(Remembered, (store) => Idempotency.make({ store })))
+)
 
 const options = { runId: "run-1", prompt: "Pay them" }
 
-/** A store that is lost at a write: just before it, or just after it. */
-const losing = (store: CheckpointStore.CheckpointStore["Service"], at: number, written: boolean) => {
-  let writes = 0
-  const lost = new CheckpointStore.CheckpointStoreError({
-    operation: "append",
-    runId: options.runId,
-    reason: { _tag: "Unavailable" }
-  })
-  return CheckpointStore.CheckpointStore.of({
-    ...store,
-    append: (lease, entry, status) => {
-      writes++
-      if (writes < at) return store.append(lease, entry, status)
-      if (writes > at || !written) return Effect.fail(lost)
-      return Effect.andThen(store.append(lease, entry, status), Effect.fail(lost))
-    }
-  })
-}
-
 /** Does what people do: approves, and answers truthfully whether a payment went out. */
-const people = (paid: ReadonlyArray<string>) =>
-  Effect.gen(function*() {
-    const queue = yield* EscalationQueue.EscalationQueue
-    for (const { id, reason, task } of yield* queue.list({ status: "open" })) {
-      const to = ["ann", "bob", "cid"].find((name) => task.includes(name))
-      const decision: EscalationQueue.Decision = reason !== "AmbiguousState"
-        ? { _tag: "Approve" }
-        : to !== undefined && paid.includes(to)
-        ? { _tag: "Supply", value: `paid ${to}` }
-        : { _tag: "Retry" }
-      yield* queue.decide(id, decision)
-    }
-  })
+const people = Effect.gen(function*() {
+  const paid = yield* Paid
+  const queue = yield* EscalationQueue.EscalationQueue
+  for (const { id, reason, task } of yield* queue.list({ status: "open" })) {
+    const to = ["ann", "bob", "cid"].find((name) => task.includes(name))
+    const decision: EscalationQueue.Decision = reason !== "AmbiguousState"
+      ? { _tag: "Approve" }
+      : to !== undefined && paid.includes(to)
+      ? { _tag: "Supply", value: `paid ${to}` }
+      : { _tag: "Retry" }
+    yield* queue.decide(id, decision)
+  }
+})
 
 /** Runs to the end with people who decide, and gives up after a while. */
-const toTheEnd = <Tools extends Record<string, Tool.Any>, R>(
-  agent: Agent.Agent<Tools, string, unknown, R>,
-  paid: ReadonlyArray<string>
-) =>
+const toTheEnd = <Tools extends Record<string, Tool.Any>, R>(agent: Agent.Agent<Tools, string, unknown, R>) =>
   Effect.gen(function*() {
     for (let i = 0; i < 10; i++) {
       const result = yield* Effect.result(Agent.run(agent, options))
-      if (result._tag === "Success") return result.success
+      if (result._tag === "Success") return facts(result.success)
       if (!(result.failure instanceof Checkpoint.RunSuspended)) return yield* Effect.fail(result.failure)
-      yield* people(paid)
+      yield* people
     }
     return yield* Effect.fail("still suspended")
   })
@@ -98,69 +97,47 @@ const facts = (result: Agent.Result<string>) => ({
 
 for (const dedupe of [true, false]) {
   const agent = Agent.make({ name: "payer", instructions: "", toolkit, tools: { Pay: { dedupe } } })
+  const program = toTheEnd(agent)
   const withResults = dedupe ? "with remembered results" : "without remembered results"
 
-  const undisturbed = Effect.gen(function*() {
-    const { layer, paid } = world()
-    const result = yield* Effect.provide(toTheEnd(agent, paid), layer)
-    assert.deepStrictEqual(paid, ["ann", "bob", "cid"])
-    return facts(result)
-  }).pipe(Effect.provide(durable))
-
   describe(`an agent that crashes, ${withResults}`, () => {
-    for (const written of [false, true]) {
-      it.effect(
-        `at every write, ${written ? "after" : "before"} it, comes to the same end and pays nobody twice`,
-        () =>
-          Effect.gen(function*() {
-            const expected = yield* undisturbed
-            let crashes = 0
-            for (let at = 1, reached = true; reached; at++) {
-              reached = yield* Effect.gen(function*() {
-                const { layer, paid } = world()
-                const store = yield* CheckpointStore.CheckpointStore
-                const crashing = losing(store, at, written)
-                const crashed = yield* Effect.result(
-                  toTheEnd(agent, paid).pipe(
-                    Effect.provideService(CheckpointStore.CheckpointStore, crashing),
-                    Effect.provide(layer)
-                  )
-                )
-                if (crashed._tag === "Success") return false
-                crashes++
-                const result = yield* Effect.provide(toTheEnd(agent, paid), layer)
-                assert.deepStrictEqual(facts(result), expected)
-                assert.deepStrictEqual(paid.toSorted(), ["ann", "bob", "cid"])
-                return true
-              }).pipe(Effect.provide(Layer.fresh(durable)))
-            }
-            assert.isAbove(crashes, 15)
-          }),
-        60_000
-      )
-    }
+    it.effect(
+      "at every boundary comes to the same end and pays nobody twice",
+      () =>
+        Effect.gen(function*() {
+          const { boundaries, effects, left } = yield* CrashPoints.check({
+            program,
+            world,
+            process,
+            ways: isFull ? undefined : ["killed", "disconnected"],
+            again: runs(5, 200)
+          })
+          assert.isAbove(boundaries.length, 50)
+          assert.deepStrictEqual(effects.map(({ label }) => label), ["pay ann", "pay bob", "pay cid"])
+          assert.isTrue(effects.every(({ atMostOnce }) => atMostOnce))
+          assert.strictEqual(left, 0)
+        }),
+      runs(60_000, 900_000)
+    )
 
     it.effect(
       "by an interruption at any moment comes to the same end and pays nobody twice",
       () =>
         Effect.gen(function*() {
-          const expected = yield* undisturbed
+          const inWorld = Effect.provide(Layer.fresh(Layer.provideMerge(process, world)))
+          const expected = yield* inWorld(program)
           let interruptions = 0
           for (let moment = 0, reached = true; reached; moment++) {
-            reached = yield* Effect.gen(function*() {
-              const { layer, paid } = world()
-              const fiber = yield* Effect.provide(toTheEnd(agent, paid), layer).pipe(
-                Effect.forkChild({ startImmediately: true })
-              )
+            reached = yield* inWorld(Effect.gen(function*() {
+              const fiber = yield* Effect.forkChild(program, { startImmediately: true })
               for (let i = 0; i < moment; i++) yield* Effect.yieldNow
               const ended = fiber.pollUnsafe() !== undefined
               yield* Fiber.interrupt(fiber)
               if (!ended) interruptions++
-              const result = yield* Effect.provide(toTheEnd(agent, paid), layer)
-              assert.deepStrictEqual(facts(result), expected)
-              assert.deepStrictEqual(paid.toSorted(), ["ann", "bob", "cid"])
+              assert.deepStrictEqual(yield* program, expected)
+              assert.deepStrictEqual((yield* Paid).toSorted(), ["ann", "bob", "cid"])
               return !ended
-            }).pipe(Effect.provide(Layer.fresh(durable)))
+            }))
           }
           assert.isAbove(interruptions, 15)
         }),
