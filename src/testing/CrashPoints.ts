@@ -438,7 +438,7 @@ const differencesOf = <A, E>({ findings, lives, story }: Run.Told<A, E>): Array<
  *
  * // What stands for the outside, and outlives every crash.
  * class Bank extends Context.Service<Bank, { readonly paid: Set<string> }>()("Bank") {}
- * const world = Layer.sync(Bank, () => ({ paid: new Set() }))
+ * const world = Layer.sync(Bank, () => ({ paid: new Set<string>() }))
  *
  * const pay = (to: string) =>
  *   Bank.use(({ paid }) => Effect.sync(() => void paid.add(to))).pipe(CrashPoints.effect(`pay ${to}`))
