@@ -32,7 +32,8 @@ export const postgresIn = (schema: string): Layer.Layer<SqlClient.SqlClient, Sql
 // some seconds after the process that had them.
 const locks: Partial<ShardingConfig.ShardingConfig["Service"]> = {
   shardLockDisableAdvisory: true,
-  shardLockExpiration: "6 seconds"
+  shardLockExpiration: "6 seconds",
+  entityMessagePollInterval: "1 second"
 }
 
 /** The engine of the only runner in that schema. */

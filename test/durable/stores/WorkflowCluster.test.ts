@@ -166,7 +166,7 @@ describeWithPostgres("layerWorkflow on a cluster's engine on PostgreSQL", () => 
   })
 
   const test = (name: string, body: (schema: string) => Effect.Effect<void, unknown, Scope.Scope>) =>
-    it.live(name, () => Effect.flatMap(makeSchema, body), 120_000)
+    it.live(name, () => Effect.flatMap(makeSchema, body), 240_000)
 
   test("a run whose process is killed in the middle of a step is finished by another one, and repeats no other step", (schema) =>
     Effect.gen(function*() {
@@ -236,6 +236,13 @@ describeWithPostgres("layerWorkflow on a cluster's engine on PostgreSQL", () => 
           // Killed between what it intended to do and the record of it.
           else assert.strictEqual(outcome?.failure._tag, "AmbiguousStep")
         }
+
+        // A client has no execution of its own, and does without.
+        const { log, say } = makeLog()
+        assert.strictEqual(yield* byHand(say, Effect.void), result)
+        assert.strictEqual(yield* byHand(say, Effect.void), result)
+        assert.deepStrictEqual(log, ["plan", "pay", "draft", "send"])
+        assert.strictEqual((yield* Checkpoint.list()).length, ids.length + 1)
       }).pipe(Effect.provide(store))
     }))
 })
