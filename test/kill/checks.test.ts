@@ -148,6 +148,17 @@ const wrong: ReadonlyArray<readonly [what: string, rules: ReadonlyArray<Rule>, s
     expecting({ deeds: [planned, charged, { ...planned, step: "publish", key: "k3" }] })
   ],
   ["a step that is none of the program", ["deeds"], expecting({ deeds: [planned] })],
+  [
+    "two things that happened in another order",
+    ["order"],
+    {
+      ...withSecond({
+        journal: { ...finished, lines: [opened, plan, intended, charge, line("StepIntended", "publish", false)] },
+        deeds: [planned, { ...charged, step: "publish", life: 2, key: "k3" }, charged]
+      }),
+      unharmed: { ...story.unharmed, deeds: [planned, charged, { ...charged, step: "publish", key: "k3" }] }
+    }
+  ],
   ["another result", ["result"], expecting({ result: "all and more" })],
   ["a run that is done and not completed", ["status"], withSecond({ journal: { ...finished, status: "running" } })],
   ["a lease that is left behind", ["leased"], withSecond({ journal: { ...finished, leased: true } })],

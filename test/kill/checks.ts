@@ -74,6 +74,7 @@ export type Rule =
   | "waited" // a run whose owner is known to be dead was not taken over at once
   | "ended" // a life ended by itself before the program did
   | "deeds" // something was never done, or something else was
+  | "order" // what must not happen twice happened in another order
   | "result" // the run gave something else than an unharmed one
   | "status" // the finished run is not completed
   | "leased" // the finished run is still held
@@ -196,6 +197,11 @@ const ofTheEnd = function*({ again, lives, unharmed }: Story): Generator<Violati
   for (const step of new Set([...done.keys(), ...expected.keys()])) {
     if (!done.has(step)) yield { rule: "deeds", detail: `step "${step}" never happened` }
     if (!expected.has(step)) yield { rule: "deeds", detail: `step "${step}" happened, and is none of the program` }
+  }
+  const order = (deeds: ReadonlyArray<Deed>) =>
+    [...new Set(deeds.flatMap(({ effects, step }) => effects === "atMostOnce" ? [step] : []))].join(", ")
+  if (order(last.deeds) !== order(unharmed.deeds)) {
+    yield { rule: "order", detail: `${order(last.deeds)} instead of ${order(unharmed.deeds)}` }
   }
   if (last.journal._tag !== "Journal") return yield { rule: "status", detail: "the finished run is not there" }
   if (last.journal.status !== "completed") yield { rule: "status", detail: `it is ${last.journal.status}` }

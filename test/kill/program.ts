@@ -1,5 +1,7 @@
 /** A durable program with every kind of step, all of which leave their mark on the world. */
 import * as Checkpoint from "effect-resilience/durable/Checkpoint"
+import * as Compensation from "effect-resilience/durable/Compensation"
+import * as EscalationQueue from "effect-resilience/durable/EscalationQueue"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
@@ -25,6 +27,9 @@ export const digest = (value: unknown): string =>
 
 /** A step's id as the journal has it. */
 const idOf = (name: string) => Effect.map(Checkpoint.current, ({ scope }) => scope === "" ? name : `${scope}/${name}`)
+
+/** The id of the step that asks, also in its reconcile. */
+const ownId = Effect.map(Checkpoint.current, ({ scope }) => scope.replace(/\/~reconcile(#\d+)?$/, ""))
 
 /** The program that a run works. Its result is the same whatever the run went through. */
 export const program = (world: World) => {
@@ -62,28 +67,31 @@ export const program = (world: World) => {
           .pipe(given(id))
     )
 
-  /** A step that must not happen twice, and finds in the world whether it has happened. */
+  /** Asks the world whether a step has happened. */
+  const look = (id: string, where: Where) =>
+    Effect.tap(
+      Effect.map(
+        find(world, where, id),
+        Option.match({
+          onNone: () => Checkpoint.notHappened,
+          onSome: Checkpoint.happened
+        })
+      ),
+      (found) => say({ _tag: "Reconciled", step: id, happened: found._tag === "Happened" })
+    )
+
+  const receiptOf = (id: string) => `receipt of ${id}`
+
+  /** How a step is taken that must not happen twice, and finds in the world whether it has happened. */
+  const onceAs = (id: string, where: Where) => ({
+    options: { success: Schema.String, effects: "atMostOnce", reconcile: look(id, where) } as const,
+    execute: Effect.as(mark("atMostOnce", id, receiptOf(id), where), receiptOf(id))
+  })
+
   const once = (name: string, where: Where) =>
     Effect.flatMap(idOf(name), (id) => {
-      const receipt = `receipt of ${id}`
-      return Checkpoint.step(
-        name,
-        {
-          success: Schema.String,
-          effects: "atMostOnce",
-          reconcile: Effect.tap(
-            Effect.map(
-              find(world, where, id),
-              Option.match({
-                onNone: () => Checkpoint.notHappened,
-                onSome: Checkpoint.happened
-              })
-            ),
-            (found) => say({ _tag: "Reconciled", step: id, happened: found._tag === "Happened" })
-          )
-        },
-        Effect.as(mark("atMostOnce", id, receipt, where), receipt)
-      ).pipe(given(id))
+      const { execute, options } = onceAs(id, where)
+      return Checkpoint.step(name, options, execute).pipe(given(id))
     })
 
   const section = (title: string) =>
@@ -128,6 +136,31 @@ export const program = (world: World) => {
     }
   })
 
+  const cancel = Compensation.make(
+    "cancel",
+    {
+      input: Schema.String,
+      effects: "atMostOnce",
+      reconcile: () => Effect.flatMap(ownId, (id) => look(id, "file"))
+    },
+    (receipt) => Effect.flatMap(ownId, (id) => mark("atMostOnce", id, `${receipt} is void`, "file"))
+  )
+
+  const book = (name: string) =>
+    Effect.flatMap(idOf(name), (id) => {
+      const { execute, options } = onceAs(id, "file")
+      return Checkpoint.step(name, { ...options, undo: cancel }, execute).pipe(given(id))
+    })
+
+  // It fails for good when all is booked, so that all has to be cancelled, the last first.
+  const trip = book("seat").pipe(
+    Effect.andThen(book("bed")),
+    Effect.andThen(new NoStock({ item: "a guide" })),
+    Compensation.saga({ name: "trip", undo: [cancel], error: NoStock }),
+    Effect.catchTag("NoStock", ({ item }) => Effect.succeed(`no ${item}`)),
+    Effect.provide(EscalationQueue.layerMemory)
+  )
+
   return Effect.gen(function*() {
     const { titles } = yield* idempotent("plan", Plan, plan)
     yield* ticket
@@ -143,8 +176,9 @@ export const program = (world: World) => {
     })
     const missing = yield* stock
     const turns = yield* conversation
+    const cancelled = yield* trip
     yield* idempotent("notify", Schema.String, "sent", "table")
     const published = yield* once("publish", "table")
-    return { charged, sections, supplies, missing, turns, published }
+    return { charged, sections, supplies, missing, turns, cancelled, published }
   })
 }
