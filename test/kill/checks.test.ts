@@ -147,7 +147,7 @@ const wrong: ReadonlyArray<readonly [what: string, rules: ReadonlyArray<Rule>, s
     ["deeds"],
     expecting({ deeds: [planned, charged, { ...planned, step: "publish", key: "k3" }] })
   ],
-  ["a step that is none of the program", ["deeds"], expecting({ deeds: [planned] })],
+  ["a step that is none of the program", ["deeds"], expecting({ deeds: [charged] })],
   [
     "two things that happened in another order",
     ["order"],
