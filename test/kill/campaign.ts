@@ -104,8 +104,8 @@ export interface Orders {
   readonly givenUp: boolean
   readonly schema: string | undefined
   readonly concurrency: number
-  /** Called after every run. */
-  readonly noted?: ((tally: Tally) => void) | undefined
+  /** Called after every run, with what was found in it. */
+  readonly noted?: ((tally: Tally, findings: ReadonlyArray<Finding>) => void) | undefined
 }
 
 export interface Outcome {
@@ -155,10 +155,15 @@ const note = (orders: Orders, desk: Desk, run: string, story: Effect.Effect<driv
       const violations = [...told.violations, ...sharedKeys(desk, run, told)]
       count(desk.tally, { ...told, violations })
       const lives = told.lives.map((life) => tell(life.fate, life))
-      for (const violation of violations) {
-        desk.findings.push({ ...violation, store: desk.tally.store, seed: orders.seed, run, lives })
-      }
-      orders.noted?.(desk.tally)
+      const findings = violations.map((violation) => ({
+        ...violation,
+        store: desk.tally.store,
+        seed: orders.seed,
+        run,
+        lives
+      }))
+      desk.findings.push(...findings)
+      orders.noted?.(desk.tally, findings)
     })
   )
 

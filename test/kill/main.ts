@@ -109,16 +109,19 @@ const program = Effect.scoped(Effect.gen(function*() {
     givenUp: true,
     schema,
     concurrency: integer("concurrency", 1),
-    noted: (tally) =>
-      void process.stderr.write(`${tally.store}: ${tally.runs} runs, ${campaign.killsOf(tally)} kills\n`)
+    noted: (tally, findings) => {
+      process.stderr.write(`${tally.store}: ${tally.runs} runs, ${campaign.killsOf(tally)} kills\n`)
+      process.stdout.write(findings.map(report).join("\n"))
+    }
   }
   const [store] = able
   const started = performance.now()
   const { findings, tallies } = values.run === undefined || store === undefined
     ? yield* campaign.run(orders)
     : yield* campaign.again(orders, store, values.run)
-  process.stdout.write(`${findings.map(report).join("\n")}\n${table(tallies)}`)
-  process.stdout.write(`\nseed ${orders.seed}, ${((performance.now() - started) / 1_000).toFixed(0)} s\n`)
+  process.stdout.write(
+    `\n${table(tallies)}\nseed ${orders.seed}, ${((performance.now() - started) / 1_000).toFixed(0)} s\n`
+  )
   process.exitCode = findings.length === 0 ? 0 : 1
 }))
 
