@@ -92,8 +92,11 @@ const texts = [
   `"${"long ".repeat(20_000)}"`,
   "\"🦉\"",
   "\"\u001f\u007f\u0085\"",
-  "\" \""
+  "\" \"",
+  "{\"b\": 1.0, \"a\":1e2 }"
 ]
+
+const steps = ["A b", "a b", " a b ", "\u00e9", "e\u0301", "each[x y]/\ud83e\udd89#2"]
 
 const ids = [
   "../x",
@@ -118,8 +121,11 @@ const ids = [
   "🦉",
   "NUL",
   "a\nb",
+  "ab",
   "{x}",
-  "x".repeat(1000)
+  "x".repeat(1000),
+  `${"x".repeat(999)}y`,
+  `y${"x".repeat(999)}`
 ]
 
 /**
@@ -180,6 +186,10 @@ export const checkpointStore = <R = never>(
         yield* store.read("a"),
         texts.map((text, n) => entry(n, text))
       )
+      const other = yield* store.acquire("b", minute)
+      const named = steps.map((step, position) => ({ position, step, body: "{}" }))
+      for (const one of named) yield* store.append(other, [one])
+      yield* same("read gives the steps that were appended", yield* store.read("b"), named)
     }),
     test("keeps runs apart whatever their ids are", function*(store) {
       for (const id of ids) {
@@ -203,7 +213,9 @@ export const checkpointStore = <R = never>(
       yield* same("append writes the status with them", [run?.status, run?.entries], ["suspended", 3])
       const many = Array.from({ length: 2_000 }, (_, index) => entry(3 + index))
       yield* store.append(lease, [entry(3), ...many.slice(1)])
-      yield* same("append writes many records", (yield* store.read("a")).length, 2_003)
+      const all = yield* store.read("a")
+      yield* same("append writes many records", all.length, 2_003)
+      yield* holds("read gives many records in order", all.every(({ position }, index) => position === index))
     }),
     test("refuses a record at any position but the next, and writes nothing", function*(store) {
       const taken = (records: NonEmptyReadonlyArray<Entry>, status?: "failed") =>
@@ -329,6 +341,8 @@ export const checkpointStore = <R = never>(
       yield* same("list gives the oldest run first", yield* listed(), ["b", "a"])
       yield* same("list gives as many as were asked for", yield* listed({ limit: 1 }), ["b"])
       yield* same("list gives the runs of a status", yield* listed({ status: "suspended" }), ["a"])
+      const first = yield* listed({ status: "suspended", limit: 1 })
+      yield* same("list gives as many as were asked for of those of a status", first, ["a"])
       yield* same("list of a status that no run has is empty", yield* listed({ status: "failed" }), [])
       const told = Option.getOrUndefined(yield* store.get("a"))
       yield* same(
@@ -340,6 +354,11 @@ export const checkpointStore = <R = never>(
       yield* holds("the older run was created first", (held?.createdAt ?? NaN) < (told?.createdAt ?? NaN))
       yield* holds("its status changed after it was created", (told?.updatedAt ?? NaN) > (told?.createdAt ?? NaN))
       yield* holds("the lease of the other one lives", (held?.lease?.expiresAt ?? NaN) > (told?.updatedAt ?? NaN))
+      const before = held?.updatedAt
+      yield* elapse(Duration.seconds(1))
+      yield* store.append(b, [entry(1)])
+      const after = Option.getOrUndefined(yield* store.get("b"))?.updatedAt
+      yield* same("a record without a status changes neither status nor lease", after, before)
       const untilThen = yield* listed({ updatedBefore: told?.updatedAt ?? NaN })
       yield* same("list gives the runs that did not change since", untilThen, ["b"])
       yield* same("a run without a record is not there", yield* store.get("no record yet"), Option.none())
@@ -367,6 +386,20 @@ export const checkpointStore = <R = never>(
       yield* same("one lease is granted", results.filter(({ _tag }) => _tag === "Success").length, 1)
       const refusals = results.flatMap((result) => result._tag === "Failure" ? [result.failure.reason._tag] : [])
       yield* same("the others are told that it is held", new Set(refusals), new Set(["LeaseHeld"]))
+    }),
+    test("writes one of the records that are appended at the same place at the same time", function*(store) {
+      const lease = yield* store.acquire("a", minute)
+      yield* store.append(lease, one(0))
+      const bodies = Array.from({ length: 5 }, (_, n) => JSON.stringify(`writer ${n}`))
+      const results = yield* Effect.forEach(
+        bodies,
+        (body) => Effect.result(store.append(lease, one(1, body))),
+        { concurrency: "unbounded" }
+      )
+      const acknowledged = bodies.filter((_, n) => results[n]?._tag === "Success")
+      yield* same("one record is acknowledged", acknowledged.length, 1)
+      const found = (yield* store.read("a")).slice(1).map(({ body }) => body)
+      yield* same("the record that was acknowledged is the one that is there", found, acknowledged)
     }),
     test("writes the journals of many runs at the same time", function*(store) {
       yield* Effect.forEach(
