@@ -4,9 +4,10 @@ import { Backoff, Checkpoint, CheckpointStore, Compensation, EscalationQueue, Fa
 import * as NodeSqlite from "effect-resilience/durable/stores/NodeSqlite"
 import * as SqlCheckpointStore from "effect-resilience/durable/stores/SqlCheckpointStore"
 import * as SqlEscalationQueue from "effect-resilience/durable/stores/SqlEscalationQueue"
+import { CrashPoints } from "effect-resilience/testing"
 import { TestClock } from "effect/testing"
 import { interruptEverywhere } from "../support/interruptEverywhere.ts"
-import { isFull } from "../support/runs.ts"
+import { isFull, runs } from "../support/runs.ts"
 import { sqliteFile, withSqliteFile } from "./sqliteFile.ts"
 
 type Store = CheckpointStore.CheckpointStore["Service"]
@@ -282,6 +283,72 @@ describe("Compensation interruptions", () => {
         assert.isAbove(turns, 10)
       }))
   }
+})
+
+/** What is reserved and not given back. It outlives every crash. */
+class Held extends Context.Service<Held, Set<string>>()("Held") {
+  static readonly layer = Layer.sync(Held, () => new Set<string>())
+}
+
+const told = Effect.gen(function*() {
+  const take = (what: string) =>
+    Held.use((held) => Effect.andThen(Effect.yieldNow, Effect.sync(() => void held.add(what)))).pipe(
+      CrashPoints.effect(`take ${what}`),
+      Effect.as(what)
+    )
+  const give = (what: string) =>
+    Held.use((held) => Effect.andThen(Effect.yieldNow, Effect.sync(() => void held.delete(what)))).pipe(
+      CrashPoints.effect(`give ${what}`)
+    )
+  const isHeld = (what: string, held: boolean) =>
+    Held.useSync((all) => all.has(what) === held ? Checkpoint.happened(what) : Checkpoint.notHappened)
+
+  const release = Compensation.make("release", { input: Schema.String }, give)
+  const refund = Compensation.make(
+    "refund",
+    { input: Schema.String, effects: "atMostOnce", reconcile: (what) => isHeld(what, false) },
+    give
+  )
+  const reserve = (what: string) => Checkpoint.step("reserve", { ...text, undo: release }, take(what))
+  const failed = yield* Effect.gen(function*() {
+    yield* reserve("seat")
+    yield* Checkpoint.step(
+      "charge",
+      { ...text, effects: "atMostOnce", reconcile: isHeld("money", true), undo: refund },
+      take("money")
+    )
+    yield* Checkpoint.forEach(["room 1", "room 2"], reserve, { concurrency: 2 })
+    return yield* new NoStock({ item: "paper" })
+  }).pipe(
+    Compensation.saga({ name: "trip", undo: [release, refund], error: NoStock }),
+    Effect.catchTag("NoStock", ({ item }) => Effect.succeed(item)),
+    Checkpoint.run({ id: "r" })
+  )
+  return { failed, held: Array.from(yield* Held) }
+})
+
+describe("Compensation crashes at every boundary and comes to the same end", () => {
+  it.effect(
+    "killed, disconnected, silent or interrupted, once or twice",
+    () =>
+      Effect.gen(function*() {
+        const world = Layer.merge(Held.layer, EscalationQueue.layerMemory)
+        const ways = ["killed", "disconnected", "silent", "interrupted"] as const
+        const report = yield* CrashPoints.check({
+          program: told,
+          world,
+          ways: isFull ? ways : ["killed"],
+          again: runs(5, 300)
+        })
+        assert.deepStrictEqual(report.exit, Exit.succeed({ failed: "paper", held: [] }))
+        assert.strictEqual(report.left, 0)
+        assert.deepStrictEqual(
+          report.effects.flatMap(({ atMostOnce, label }) => atMostOnce ? [label] : []),
+          ["take money", "give money"]
+        )
+      }),
+    runs(120_000, 1_200_000)
+  )
 })
 
 // Thousands of runs: the turns of the scheduler are enough for every day.

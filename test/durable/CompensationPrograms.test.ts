@@ -1,6 +1,7 @@
 import { assert, it } from "@effect/vitest"
-import { Effect, Fiber, Layer, Result, Schema } from "effect"
+import { Effect, Fiber, identity, Layer, Result, Schema } from "effect"
 import { Checkpoint, CheckpointStore, Compensation, EscalationQueue } from "effect-resilience"
+import { CrashPoints } from "effect-resilience/testing"
 import { TestClock } from "effect/testing"
 import { runs } from "../support/runs.ts"
 
@@ -180,42 +181,50 @@ const Cuts = Schema.Array(Schema.Int.check(Schema.isBetween({ minimum: 0, maximu
 
 const World_ = Layer.mergeAll(CheckpointStore.layerMemory, EscalationQueue.layerMemory)
 
-it.effect.prop(
-  "Compensation: any program, cut off any number of times, leaves all that it did, or nothing",
-  [Program, Cuts],
-  ([nodes, cuts]) =>
-    Effect.gen(function*() {
-      const store = yield* CheckpointStore.CheckpointStore
-      const world = new World()
-      const program = interpreter(world, nodes.some(hasSaga))(nodes)
-      let failed = false
-      for (const records of cuts) {
+const property = (
+  name: string,
+  around: <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>,
+  times: number
+) =>
+  it.effect.prop(
+    `Compensation: any program, cut off any number of times${name}, leaves all that it did, or nothing`,
+    [Program, Cuts],
+    ([nodes, cuts]) =>
+      Effect.gen(function*() {
+        const store = yield* CheckpointStore.CheckpointStore
+        const world = new World()
+        const program = interpreter(world, nodes.some(hasSaga))(nodes)
+        let failed = false
+        for (const records of cuts) {
+          const acts = new Map(world.acts)
+          const result = yield* inVirtualTime(
+            Effect.result(Effect.provideService(program, CheckpointStore.CheckpointStore, cut(store, records)))
+          )
+          if (Result.isFailure(result)) assert.include(["CheckpointStoreError", "Down"], result.failure._tag)
+          if (failed) assert.deepStrictEqual(world.acts, acts, "a failed saga never goes forward")
+          failed = (yield* store.read("r")).some(({ step }) => step === "saga~/~undo")
+        }
         const acts = new Map(world.acts)
-        const result = yield* inVirtualTime(
-          Effect.result(Effect.provideService(program, CheckpointStore.CheckpointStore, cut(store, records)))
-        )
-        if (Result.isFailure(result)) assert.include(["CheckpointStoreError", "Down"], result.failure._tag)
+        const result = yield* inVirtualTime(Effect.result(program))
         if (failed) assert.deepStrictEqual(world.acts, acts, "a failed saga never goes forward")
-        failed = (yield* store.read("r")).some(({ step }) => step === "saga~/~undo")
-      }
-      const acts = new Map(world.acts)
-      const result = yield* inVirtualTime(Effect.result(program))
-      if (failed) assert.deepStrictEqual(world.acts, acts, "a failed saga never goes forward")
-      if (Result.isFailure(result)) {
-        assert.strictEqual(result.failure._tag, "Down")
-        for (const place of world.acts.keys()) assert.isTrue(world.undone.has(place), `${place} is undone`)
-      } else {
-        const outside = Array.from(world.undone.keys()).filter((place) => !place.includes("~"))
-        assert.deepStrictEqual(outside, [], "what is not in a saga that failed stays")
-      }
-      for (const [place, times] of world.undone) {
-        assert.isTrue(world.acts.has(place) || world.inDoubt.has(place), `${place} happened, or nobody knows`)
-        assert.isAtMost(times, 1 + cuts.length, place)
-      }
-      const undone = new Map(world.undone)
-      const again = yield* inVirtualTime(Effect.result(program))
-      assert.deepStrictEqual(again, result)
-      assert.deepStrictEqual(world.undone, undone, "it is undone once and for all")
-    }).pipe(Effect.provide(World_)),
-  { arbitrary: { runs: runs(150, 3000), seed: 1 }, timeout: 600_000 }
-)
+        if (Result.isFailure(result)) {
+          assert.strictEqual(result.failure._tag, "Down")
+          for (const place of world.acts.keys()) assert.isTrue(world.undone.has(place), `${place} is undone`)
+        } else {
+          const outside = Array.from(world.undone.keys()).filter((place) => !place.includes("~"))
+          assert.deepStrictEqual(outside, [], "what is not in a saga that failed stays")
+        }
+        for (const [place, times] of world.undone) {
+          assert.isTrue(world.acts.has(place) || world.inDoubt.has(place), `${place} happened, or nobody knows`)
+          assert.isAtMost(times, 1 + cuts.length, place)
+        }
+        const undone = new Map(world.undone)
+        const again = yield* inVirtualTime(Effect.result(program))
+        assert.deepStrictEqual(again, result)
+        assert.deepStrictEqual(world.undone, undone, "it is undone once and for all")
+      }).pipe(around, Effect.provide(World_)),
+    { arbitrary: { runs: times, seed: 1 }, timeout: 600_000 }
+  )
+
+property("", identity, runs(150, 3000))
+property(" and resumed after each step", CrashPoints.alwaysReplay, runs(50, 1000))
