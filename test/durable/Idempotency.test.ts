@@ -3,7 +3,6 @@ import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Deferred, Effect, Exit, Fiber, FileSystem, Layer, Path, Ref, Schema } from "effect"
 import { Fault, Idempotency } from "effect-resilience"
-import * as FileIdempotency from "effect-resilience/durable/stores/FileIdempotency"
 import * as NodeSqlite from "effect-resilience/durable/stores/NodeSqlite"
 import * as SqlIdempotency from "effect-resilience/durable/stores/SqlIdempotency"
 import { SqlClient } from "effect/sql"
@@ -25,16 +24,6 @@ idempotencyContract("Idempotency in memory", Effect.succeed(Idempotency.layerMem
 idempotencyContract(
   "Idempotency in SQLite",
   Effect.map(file, (filename) => Layer.provide(SqlIdempotency.layer, NodeSqlite.layer({ filename }))),
-  { durable: true }
-)
-
-idempotencyContract(
-  "Idempotency in files",
-  Effect.gen(function*() {
-    const fs = yield* FileSystem.FileSystem
-    const directory = yield* fs.makeTempDirectoryScoped()
-    return Layer.provide(FileIdempotency.layerWith({ directory }), NodeServices.layer)
-  }).pipe(Effect.provide(NodeServices.layer)),
   { durable: true }
 )
 

@@ -21,30 +21,37 @@ export const crc32 = (bytes: Uint8Array): string => {
   return ((rest ^ 0xffffffff) >>> 0).toString(16).padStart(8, "0")
 }
 
-const prefix = "00000000 ".length
-
 /**
- * A line of a file: the checksum of a JSON text, the text, and a newline, which JSON has none of.
+ * A line of a file: the checksum of a JSON text, its length in bytes, the text, and a newline, which JSON has none of.
  *
  * @internal
  */
 export const line = (json: string): Uint8Array => {
   const text = encoder.encode(json)
-  const bytes = new Uint8Array(prefix + text.length + 1)
-  bytes.set(encoder.encode(`${crc32(text)} `))
-  bytes.set(text, prefix)
+  const head = encoder.encode(`${crc32(text)} ${text.length} `)
+  const bytes = new Uint8Array(head.length + text.length + 1)
+  bytes.set(head)
+  bytes.set(text, head.length)
   bytes[bytes.length - 1] = newline
   return bytes
 }
 
+/** What the head of a line says: checksum, length of the text, and where it begins. */
+const headOf = (bytes: Uint8Array) => {
+  const [head, checksum, length] = /^([0-9a-f]{8}) (\d{1,15}) /.exec(decoder.decode(bytes.subarray(0, 25))) ?? []
+  return head === undefined ? undefined : { checksum, length: Number(length), start: head.length }
+}
+
 /**
- * The text of a line without its newline, unless the checksum is another one.
+ * The text of a line without its newline, unless it is not what the head of the line says.
  *
  * @internal
  */
 export const textOf = (bytes: Uint8Array): string | undefined => {
-  const text = bytes.subarray(prefix)
-  return decoder.decode(bytes.subarray(0, prefix)) === `${crc32(text)} ` ? decoder.decode(text) : undefined
+  const head = headOf(bytes)
+  if (head === undefined || head.start + head.length !== bytes.length) return undefined
+  const text = bytes.subarray(head.start)
+  return crc32(text) === head.checksum ? decoder.decode(text) : undefined
 }
 
 /** @internal */
@@ -60,5 +67,9 @@ export const lastIndexOfNewline = (bytes: Uint8Array, from = bytes.length - 1): 
  *
  * @internal
  */
-export const isUnterminated = (rest: Uint8Array): boolean =>
-  rest.length > prefix && textOf(rest.subarray(0, -1)) !== undefined
+export const isUnterminated = (rest: Uint8Array): boolean => {
+  const head = headOf(rest)
+  if (head === undefined) return false
+  const end = head.start + head.length
+  return rest.length > end && textOf(rest.subarray(0, end)) !== undefined
+}

@@ -393,15 +393,14 @@ export const make = Effect.fnUntraced(function*(root: string) {
     return yield* new Contended({ name: epochs })
   }, (raised) => raising.withPermit(raised))
 
-  /** Deletes files of a series, which nobody needs any more, from the oldest to the newest. */
+  /** Deletes files of a series that count no more and never will, from the oldest to the newest. */
   const discard = Effect.fnUntraced(function*(name: string, numbers: ReadonlyArray<number>) {
-    const newest = numbers.at(-1)
-    if (newest === undefined) return
-    yield* raise(newest)
+    if (numbers.length === 0) return
+    yield* raise(lastOf(numbers))
     yield* Effect.forEach(numbers.slice(0, -1), (number) => unlink(name, number), { discard: true })
     // The newest one says that the others count no more: it goes when they are gone for good.
     if (numbers.length > 1) yield* syncFolder(folderOf(name))
-    yield* unlink(name, newest)
+    yield* unlink(name, lastOf(numbers))
   })
 
   /** The numbers of every series, or of those in one folder. Sweeps away what was never linked. */

@@ -183,42 +183,38 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
         return { after, open }
       }).pipe(Effect.onError(() => series.withdraw(name, tail.number)))
       const { after, open } = taken
-      if (before !== undefined && numbers.length > 0 && open === undefined) {
-        // Nothing but claims of processes that were cut off: the run begins anew, above their numbers.
-        yield* series.discard(name, [...numbers, tail.number])
+      if (before !== undefined && numbers.length > 0 && (open === undefined || open.state.status === "removed")) {
+        // The run was removed, or there is nothing but claims of processes that were cut off: it begins anew above all
+        // its old numbers, which are deleted once it is written down that they count no more.
+        const gone: Journal.State = { entries: 0, status: "removed", updatedAt: now, expiresAt: null, abandoned: 0 }
+        const line = Journal.openingLine({ after: 0, bytes: 0, createdAt: now }, gone)
+        if ((yield* series.write(name, tail, line, { durable: true })) === "written") {
+          yield* series.discard(name, [...numbers, tail.number])
+        }
         continue
       }
-      const removed = open?.state.status === "removed"
       const state: Journal.State = {
-        entries: open === undefined || removed ? 0 : open.state.entries,
+        entries: open?.state.entries ?? 0,
         status: open === undefined || open.state.status === "removed" ? "running" : open.state.status,
         updatedAt: now,
         expiresAt,
-        abandoned: removed ? 0 : abandoned(after)
+        abandoned: abandoned(after)
       }
       const opening: Omit<Journal.Opening, "state"> = {
-        after: open === undefined || removed ? 0 : open.number,
-        bytes: open === undefined || removed ? 0 : open.end,
-        createdAt: open === undefined || removed ? now : open.opening.createdAt,
+        after: open?.number ?? 0,
+        bytes: open?.end ?? 0,
+        createdAt: open?.opening.createdAt ?? now,
         ...(before === undefined ? { lost: true } : {})
       }
       if ((yield* series.write(name, tail, Journal.openingLine(opening, state), { durable: true })) !== "written") {
         continue
       }
       yield* series.syncFolder(name)
-      if (removed) yield* sweep(name, numbers)
       leases.set(runId, { token: tail.number, opening, tail, state })
       return { runId, token: tail.number, abandoned: state.abandoned }
     }
     return yield* new Series.Contended({ name })
   })
-
-  // What is left of a removed run is no run any more, and whoever comes next deletes it.
-  const sweep = (name: string, numbers: ReadonlyArray<number>) =>
-    Effect.ignore(series.discard(name, numbers), {
-      log: "Warn",
-      message: "files of a removed run are left to be deleted later"
-    })
 
   /** Finds a lease in the files, for a store that did not take it itself, or cannot trust what it knows. */
   const load = Effect.fnUntraced(function*(operation: string, name: string, lease: Lease) {
@@ -283,6 +279,15 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
     return held
   })
 
+  /** What the first one that came after a file goes on from, as far as it has said so. */
+  const followerOf = Effect.fnUntraced(function*(name: string, number: number) {
+    for (const next of yield* series.numbers(name)) {
+      const { open } = next > number ? yield* viewOf(name, [next]) : { open: undefined }
+      if (open !== undefined) return open.opening
+    }
+    return undefined
+  })
+
   /** Writes a line, unless the lease is over. Says whether the file was as long as this store knows it. */
   const write = Effect.fnUntraced(function*(
     operation: string,
@@ -292,8 +297,17 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
     next: { readonly state: Journal.State; readonly records?: ReadonlyArray<Entry>; readonly durable: boolean }
   ) {
     const line = Journal.changeLine(next.state, next.records)
+    const { end, number } = held.tail
     const result = yield* series.write(name, held.tail, line, { durable: next.durable })
-    if (result === "followed") return yield* fenced(operation, lease)
+    if (result === "followed") {
+      const follower = yield* followerOf(name, number)
+      const wasSeen = follower?.after === number && follower.bytes >= end + line.length
+      const wasGivenUp = next.state.status === "removed"
+        ? follower?.after === 0
+        : next.state.expiresAt === null && (follower === undefined || wasSeen)
+      // Who gives a run up is followed at once by whoever waited for it, and was not fenced for that.
+      if (!wasGivenUp) return yield* fenced(operation, lease)
+    }
     if (result === "changed") {
       leases.delete(lease.runId)
       return false
@@ -326,9 +340,13 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
     })
     const { tail } = yield* change(operation, name, lease, removed, true)
     leases.delete(lease.runId)
-    yield* Effect.flatMap(
-      Effect.orElseSucceed(series.numbers(name), () => [tail.number]),
-      (numbers) => sweep(name, numbers.filter((number) => number <= tail.tip))
+    // What is left of a removed run is no run any more, and whoever comes next deletes it.
+    yield* Effect.ignore(
+      Effect.flatMap(
+        series.numbers(name),
+        (numbers) => series.discard(name, numbers.filter((number) => number <= tail.tip))
+      ),
+      { log: "Warn", message: `the files of run "${lease.runId}" are left to be deleted later` }
     )
   })
 
@@ -369,21 +387,18 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
   })
 
   const batchesOf = Effect.fnUntraced(function*(name: string) {
+    let damage: string | undefined
     for (let attempt = 0; attempt < attempts; attempt++) {
       const numbers = yield* series.numbers(name)
       const { open } = yield* viewOf(name, numbers)
       if (open === undefined || open.state.status === "removed") return []
-      const files = yield* filesOf(name, open.number)
+      const files = yield* Effect.result(filesOf(name, open.number))
       // Taken over or removed meanwhile: what was read may not be what counts.
-      const isAsBefore = (yield* series.numbers(name)).at(-1) === numbers.at(-1)
-      if (isAsBefore && files !== undefined) return files.flatMap(({ batches }) => batches)
-      if (isAsBefore && files === undefined) {
-        return yield* new Series.Damaged({
-          file: series.fileOf(name, open.number),
-          offset: 0,
-          detail: "a file before it is missing"
-        })
-      }
+      if ((yield* series.numbers(name)).at(-1) !== numbers.at(-1)) continue
+      if (Result.isSuccess(files)) return files.success.flatMap(({ batches }) => batches)
+      // So may be what is damaged or missing, unless it still is when one looks again.
+      if (files.failure.message === damage) return yield* Effect.fail(files.failure)
+      damage = files.failure.message
     }
     return yield* new Series.Contended({ name })
   })
@@ -394,9 +409,12 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
     let number = newest
     let cut: number | undefined
     while (number > 0) {
-      const bytes = yield* Effect.catchIf(series.read(name, number), Series.isNotFound, () => Effect.succeed(undefined))
-      if (bytes === undefined) return undefined
       const file = series.fileOf(name, number)
+      const bytes = yield* Effect.catchIf(
+        series.read(name, number),
+        Series.isNotFound,
+        () => Effect.fail(new Series.Damaged({ file, offset: 0, detail: "it is missing" }))
+      )
       const parsed = yield* Effect.fromResult(Journal.parse(name, { bytes, cut, file, number }))
       const after = files.at(-1)
       if (after !== undefined && after.opening.state[0] !== parsed.entries) {

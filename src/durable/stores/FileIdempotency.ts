@@ -3,190 +3,257 @@
  *
  * @since 0.1.0
  */
-import * as Arr from "effect/Array"
 import * as Clock from "effect/Clock"
-import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type * as FileSystem from "effect/FileSystem"
 import * as Layer from "effect/Layer"
 import * as Path from "effect/Path"
-import * as Schedule from "effect/Schedule"
+import type { PlatformError } from "effect/PlatformError"
+import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import * as config from "../../internal/config.ts"
-import type { CheckpointStoreError, Lease, LeaseOwner } from "../CheckpointStore.ts"
 import * as Idempotency from "../Idempotency.ts"
+import { line } from "../internal/fileLines.ts"
+import * as Series from "../internal/fileSeries.ts"
 import { sha256 } from "../internal/idempotencyDigest.ts"
-import * as FileCheckpointStore from "./FileCheckpointStore.ts"
-
-const Entry = Schema.fromJsonString(Schema.Struct({
-  outcome: Schema.String,
-  recordedAt: Schema.Finite,
-  expiresAt: Schema.Finite
-}))
-const encode = Schema.encodeEffect(Entry)
-const decode = Schema.decodeUnknownEffect(Entry)
-
-// A result is written in less than a moment: who holds it for longer is gone.
-const ttl = Duration.seconds(10)
-const patience = Schedule.max([Schedule.spaced("20 millis"), Schedule.recurs(1_000)])
-
-/** How many results are recorded between two looks for those that have expired. */
-const sweepEvery = 256
 
 /**
- * Options of {@link layerWith}.
+ * Options of {@link layer}.
  *
  * **Details**
  *
- * - `directory` to keep the results in, which is made. It must not be empty, nor that of a `FileCheckpointStore`.
- * - `owner`: who takes the right to record a result, default a random name per layer. One that knows who is gone, as
- *   `stores/Files` gives, does not wait for a process that was killed in the middle of it.
- * - `timeToLive`, `storeTimeout`: as of `Idempotency.make`.
+ * `directory` for the files, which is made if it is not there. It must not be empty.
  *
  * @category models
  * @since 0.1.0
  */
 export interface Options extends Idempotency.Options {
   readonly directory: string
-  readonly owner?: LeaseOwner | undefined
 }
 
+/** The format of the files, which the first line of each tells. */
+const format = 1
+
+const Claim = Schema.Struct({ format: Schema.Finite, scope: Schema.String, key: Schema.String, at: Schema.Finite })
+// Null where there was a result that counts no more.
+const Recorded = Schema.NullOr(Schema.Struct({
+  outcome: Schema.String,
+  recordedAt: Schema.Finite,
+  expiresAt: Schema.Finite
+}))
+const decodeClaim = Schema.decodeResult(Schema.fromJsonString(Claim))
+const decodeRecorded = Schema.decodeResult(Schema.fromJsonString(Recorded))
+
+const shardOf = (scope: string) => sha256(scope).slice(0, 2)
+const prefixOf = (scope: string) => `${shardOf(scope)}/${sha256(scope).slice(0, 32)}-`
+const nameOf = (scope: string, key: string) => `${prefixOf(scope)}${sha256(key).slice(0, 32)}`
+
+type Failure = PlatformError | Series.Contended | Series.Damaged | Idempotency.IdempotencyStoreError
+
+const attempts = 100
+/** Every so many results, those in one of 256 folders that have expired are deleted. */
+const sweepEvery = 100
+/** How long ago a claim must have been made to be taken for what a killed process left. */
+const abandonedAfter = 60_000
+
 /**
- * Creates a store of results in a directory.
+ * Creates a store on the `FileSystem` at hand.
  *
  * **Details**
  *
- * It promises what `FileCheckpointStore` promises, on which it stands: each result is a record in a journal of its own,
- * written by one process at a time, and synced. So of several processes that executed the same call the first one's
- * result is answered by all. Each 256th recorded result also removes those that have expired.
+ * Each result is a file, which is answered once it is on the disk (`fsync`). Several processes of one machine may share
+ * the directory: the result recorded first is the one that all answer. A file that is damaged is an
+ * `IdempotencyStoreError` (`Rejected`) naming it, and its call is not executed. Results that have expired are deleted a
+ * few at a time, whenever others are recorded.
  *
- * Fails with `IdempotencyStoreError`, `operation: "open"`, if the directory cannot be used.
+ * It needs a local file system that has hard links and keeps what it has synced, as `FileCheckpointStore` does.
+ *
+ * An empty `directory` throws `Fault.InvalidConfig`. Fails with `IdempotencyStoreError`, `operation: "open"`, if it
+ * cannot be made.
  *
  * @category stores
  * @since 0.1.0
  */
-export const makeStore = Effect.fnUntraced(function*(
-  options: Pick<Options, "directory" | "owner">
-): Effect.fn.Return<
+export const makeStore = Effect.fnUntraced(function*(options: { readonly directory: string }): Effect.fn.Return<
   Idempotency.Store,
   Idempotency.IdempotencyStoreError,
   FileSystem.FileSystem | Path.Path | Scope.Scope
 > {
   const directory = config.nonEmpty("FileIdempotency", "directory", options.directory)
-  type Operation = Idempotency.IdempotencyStoreError["operation"]
-  const failed = (operation: Operation, scope: string) => (cause: CheckpointStoreError | Schema.SchemaError) => {
-    const tag = Schema.isSchemaError(cause) ? "Rejected" : cause.reason._tag
-    const reason = tag === "SchemaTooNew" || tag === "Unavailable" ? tag : "Rejected"
-    // Somebody else has it, or was faster: the same request may work later.
-    const isPassing = tag === "LeaseHeld" || tag === "Fenced" || tag === "PositionTaken"
-    return new Idempotency.IdempotencyStoreError({
-      operation,
-      scope,
-      reason: isPassing ? "Unavailable" : reason,
-      cause
+
+  const mapped = <A, R>(
+    operation: Idempotency.IdempotencyStoreError["operation"],
+    scope: string,
+    effect: Effect.Effect<A, Failure, R>
+  ) =>
+    Effect.mapError(effect, (cause) => {
+      if (cause._tag === "IdempotencyStoreError") return cause
+      const isUnavailable = cause._tag === "Contended" ||
+        (cause._tag === "PlatformError" && Series.isUnavailable(cause))
+      const reason = isUnavailable ? "Unavailable" : "Rejected"
+      return new Idempotency.IdempotencyStoreError({ operation, scope, reason, cause })
     })
+
+  const root = (yield* Path.Path).join(directory, "results")
+  const series = yield* mapped("open", "", Series.make(root))
+  let puts = 0
+
+  const recordedIn = (edges: Series.Edges): Result.Result<typeof Recorded.Type, Failure> => {
+    const { claimed, file, opening = "" } = edges
+    return Result.mapError(
+      decodeRecorded(opening),
+      () => new Series.Damaged({ file, offset: claimed.length, detail: "a line is not what belongs there" })
+    )
   }
-  const store = yield* Effect.mapError(FileCheckpointStore.make({ ...options, directory }), failed("open", ""))
 
-  // A scope may be any text, and a run's id has to be well-formed.
-  const scopeOf = (scope: string) => `${sha256(scope)} `
-  const idOf = (scope: string, key: string) => `${scopeOf(scope)}${key}`
-
-  const holding = <A, E>(runId: string, use: (lease: Lease) => Effect.Effect<A, E>) =>
-    Effect.acquireUseRelease(
-      Effect.retry(store.acquire(runId, ttl), {
-        while: ({ reason }) => reason._tag === "LeaseHeld",
-        schedule: patience
-      }),
-      use,
-      (lease) => Effect.ignore(store.release(lease))
+  const claimIn = ({ claim = "", file }: Series.Edges) =>
+    Result.mapError(
+      decodeClaim(claim),
+      () => new Series.Damaged({ file, offset: 0, detail: "a line is not what belongs there" })
     )
 
-  const latest = Effect.fnUntraced(function*(runId: string) {
-    const entries = yield* store.read(runId)
-    const last = entries.at(-1)
-    return { length: entries.length, entry: last === undefined ? undefined : yield* decode(last.body) }
+  /** The newest result, and whether nobody may be about to write another one. */
+  const look = Effect.fnUntraced(function*(
+    operation: Idempotency.IdempotencyStoreError["operation"],
+    name: string,
+    numbers: ReadonlyArray<number>
+  ) {
+    const { open, top } = yield* series.look(name, numbers)
+    const claim = top?.claim === undefined ? undefined : yield* Effect.fromResult(claimIn(top))
+    if (claim !== undefined && claim.format > format) {
+      const cause = new Error(`${top?.file} is of format ${claim.format}, this release knows ${format}`)
+      return yield* new Idempotency.IdempotencyStoreError({
+        operation,
+        scope: claim.scope,
+        reason: "SchemaTooNew",
+        cause
+      })
+    }
+    if (claim !== undefined && nameOf(claim.scope, claim.key) !== name) {
+      return yield* new Series.Damaged({ file: top?.file ?? name, offset: 0, detail: "it was written as another file" })
+    }
+    const entry = open === undefined ? null : yield* Effect.fromResult(recordedIn(open))
+    return { claim, entry, open: open?.number, settled: open?.number === top?.number }
   })
 
-  const sweep = Effect.gen(function*() {
-    const now = yield* Clock.currentTimeMillis
-    for (const { runId } of yield* store.list()) {
-      const { entry } = yield* latest(runId)
-      if (entry === undefined || entry.expiresAt > now) continue
-      yield* holding(
-        runId,
-        (lease) =>
-          Effect.flatMap(
-            latest(runId),
-            ({ entry }) => entry === undefined || entry.expiresAt > now ? Effect.void : store.remove(lease)
-          )
+  const keep = Effect.fnUntraced(function*(name: string, number: number) {
+    yield* series.sync(name, number)
+    yield* series.syncFolder(name)
+  })
+
+  /**
+   * Makes the newest file of a result, with what `next` makes of the one that counts so far, and deletes the older ones.
+   * A claim that was never opened may be opened late: whoever comes next has the last word, and says what counts.
+   */
+  const settle = Effect.fnUntraced(function*(
+    operation: Idempotency.IdempotencyStoreError["operation"],
+    { key, scope }: { readonly scope: string; readonly key: string },
+    next: (entry: Idempotency.Entry | null) => Idempotency.Entry | null
+  ) {
+    const name = nameOf(scope, key)
+    for (let attempt = 0; attempt < attempts; attempt++) {
+      const epoch = yield* series.epoch
+      const numbers = yield* series.numbers(name)
+      const seen = yield* look(operation, name, numbers)
+      if (seen.settled && seen.open !== undefined && seen.entry !== null && next(seen.entry) === seen.entry) {
+        // Another process may have written it, and not synced yet.
+        yield* keep(name, seen.open)
+        return seen.entry
+      }
+      const at = yield* Clock.currentTimeMillis
+      const tail = yield* series.claim(
+        name,
+        { epoch, numbers },
+        () => line(JSON.stringify({ format, scope, key, at }))
       )
+      if (tail === undefined) continue
+      const { entry } = yield* Effect.onError(
+        look(operation, name, numbers),
+        () => series.withdraw(name, tail.number)
+      )
+      const kept = next(entry)
+      const opened = line(JSON.stringify(kept === null ? null : { ...kept }))
+      if ((yield* series.write(name, tail, opened, { durable: true })) !== "written") continue
+      yield* series.syncFolder(name)
+      const rest = kept === null ? [...numbers, tail.number] : numbers
+      yield* Effect.ignore(series.discard(name, rest), { log: "Debug", message: "files of old results are left" })
+      return kept
+    }
+    return yield* new Series.Contended({ name })
+  })
+
+  const expiredIn = Effect.fnUntraced(function*(shard: string, now: number) {
+    for (const [name, numbers] of yield* series.all(shard)) {
+      const { claim, entry, settled } = yield* look("record", name, numbers)
+      const isOver = settled
+        ? entry === null || entry.expiresAt <= now
+        : (claim?.at ?? 0) <= now - abandonedAfter
+      if (!isOver || claim === undefined) continue
+      yield* settle("record", claim, (entry) => entry === null || entry.expiresAt <= now ? null : entry)
     }
   })
-  let recorded = 0
+
+  const sweep = (shard: string, now: number) =>
+    puts++ % sweepEvery === 0
+      ? Effect.ignore(expiredIn(shard, now), { log: "Debug", message: "expired results are left to be deleted later" })
+      : Effect.void
 
   return {
     get: (scope, key) =>
-      Effect.mapError(Effect.map(latest(idOf(scope, key)), ({ entry }) => entry), failed("lookup", scope)),
-    put: (scope, key, entry) => {
-      const runId = idOf(scope, key)
-      return holding(
-        runId,
-        Effect.fnUntraced(function*(lease) {
-          const there = yield* latest(runId)
-          if (there.entry !== undefined && there.entry.expiresAt > entry.recordedAt) return there.entry
-          const body = yield* encode(entry)
-          yield* store.append(lease, [{ position: there.length, step: "", body }])
-          return entry
+      mapped(
+        "lookup",
+        scope,
+        Effect.gen(function*() {
+          const name = nameOf(scope, key)
+          const { entry, settled } = yield* look("lookup", name, yield* series.numbers(name))
+          if (entry === null) return undefined
+          if (settled) return entry
+          return (yield* series.carryOut(name, settle("lookup", { scope, key }, (entry) => entry))) ?? undefined
         })
-      ).pipe(
-        Effect.mapError(failed("record", scope)),
-        // What cannot be swept now is with the next sweep, and no reason to doubt what was recorded.
-        Effect.tap(() => ++recorded % sweepEvery === 0 ? Effect.ignore(sweep) : Effect.void)
-      )
-    },
+      ),
+    put: (scope, key, entry) =>
+      mapped(
+        "record",
+        scope,
+        Effect.gen(function*() {
+          const name = nameOf(scope, key)
+          const { recordedAt } = entry
+          const kept = yield* series.carryOut(
+            name,
+            settle("record", { scope, key }, (there) => there !== null && there.expiresAt > recordedAt ? there : entry)
+          )
+          yield* sweep(shardOf(scope), recordedAt)
+          return kept ?? entry
+        })
+      ),
     clear: (scope) =>
-      store.list().pipe(
-        Effect.map(Arr.filter(({ runId }) => runId.startsWith(scopeOf(scope)))),
-        Effect.flatMap(Effect.forEach(({ runId }) => holding(runId, store.remove), { discard: true })),
-        Effect.mapError(failed("clear", scope))
+      mapped(
+        "clear",
+        scope,
+        Effect.gen(function*() {
+          const prefix = prefixOf(scope)
+          for (const [name, numbers] of yield* series.all(shardOf(scope))) {
+            if (name.startsWith(prefix)) yield* series.carryOut(name, series.discard(name, numbers))
+          }
+        })
       )
   }
 })
 
 /**
- * Provides an `Idempotency` whose results are kept in files.
- *
- * **Example** (Remembering in another process)
- *
- * ```ts import.meta.vitest
- * import { NodeServices } from "@effect/platform-node"
- * import { Effect, FileSystem, Schema } from "effect"
- * import { Idempotency } from "effect-resilience"
- * import * as FileIdempotency from "effect-resilience/durable/stores/FileIdempotency"
- *
- * const charge = (receipt: string) =>
- *   Effect.succeed(receipt).pipe(
- *     Idempotency.once({ scope: "order-7", tool: "charge", args: { cents: 500 }, success: Schema.String })
- *   )
- *
- * const program = Effect.gen(function*() {
- *   const directory = yield* (yield* FileSystem.FileSystem).makeTempDirectoryScoped()
- *   // Each layer opens the directory anew, as another process would.
- *   const inAProcess = (receipt: string) => Effect.provide(charge(receipt), FileIdempotency.layerWith({ directory }))
- *   return [yield* inAProcess("the first"), yield* inAProcess("the second")]
- * })
- *
- * await Effect.runPromise(program.pipe(Effect.scoped, Effect.provide(NodeServices.layer))) // => ["the first", "the first"]
- * ```
+ * Provides an `Idempotency` whose results survive a restart, in files.
  *
  * @category layers
  * @since 0.1.0
  */
-export const layerWith = (
+export const layer = (
   options: Options
-): Layer.Layer<Idempotency.Idempotency, Idempotency.IdempotencyStoreError, FileSystem.FileSystem | Path.Path> =>
+): Layer.Layer<
+  Idempotency.Idempotency,
+  Idempotency.IdempotencyStoreError,
+  FileSystem.FileSystem | Path.Path
+> =>
   Layer.effect(
     Idempotency.Idempotency,
     Effect.flatMap(makeStore(options), (store) => Idempotency.make({ ...options, store }))

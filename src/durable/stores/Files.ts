@@ -56,6 +56,6 @@ export const layer = (
     const owner = yield* processOwner
     return Layer.mergeAll(
       FileCheckpointStore.layer({ directory: path.join(directory, "runs"), owner }),
-      FileIdempotency.layerWith({ directory: path.join(directory, "results"), owner })
+      FileIdempotency.layer({ directory: path.join(directory, "results") })
     )
   }))
