@@ -109,6 +109,53 @@ const shared = (open: Effect.Effect<Connect, never, Scope.Scope>) => {
       assert.strictEqual((yield* Checkpoint.inspect("r").pipe(within(one))).status, "completed")
     }))
 
+  it.effect("an owner that slept while it wrote an intent, and was followed, does not do what it had intended", () =>
+    Effect.gen(function*() {
+      const connect = yield* open
+      const one = yield* connect("one")
+      const two = yield* connect("two", new Set(["one"]))
+      const log: Array<string> = []
+      const asleep = yield* Deferred.make<void>()
+      const awake = yield* Deferred.make<void>()
+      let isAsleep = false
+      const sleep = Effect.suspend(() => {
+        isAsleep = true
+        return Effect.andThen(Deferred.succeed(asleep, undefined), Deferred.await(awake))
+      })
+      const store = Context.get(one, CheckpointStore.CheckpointStore)
+      const sleepy = CheckpointStore.CheckpointStore.of({
+        ...store,
+        append: (lease, entries, status) =>
+          Effect.andThen(
+            store.append(lease, entries, status),
+            entries.some(({ body }) => body.includes("\"StepIntended\"")) ? sleep : Effect.void
+          ),
+        renew: (...args) => Effect.suspend(() => isAsleep ? Effect.never : store.renew(...args))
+      })
+      const program = Checkpoint.step(
+        "pay",
+        {
+          effects: "atMostOnce",
+          reconcile: Effect.sync(() => log.length === 0 ? Checkpoint.notHappened : Checkpoint.happened(undefined))
+        },
+        Effect.sync(() => void log.push("pay"))
+      ).pipe(Checkpoint.run({ id: "r" }))
+      const first = yield* program.pipe(
+        Effect.provideService(CheckpointStore.CheckpointStore, sleepy),
+        Effect.flip,
+        Effect.forkChild
+      )
+      yield* Deferred.await(asleep)
+      yield* TestClock.adjust("15 seconds")
+      yield* program.pipe(within(two))
+      assert.deepStrictEqual(log, ["pay"])
+      isAsleep = false
+      yield* Deferred.succeed(awake, undefined)
+      const error = yield* Fiber.join(first)
+      assert.isTrue(error._tag === "CheckpointStoreError" && error.reason._tag === "Fenced")
+      assert.deepStrictEqual(log, ["pay"])
+    }))
+
   it.effect("an owner that was followed hears of it at the next renewal, whatever it is doing", () =>
     Effect.gen(function*() {
       const connect = yield* open

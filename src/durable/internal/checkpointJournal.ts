@@ -2,7 +2,7 @@ import * as Arr from "effect/Array"
 import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
-import type * as Duration from "effect/Duration"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import { identity } from "effect/Function"
 import * as Option from "effect/Option"
@@ -140,6 +140,11 @@ export interface Journal {
   readonly appendStep: (
     step: string,
     record: WithoutTime<Record.StepRecord>
+  ) => Effect.Effect<void, CheckpointStoreError | CheckpointMismatch | RecordTooLarge>
+  /** Writes that a step is going to do what must not happen twice, and makes sure that the run is still its own. */
+  readonly intend: (
+    step: string,
+    record: WithoutTime<Extract<Record.StepRecord, { readonly _tag: "StepIntended" }>>
   ) => Effect.Effect<void, CheckpointStoreError | CheckpointMismatch | RecordTooLarge>
   readonly undoables: Undoables
   /** Notes how a step is undone of which no record says it. Written when a saga around it fails. */
@@ -646,6 +651,14 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
           ? Effect.tap(() => mayStartOver(step, record, atWork) ? breakDown(startOver) : Effect.void)
           : identity
       ),
+    // Whoever followed a process that stood still meanwhile found nothing done, and did it.
+    intend: Effect.fnUntraced(function*(step, record) {
+      const before = yield* Clock.currentTimeMillis
+      yield* journal.appendStep(step, record)
+      const elapsed = (yield* Clock.currentTimeMillis) - before
+      if (elapsed < Duration.toMillis(options.ttl) / 3) return
+      yield* Effect.tapCause(store.renew(lease, options.ttl), giveUp)
+    }),
     undoables,
     register: ({ id, order }, undo, ran) => {
       if (ran > (history?.forked ?? 0)) registered.set(id, { _tag: "StepUndoable", order, undo, done: true, ran })

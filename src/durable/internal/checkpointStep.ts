@@ -237,7 +237,7 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
         yield* journal.executing
         const undoable = undo === undefined ? {} : { undo: yield* Effect.mapError(undo.attempted, notEncodable) }
         const isToBeNoted = undoable.undo !== undefined && !isTried(journal.undoables.of(id), undoable.undo)
-        if (atMostOnce) yield* journal.appendStep(id, { _tag: "StepIntended", order, ...undoable })
+        if (atMostOnce) yield* journal.intend(id, { _tag: "StepIntended", order, ...undoable })
         else if (undoable.undo !== undefined && isToBeNoted) {
           yield* journal.appendStep(id, { _tag: "StepUndoable", order, undo: undoable.undo, done: false })
         }
