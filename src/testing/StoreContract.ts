@@ -4,6 +4,7 @@
  * @since 0.1.0
  */
 import type { NonEmptyReadonlyArray } from "effect/Array"
+import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Equal from "effect/Equal"
@@ -12,6 +13,7 @@ import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import * as TestClock from "effect/testing/TestClock"
 import { CheckpointStore, type CheckpointStoreError, type Entry } from "../durable/CheckpointStore.ts"
+import type * as Idempotency from "../durable/Idempotency.ts"
 import * as Fault from "../Fault.ts"
 
 /**
@@ -42,11 +44,11 @@ export interface Case<E, R> {
 }
 
 /**
- * Options of {@link checkpointStore}.
+ * Options of {@link checkpointStore} and {@link idempotencyStore}.
  *
  * **Details**
  *
- * `elapse` makes time go by for the store. Default: `TestClock.adjust`, which fits a store that measures leases by
+ * `elapse` makes time go by for the store. Default: `TestClock.adjust`, which fits a store that measures time by
  * Effect's `Clock`. A store with a clock of its own may set back what it has stored instead.
  *
  * @category models
@@ -417,6 +419,143 @@ export const checkpointStore = <R = never>(
         const expected = Array.from({ length: 5 }, (_, n) => JSON.stringify([`run ${run}`, n]))
         yield* same("every run has its own records", found, expected)
       }
+    })
+  ]
+}
+
+/**
+ * The contract of an `Idempotency.Store`, as cases to run one by one, each on a store that `open` makes and that holds
+ * nothing.
+ *
+ * **Example** (Proving a store of results)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { Idempotency } from "effect-resilience"
+ * import { StoreContract } from "effect-resilience/testing"
+ * import { TestClock } from "effect/testing"
+ *
+ * const cases = StoreContract.idempotencyStore(Idempotency.makeStoreMemory())
+ * const broken = await Effect.runPromise(
+ *   Effect.partition(cases, ({ effect }) => Effect.provide(effect, TestClock.layer()))
+ * )
+ * broken[0] // => []
+ * ```
+ *
+ * @category contracts
+ * @since 0.1.0
+ */
+export const idempotencyStore = <E, R, R2 = never>(
+  open: Effect.Effect<Idempotency.Store, E, R>,
+  options: Options<R2> = {}
+): ReadonlyArray<Case<E | Idempotency.IdempotencyStoreError, R | R2>> => {
+  const elapse: (duration: Duration.Duration) => Effect.Effect<void, never, R2> = options.elapse ?? TestClock.adjust
+  const test = (
+    name: string,
+    use: (store: Idempotency.Store) => Generator<
+      Effect.Effect<unknown, Idempotency.IdempotencyStoreError | ContractBroken, R2>,
+      void,
+      never
+    >
+  ): Case<E | Idempotency.IdempotencyStoreError, R | R2> => ({
+    name,
+    effect: Effect.flatMap(open, (store) => Effect.gen(() => use(store)))
+  })
+  const recorded = (outcome: string, timeToLive = minute): Effect.Effect<Idempotency.Entry> =>
+    Effect.map(Clock.currentTimeMillis, (now) => {
+      const recordedAt = Math.floor(now)
+      return { outcome, recordedAt, expiresAt: recordedAt + Duration.toMillis(timeToLive) }
+    })
+  const record = (
+    store: Idempotency.Store,
+    scope: string,
+    key: string,
+    outcome: string,
+    timeToLive?: Duration.Duration
+  ) =>
+    Effect.map(
+      Effect.flatMap(recorded(outcome, timeToLive), (entry) => store.put(scope, key, entry)),
+      (kept) => kept.outcome
+    )
+  const outcomeOf = (store: Idempotency.Store, scope: string, key: string) =>
+    Effect.map(store.get(scope, key), (entry) => entry?.outcome)
+
+  return [
+    test("gives back what was recorded, and nothing for another call", function*(store) {
+      // A time that nothing else has by chance, such as zero.
+      yield* elapse(Duration.seconds(1))
+      const entry = yield* recorded("1")
+      yield* same("put gives the entry that it keeps", yield* store.put("s", "a", entry), entry)
+      yield* same("get gives the entry that was kept", yield* store.get("s", "a"), entry)
+      yield* same("get of another key gives nothing", yield* store.get("s", "b"), undefined)
+      yield* same("get of another scope gives nothing", yield* store.get("t", "a"), undefined)
+    }),
+    test("gives back text as it went in", function*(store) {
+      for (const [index, text] of texts.entries()) {
+        yield* same("put gives the text", yield* record(store, "s", `k${index}`, text), text)
+      }
+      for (const [index, text] of texts.entries()) {
+        yield* same("get gives the text", yield* outcomeOf(store, "s", `k${index}`), text)
+      }
+    }),
+    test("keeps calls apart whatever their scopes are", function*(store) {
+      for (const scope of ids) yield* record(store, scope, "k", JSON.stringify(scope))
+      for (const scope of ids) {
+        const found = yield* outcomeOf(store, scope, "k")
+        yield* same(`scope ${JSON.stringify(scope)} is kept`, found, JSON.stringify(scope))
+      }
+    }),
+    test("keeps calls apart that would be alike if scope and key were joined", function*(store) {
+      const calls = [["a b", "c"], ["a", "b c"], ["a:b", "c"], ["a", "b:c"], ["a/b", "c"], ["a", "b/c"]] as const
+      for (const [scope, key] of calls) yield* record(store, scope, key, `${scope}|${key}`)
+      for (const [scope, key] of calls) {
+        yield* same(`"${key}" of "${scope}" is kept`, yield* outcomeOf(store, scope, key), `${scope}|${key}`)
+      }
+    }),
+    test("keeps the outcome that was recorded first", function*(store) {
+      yield* record(store, "s", "a", "first")
+      yield* elapse(Duration.seconds(1))
+      yield* same("put gives the outcome that is there", yield* record(store, "s", "a", "second"), "first")
+      yield* same("put leaves the outcome that is there", yield* outcomeOf(store, "s", "a"), "first")
+    }),
+    test("gives everybody one outcome of those that are recorded at the same time", function*(store) {
+      const outcomes = Array.from({ length: 10 }, (_, n) => `outcome ${n}`)
+      const kept = yield* Effect.forEach(outcomes, (outcome) => record(store, "s", "a", outcome), {
+        concurrency: "unbounded"
+      })
+      yield* same("put gives all the same outcome", new Set(kept).size, 1)
+      yield* same("get gives the outcome that all were given", yield* outcomeOf(store, "s", "a"), kept[0])
+    }),
+    test("replaces an outcome that has expired, and no sooner", function*(store) {
+      yield* record(store, "s", "a", "old", minute)
+      yield* elapse(Duration.seconds(50))
+      yield* same("put keeps what lasts another ten seconds", yield* record(store, "s", "a", "early"), "old")
+      yield* elapse(Duration.seconds(20))
+      yield* same("put replaces what has expired", yield* record(store, "s", "a", "new"), "new")
+      yield* same("get gives what has replaced it", yield* outcomeOf(store, "s", "a"), "new")
+    }),
+    test("keeps for ever what does not expire", function*(store) {
+      const recordedAt = Math.floor(yield* Clock.currentTimeMillis)
+      yield* store.put("s", "a", { outcome: "ever", recordedAt, expiresAt: Number.MAX_SAFE_INTEGER })
+      yield* elapse(Duration.days(1_000))
+      yield* same("get gives it after years", yield* outcomeOf(store, "s", "a"), "ever")
+      yield* same("put keeps it after years", yield* record(store, "s", "a", "new"), "ever")
+    }),
+    test("forgets one scope and no other", function*(store) {
+      const keys = Array.from({ length: 200 }, (_, n) => `k${n}`)
+      for (const key of keys) yield* record(store, "s", key, key)
+      for (const scope of ["t", "s2", "S", "%", "s%", "_"]) yield* record(store, scope, "k0", scope)
+      yield* same("get gives each of many", yield* Effect.forEach(keys, (key) => outcomeOf(store, "s", key)), keys)
+      yield* store.clear("s")
+      const left = (yield* Effect.forEach(keys, (key) => outcomeOf(store, "s", key))).filter((one) => one !== undefined)
+      yield* same("clear forgets all of a scope", left, [])
+      for (const scope of ["t", "s2", "S", "%", "s%", "_"]) {
+        yield* same("clear forgets nothing of another scope", yield* outcomeOf(store, scope, "k0"), scope)
+      }
+      yield* same("put records anew what was forgotten", yield* record(store, "s", "k0", "anew"), "anew")
+      yield* store.clear("%")
+      yield* same("clear takes a scope for a name and not for a pattern", yield* outcomeOf(store, "s", "k0"), "anew")
+      yield* store.clear("nobody")
     })
   ]
 }
