@@ -356,12 +356,13 @@ export const checkpointStore = <R = never>(
       yield* holds("the older run was created first", (held?.createdAt ?? NaN) < (told?.createdAt ?? NaN))
       yield* holds("its status changed after it was created", (told?.updatedAt ?? NaN) > (told?.createdAt ?? NaN))
       yield* holds("the lease of the other one lives", (held?.lease?.expiresAt ?? NaN) > (told?.updatedAt ?? NaN))
-      const before = held?.updatedAt
       yield* elapse(Duration.seconds(1))
+      const before = Option.getOrUndefined(yield* store.get("b"))?.updatedAt
       yield* store.append(b, [entry(1)])
       const after = Option.getOrUndefined(yield* store.get("b"))?.updatedAt
       yield* same("a record without a status changes neither status nor lease", after, before)
-      const untilThen = yield* listed({ updatedBefore: told?.updatedAt ?? NaN })
+      const now = Option.getOrUndefined(yield* store.get("a"))?.updatedAt
+      const untilThen = yield* listed({ updatedBefore: now ?? NaN })
       yield* same("list gives the runs that did not change since", untilThen, ["b"])
       yield* same("a run without a record is not there", yield* store.get("no record yet"), Option.none())
     }),

@@ -49,6 +49,10 @@ describe("FileIdempotency", () => {
             for (const key of names) {
               assert.deepStrictEqual(yield* store.get(scope, key), entry(`${scope} ${key}`, 0, 10))
               assert.strictEqual((yield* store.put(scope, key, entry("second", 9, 20))).outcome, `${scope} ${key}`)
+            }
+          }
+          for (const scope of names) {
+            for (const key of names) {
               assert.strictEqual((yield* store.put(scope, key, entry("third", 10, 20))).outcome, "third")
             }
           }
