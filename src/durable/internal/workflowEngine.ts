@@ -198,35 +198,33 @@ export const make = Effect.fnUntraced(function*() {
           : Effect.fail(failure(where, { _tag: "Unavailable" })))
     )
 
-  const activity = (where: Where, context: Context.Context<WorkflowInstance>, name: string, kept: Kept | undefined) =>
-    Effect.flatMap(
-      call(
+  const activity = Effect.fnUntraced(function*(
+    where: Where,
+    context: Context.Context<WorkflowInstance>,
+    name: string,
+    kept: Kept | undefined
+  ) {
+    const keeping = Activity.make({
+      name,
+      success: Kept,
+      error: Schema.Literal("missing"),
+      execute: kept === undefined ? Effect.fail("missing" as const) : Effect.succeed(kept)
+    })
+    // A cluster answers so while it delivers once more what a process that was killed had asked for: it is asked again.
+    for (let attempt = 0; attempt < 10; attempt++) {
+      const result = yield* call(where, engine.activityExecute(keeping, 1), context)
+      if (result._tag === "Suspended") continue
+      if (Exit.isSuccess(result.exit)) return result.exit.value
+      return yield* failure(
         where,
-        engine.activityExecute(
-          Activity.make({
-            name,
-            success: Kept,
-            error: Schema.Literal("missing"),
-            execute: kept === undefined ? Effect.fail("missing" as const) : Effect.succeed(kept)
-          }),
-          1
-        ),
-        context
-      ),
-      (result) => {
-        if (result._tag === "Suspended") {
-          const cause = new Error("the engine is about to interrupt the execution")
-          return Effect.fail(failure(where, { _tag: "Unavailable", cause }))
-        }
-        if (Exit.isSuccess(result.exit)) return Effect.succeed(result.exit.value)
-        return Effect.fail(failure(
-          where,
-          Cause.hasFails(result.exit.cause)
-            ? { _tag: "Corrupt", detail: `the engine has no result of the activity "${name}"` }
-            : reasonOf(result.exit.cause)
-        ))
-      }
-    )
+        Cause.hasFails(result.exit.cause)
+          ? { _tag: "Corrupt", detail: `the engine has no result of the activity "${name}"` }
+          : reasonOf(result.exit.cause)
+      )
+    }
+    const cause = new Error("the engine suspends the execution, as before it interrupts it")
+    return yield* failure(where, { _tag: "Unavailable", cause })
+  })
 
   /**
    * Keeps records as the result of an activity that is named after their step, and tells its name. An execution that is

@@ -282,6 +282,26 @@ describe("layerWorkflow", () => {
       assert.deepStrictEqual(yield* store.read("r"), [])
     }).pipe(Effect.provide(memory)))
 
+  it.effect("asks again for an activity that the engine answers with a suspension, as a cluster may after a crash", () =>
+    Effect.gen(function*() {
+      const engine = yield* WorkflowEngine.WorkflowEngine
+      let suspensions = 0
+      const suspending = (times: number) =>
+        connect("one", {
+          ...engine,
+          activityExecute: (activity, attempt) =>
+            Effect.suspend(() =>
+              suspensions++ < times ? Effect.succeed(new Workflow.Suspended({})) : engine.activityExecute(activity, attempt)
+            )
+        })
+      const program = (id: string) => Checkpoint.step("a", text, Effect.succeed("a")).pipe(Checkpoint.run({ id }))
+      assert.strictEqual(yield* program("once").pipe(Effect.provideContext(yield* suspending(1))), "a")
+
+      suspensions = 0
+      const error = yield* program("always").pipe(Effect.provideContext(yield* suspending(Infinity)), Effect.flip)
+      assert.isTrue(error._tag === "CheckpointStoreError" && error.reason._tag === "Unavailable")
+    }).pipe(Effect.provide(memory)))
+
   inMemory("refuses to read what a newer release has written", () =>
     Effect.gen(function*() {
       const engine = yield* WorkflowEngine.WorkflowEngine

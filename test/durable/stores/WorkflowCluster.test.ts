@@ -234,7 +234,7 @@ describeWithPostgres("layerWorkflow on a cluster's engine on PostgreSQL", () => 
           const outcome = results[index]
           if (outcome !== undefined && Result.isSuccess(outcome)) assert.strictEqual(outcome.success, result)
           // Killed between what it intended to do and the record of it.
-          else assert.strictEqual(outcome?.failure._tag, "AmbiguousStep")
+          else assert.strictEqual(outcome?.failure._tag, "AmbiguousStep", String(outcome?.failure))
         }
 
         // A client has no execution of its own, and does without.
