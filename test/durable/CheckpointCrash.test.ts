@@ -2,6 +2,7 @@ import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
 import { Context, Effect, Exit, Fiber, Layer, Schema } from "effect"
 import { Checkpoint, CheckpointStore } from "effect-resilience"
+import * as FileCheckpointStore from "effect-resilience/durable/stores/FileCheckpointStore"
 import * as NodeSqlite from "effect-resilience/durable/stores/NodeSqlite"
 import { layerPersistence } from "effect-resilience/durable/stores/PersistenceCheckpointStore"
 import * as SqlCheckpointStore from "effect-resilience/durable/stores/SqlCheckpointStore"
@@ -10,6 +11,7 @@ import { TestClock } from "effect/testing"
 import { describeWithPostgres, suiteSchema } from "../support/postgres.ts"
 import { describeWithRedis } from "../support/redis.ts"
 import { isFull, runs } from "../support/runs.ts"
+import { withTemporaryFolder } from "../support/temporaryFolder.ts"
 import { backings } from "./backings.ts"
 import { onRedis } from "./redisRuns.ts"
 import { sqliteFile } from "./sqliteFile.ts"
@@ -138,6 +140,8 @@ describe("Checkpoint crashes at every boundary and comes to the same end", () =>
       }),
     runs(120_000, 1_200_000)
   )
+
+  suite("over files", withTemporaryFolder((directory) => FileCheckpointStore.layer({ directory })))
 
   for (const [name, backing] of Object.entries(backings)) {
     // What is cut off here is the store, whatever is below it.

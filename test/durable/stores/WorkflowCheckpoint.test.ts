@@ -291,7 +291,9 @@ describe("layerWorkflow", () => {
           ...engine,
           activityExecute: (activity, attempt) =>
             Effect.suspend(() =>
-              suspensions++ < times ? Effect.succeed(new Workflow.Suspended({})) : engine.activityExecute(activity, attempt)
+              suspensions++ < times
+                ? Effect.succeed(new Workflow.Suspended({}))
+                : engine.activityExecute(activity, attempt)
             )
         })
       const program = (id: string) => Checkpoint.step("a", text, Effect.succeed("a")).pipe(Checkpoint.run({ id }))
