@@ -143,11 +143,11 @@ const ids = [
  *
  * // With @effect/vitest: for (const { effect, name } of cases) it.effect(name, () => Effect.provide(effect, MyStore))
  * const cases = StoreContract.checkpointStore()
- * const broken = await Effect.runPromise(
+ * const [, broken] = await Effect.runPromise(
  *   Effect.partition(cases, ({ effect }) =>
  *     effect.pipe(Effect.provide(CheckpointStore.layerMemory), Effect.provide(TestClock.layer())))
  * )
- * broken[0] // => []
+ * broken // => []
  * ```
  *
  * @category contracts
@@ -437,10 +437,10 @@ export const checkpointStore = <R = never>(
  * import { TestClock } from "effect/testing"
  *
  * const cases = StoreContract.idempotencyStore(Idempotency.makeStoreMemory())
- * const broken = await Effect.runPromise(
+ * const [, broken] = await Effect.runPromise(
  *   Effect.partition(cases, ({ effect }) => Effect.provide(effect, TestClock.layer()))
  * )
- * broken[0] // => []
+ * broken // => []
  * ```
  *
  * @category contracts

@@ -102,7 +102,7 @@ const faults: Record<string, (store: Store) => Store> = {
     get: (scope, key) => Effect.map(store.get(scope, key), (entry) => entry && { ...entry, recordedAt: 0 })
   }),
   "text ends after 64 KiB": reading((outcome) => outcome.slice(0, 65_535)),
-  "text has no control characters": reading((outcome) => outcome.replaceAll(/[\u001f\u007f\u0085]/g, "")),
+  "text has no control characters": reading((outcome) => outcome.replaceAll(/\p{Cc}/gu, "")),
   "scopes are known in lower case": naming((scope) => scope.toLowerCase()),
   "scopes are known without blanks at the end": naming((scope) => scope.trimEnd()),
   "scope and key are joined by a blank": (store) => ({

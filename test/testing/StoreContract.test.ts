@@ -97,6 +97,18 @@ const perRun = (runId: string, counts: Map<string, number>): number => {
   return next
 }
 
+type Held = Extract<CheckpointStore.CheckpointStoreError["reason"], { readonly _tag: "LeaseHeld" }>
+
+/** Changes what a refused acquire says. */
+const refusing = (change: (reason: Held) => Held) => (store: Store): Store => ({
+  ...store,
+  acquire: (runId, ttl, options) =>
+    Effect.mapError(store.acquire(runId, ttl, options), (error) =>
+      error.reason._tag === "LeaseHeld"
+        ? new CheckpointStore.CheckpointStoreError({ operation: "acquire", runId, reason: change(error.reason) })
+        : error)
+})
+
 const faults: Record<string, (store: Store) => Store> = {
   "append does not look at the token": unfenced("append"),
   "renew does not look at the token": unfenced("renew"),
@@ -287,22 +299,11 @@ const faults: Record<string, (store: Store) => Store> = {
         ? store.acquire(runId, Duration.zero, options)
         : store.acquire(runId, ttl, options)
   }),
-  "a refused acquire says how long the lease was at first": (store) => ({
-    ...store,
-    acquire: (runId, ttl, options) =>
-      Effect.catch(store.acquire(runId, ttl, options), (error) =>
-        error.reason._tag === "LeaseHeld"
-          ? fail("acquire", runId, { ...error.reason, remaining: Duration.minutes(1) })
-          : Effect.fail(error))
-  }),
-  "a refused acquire names nobody": (store) => ({
-    ...store,
-    acquire: (runId, ttl, options) =>
-      Effect.catch(store.acquire(runId, ttl, options), (error) =>
-        error.reason._tag === "LeaseHeld"
-          ? fail("acquire", runId, { ...error.reason, owner: "" })
-          : Effect.fail(error))
-  }),
+  "a refused acquire says how long the lease was at first": refusing((reason) => ({
+    ...reason,
+    remaining: Duration.minutes(1)
+  })),
+  "a refused acquire names nobody": refusing((reason) => ({ ...reason, owner: "" })),
   "abandoned leases are not counted": (store) => ({
     ...store,
     acquire: (runId, ttl, options) =>
@@ -427,7 +428,7 @@ const faults: Record<string, (store: Store) => Store> = {
   "text ends after 64 KiB": reading((entry) => ({ ...entry, body: entry.body.slice(0, 65_535) })),
   "text has no control characters": reading((entry) => ({
     ...entry,
-    body: entry.body.replaceAll(/[\u001f\u007f\u0085]/g, "")
+    body: entry.body.replaceAll(/\p{Cc}/gu, "")
   })),
   "text has its lines separated as elsewhere": reading((entry) => ({
     ...entry,

@@ -1,5 +1,5 @@
-import { Context, Effect, Layer } from "effect"
-import { CheckpointStore, type Idempotency } from "effect-resilience"
+import { Context, type Effect, type Layer } from "effect"
+import type { CheckpointStore, Idempotency } from "effect-resilience"
 import { CrashPoints, StoreContract } from "effect-resilience/testing"
 import { describe, expect, it } from "tstyche"
 
