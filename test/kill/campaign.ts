@@ -155,8 +155,9 @@ const note = (orders: Orders, desk: Desk, run: string, story: Effect.Effect<driv
       const violations = [...told.violations, ...sharedKeys(desk, run, told)]
       count(desk.tally, { ...told, violations })
       const lives = told.lives.map((life) => tell(life.fate, life))
-      const findings = violations.map((violation) => ({
-        ...violation,
+      const findings = violations.map(({ detail, rule }) => ({
+        rule,
+        detail,
         store: desk.tally.store,
         seed: orders.seed,
         run,

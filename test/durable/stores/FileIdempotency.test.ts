@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Layer } from "effect"
-import { Idempotency } from "effect-resilience"
+import { type Idempotency } from "effect-resilience"
 import * as FileIdempotency from "effect-resilience/durable/stores/FileIdempotency"
 import { uniform } from "../../../src/testing/internal/seeded.ts"
 import { type Around, Disk, refusal } from "../../support/disk.ts"

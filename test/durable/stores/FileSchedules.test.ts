@@ -60,7 +60,8 @@ interface Deed {
   readonly token: number
   readonly position?: number
   readonly body?: string
-  exit: "done" | string
+  /** How it failed, or `done`. */
+  exit: string
 }
 
 /** What several processes did to one run, in the order in which they began and ended it. */
