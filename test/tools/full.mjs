@@ -1,4 +1,4 @@
-// Runs the tests of the guards with the long runs of their properties: tens of thousands of random stories each.
+// Runs the tests of the guards and of what is durable with the long runs of their properties: tens of thousands of random stories each.
 import { spawnSync } from "node:child_process"
 import { fileURLToPath } from "node:url"
 
@@ -12,7 +12,7 @@ const { status } = spawnSync(
     "--config",
     "test/vitest.config.ts",
     "--testTimeout=1800000",
-    ...(tests.length === 0 ? ["test/policy"] : tests)
+    ...(tests.length === 0 ? ["test/policy", "test/durable"] : tests)
   ],
   { stdio: "inherit", env: { ...process.env, EFFECT_RESILIENCE_FULL: "1" } }
 )
