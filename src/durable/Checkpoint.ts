@@ -320,6 +320,7 @@ export const run: {
  *   {@link notHappened} (the step runs now) or {@link unknown} (`AmbiguousStep`). It may have steps of its own.
  * - `retry`: when to try again what has failed, and how often, by a `Retry.policy` without a budget. Each failure is
  *   recorded with the time of the next try, so that a resumed run goes on counting, and waits for the rest of a delay.
+ *   Once the tries are used up, a run that is resumed after that has as many again.
  *   An `"atMostOnce"` step is tried again only where nothing can have happened. Default: never. A retry inside of the
  *   step (`Retry.apply` around `execute`) begins anew when the run is resumed.
  * - `undo`: how what the step has done is undone if the saga around it fails, a `Compensation`. It is written together

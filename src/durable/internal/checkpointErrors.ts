@@ -151,7 +151,8 @@ export class StepNotEncodable
  * **Details**
  *
  * `step` is empty for a record about the run itself, such as its input. A step whose result was too large is not
- * executed again until the run is resumed with a limit that the result fits in.
+ * executed again until the run is resumed with a limit that the result fits in. The result itself is lost: an
+ * `"atMostOnce"` step is an `AmbiguousStep` then, or its `reconcile` is asked.
  *
  * @category errors
  * @since 0.1.0

@@ -19,6 +19,7 @@ import {
   RunDeadLettered,
   RunLeased
 } from "./checkpointErrors.ts"
+import { unreadable } from "./checkpointHistory.ts"
 import type { Halt, Journal } from "./checkpointJournal.ts"
 import type { RecordedRun } from "./checkpointMigration.ts"
 import type { Scope } from "./checkpointScope.ts"
@@ -190,15 +191,16 @@ const isFenced = (error: unknown): error is CheckpointStoreError =>
   isStoreError(error) && error.reason._tag === "Fenced"
 
 /** @internal */
-export const leased = (runId: string) => (error: CheckpointStoreError): CheckpointStoreError | RunLeased =>
-  error.reason._tag === "LeaseHeld"
-    ? new RunLeased({
-      runId,
-      holder: error.reason.owner,
-      expiresAt: error.reason.expiresAt,
-      remaining: error.reason.remaining
-    })
-    : error
+export const leased =
+  (runId: string) => (error: CheckpointStoreError): CheckpointStoreError | CheckpointCorrupt | RunLeased =>
+    error.reason._tag === "LeaseHeld"
+      ? new RunLeased({
+        runId,
+        holder: error.reason.owner,
+        expiresAt: error.reason.expiresAt,
+        remaining: error.reason.remaining
+      })
+      : unreadable(runId)(error)
 
 /**
  * A store that answers within a time. What holds a lease is asked for and written where nothing may interrupt it, so it

@@ -92,7 +92,8 @@ export const renameStep = (from: string, to: string) => {
 
 /**
  * Leaves a step, or a group of branches, out of a {@link RecordedRun}, with all that is inside of it. What it has done
- * is not undone by that: it is, with the rest, if its saga fails. For the `migrate` of `Checkpoint.run`.
+ * is not undone by that: it is, with the rest, if its saga fails. That it was done is forgotten: a later version that asks
+ * for it again executes it again, also an `"atMostOnce"` one. For the `migrate` of `Checkpoint.run`.
  *
  * @category migrating
  * @since 0.1.0

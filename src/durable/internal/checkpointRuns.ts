@@ -245,7 +245,7 @@ const holding = <A, E, R>(
   runId: string,
   use: (store: Store, lease: Lease) => Effect.Effect<A, E, R>,
   options?: { readonly takeOver: boolean }
-): Effect.Effect<A, E | RunLeased | CheckpointStoreError, R | CheckpointStore> =>
+): Effect.Effect<A, E | RunLeased | CheckpointCorrupt | CheckpointStoreError, R | CheckpointStore> =>
   CheckpointStore.use((unbounded) => {
     const store = Life.bounded(unbounded, ttl)
     return Effect.uninterruptible(
@@ -278,16 +278,21 @@ const append = Effect.fnUntraced(function*(
  *
  * **Details**
  *
- * Fails with `RunLeased` while an owner works on the run, or `CheckpointStoreError`. A run that is not there is no
- * failure.
+ * A run that the store cannot read is deleted, too, where the store can do that. Fails with `RunLeased` while an owner
+ * works on the run, `CheckpointCorrupt` if it has to be deleted by hand, or `CheckpointStoreError`. A run that is not
+ * there is no failure.
  *
  * @category running
  * @since 0.1.0
  */
 export const clear = (
   runId: string
-): Effect.Effect<void, RunLeased | CheckpointStoreError, CheckpointStore> =>
-  holding(runId, (store, lease) => store.remove(lease))
+): Effect.Effect<void, RunLeased | CheckpointCorrupt | CheckpointStoreError, CheckpointStore> => {
+  const remove = (options?: { readonly takeOver: boolean }) =>
+    holding(runId, (store, lease) => store.remove(lease), options)
+  // Nobody can work on what cannot be read, whoever holds it.
+  return Effect.catchTag(remove(), "CheckpointCorrupt", () => remove({ takeOver: true }))
+}
 
 /**
  * Cancels a run, wherever it is at work: what is under way is interrupted, and its `run` fails with `RunCancelled`.
@@ -571,7 +576,8 @@ const isRemovable = (status: RunStatus): status is Removable =>
  *
  * **Details**
  *
- * - `olderThan`: how long ago the status of a run must have changed last.
+ * - `olderThan`: how long ago the status or the lease of a run must have changed last. A completed run that is run
+ *   again changes its lease.
  * - `statuses`: of the runs to remove, default `["completed"]`. Runs that are to go on (`running`, `suspended`,
  *   `escalated`) are never removed.
  * - `limit`: how many runs at most, the oldest first. Default: all.
@@ -590,7 +596,8 @@ export interface PruneOptions {
  *
  * **Details**
  *
- * Each run is removed as a whole. A run that somebody works on, or that has changed meanwhile, is left alone. Repeat it
+ * Each run is removed as a whole. A run that somebody works on, that has changed meanwhile, or that cannot be read, is
+ * left alone. Repeat it
  * with a `Schedule` to bound what the store holds.
  *
  * Fails with `CheckpointStoreError`. Throws `Fault.InvalidConfig` for a status that is never removed.
@@ -644,7 +651,10 @@ export const prune = (
             yield* store.remove(lease)
             return true
           })
-        ).pipe(Effect.catchTag("RunLeased", () => Effect.succeed(false)))
+        ).pipe(Effect.catchTags({
+          RunLeased: () => Effect.succeed(false),
+          CheckpointCorrupt: () => Effect.succeed(false)
+        }))
         if (isRemoved) removed.push(runId)
       }
     }

@@ -321,7 +321,11 @@ export const start = <Input extends Plain, Success extends Plain, Error extends 
   options: RunOptions<Input["Type"]>
 ): Effect.Effect<
   void,
-  CheckpointStoreError | Checkpoint.InputNotJson | Checkpoint.RunConflict | Checkpoint.RunLeased,
+  | CheckpointStoreError
+  | Checkpoint.CheckpointCorrupt
+  | Checkpoint.InputNotJson
+  | Checkpoint.RunConflict
+  | Checkpoint.RunLeased,
   Programs
 > => {
   const start = startOf("WorkflowCheckpoint.start", self, options)
