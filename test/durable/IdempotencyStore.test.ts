@@ -9,6 +9,7 @@ import * as NodeSqlite from "effect-resilience/durable/stores/NodeSqlite"
 import * as PersistenceIdempotency from "effect-resilience/durable/stores/PersistenceIdempotency"
 import * as SqlIdempotency from "effect-resilience/durable/stores/SqlIdempotency"
 import { StoreContract } from "effect-resilience/testing"
+import { TestClock } from "effect/testing"
 import { describeWithPostgres, suiteSchema } from "../support/postgres.ts"
 import { keyValueStore } from "./backings.ts"
 
@@ -38,7 +39,11 @@ describeWithPostgres("on a server", () => {
   const schema = suiteSchema()
   for (const { effect, name } of StoreContract.idempotencyStore(SqlIdempotency.makeStore)) {
     it.effect(`PostgreSQL: ${name}`, () =>
-      Effect.flatMap(schema, (options) => Effect.provide(effect, PgClient.layer(options))))
+      Effect.scoped(Effect.gen(function*() {
+        // The pool has timers of its own, which need not go through the years of a test.
+        const client = yield* TestClock.withLive(Layer.build(PgClient.layer(yield* schema)))
+        yield* Effect.provide(effect, client)
+      })))
   }
 })
 

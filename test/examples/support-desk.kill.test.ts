@@ -5,6 +5,7 @@ import * as os from "node:os"
 import * as path from "node:path"
 import { DatabaseSync } from "node:sqlite"
 import * as Process from "../support/process.ts"
+import { isFull } from "../support/runs.ts"
 
 const main = path.resolve(import.meta.dirname, "../../examples/support-desk/main.ts")
 
@@ -49,7 +50,8 @@ const unharmed = Effect.runSync(Effect.cached(Effect.scoped(Effect.gen(function*
   return books(data)
 }))))
 
-const journalPoints = [1, 2, 11, 26, 47, 80, 113, 140]
+// Each costs two processes. The virtual-time test of the desk beside this one crashes it at every boundary.
+const journalPoints = isFull ? [1, 2, 11, 26, 47, 80, 113, 140] : [1, 11, 26, 47, 80, 140]
 const refundPoints = [1, 2, 5, 6]
 
 const flags = [
@@ -85,7 +87,7 @@ describe("the support desk, killed with SIGKILL", () => {
             assert.deepStrictEqual(books(data), expected, where)
           })), { concurrency: 2 })
       }),
-    120_000
+    300_000
   )
 
   it.live("goes on after two kills, the second one in the resumed life", () =>
@@ -96,7 +98,7 @@ describe("the support desk, killed with SIGKILL", () => {
       const third = yield* live(data, "--storm", "none", "--resume")
       assert.deepStrictEqual([first.signal, second.signal, third.code], ["SIGKILL", "SIGKILL", 0], third.output)
       assert.deepStrictEqual(books(data), yield* unharmed)
-    }), 60_000)
+    }), 180_000)
 })
 
 describe("the support desk's command line", () => {

@@ -77,5 +77,5 @@ describe("the harness, when a fault is planted,", () => {
       const { violations } = yield* found
       // What else comes of a fault depends on what the next life finds.
       assert.includeMembers(violations.map(({ rule }) => rule), [...rules])
-    }), 60_000)
+    }), 180_000)
 })
