@@ -4,7 +4,6 @@ import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import { identity } from "effect/Function"
 import * as Option from "effect/Option"
 import type * as Schema from "effect/Schema"
 import * as Semaphore from "effect/Semaphore"
@@ -452,37 +451,34 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
         })
     ))
 
-  const write = Effect.fnUntraced(function*(step: string, record: WithoutTime<Record.Record>) {
-    const at = yield* Clock.currentTimeMillis
-    // Every value in a record is JSON already: that this does not encode is not a failure of the world.
-    const body = yield* Effect.orDie(Record.encode({ ...record, at }))
-    const refused = tooLarge("write", step, body)
-    return refused === undefined ? body : yield* refused
-  })
-
+  // As few steps of the runtime as can be: this is what every step of a program costs.
   const append = <E = never>(
     written: ReadonlyArray<readonly [step: string, record: WithoutTime<Record.Record>]>,
     next: RunStatus | undefined,
-    refused: () => Effect.Effect<void, E> = () => Effect.void
+    refused: () => E | undefined = () => undefined
   ) =>
-    writing.withPermit(Effect.gen(function*() {
-      if (failure !== undefined) return yield* failure
-      yield* refused()
-      const status = next ?? announced.at(-1)?.[1]
-      const entries: Array<Entry> = []
-      for (const [record] of announced) {
-        entries.push({ position: length + entries.length, step: "", body: yield* write("", record) })
+    Effect.uninterruptible(writing.withPermit(Effect.flatMap(
+      Clock.currentTimeMillis,
+      (at): Effect.Effect<number, CheckpointStoreError | RecordTooLarge | E> => {
+        if (failure !== undefined) return Effect.fail(failure)
+        const refusal = refused()
+        if (refusal !== undefined) return Effect.fail(refusal)
+        const status = next ?? announced.at(-1)?.[1]
+        const entries: Array<Entry> = []
+        for (const [step, record] of [...announced.map(([record]) => ["", record] as const), ...written]) {
+          const body = Record.encode({ ...record, at })
+          const refused = tooLarge("write", step, body)
+          if (refused !== undefined) return Effect.fail(refused)
+          entries.push({ position: length + entries.length, step, body })
+        }
+        if (!Arr.isReadonlyArrayNonEmpty(entries)) return Effect.succeed(length - 1)
+        return Effect.map(Effect.tapCause(store.append(lease, entries, status), giveUp), () => {
+          announced.length = 0
+          length += entries.length
+          return length - 1
+        })
       }
-      for (const [step, record] of written) {
-        entries.push({ position: length + entries.length, step, body: yield* write(step, record) })
-      }
-      if (Arr.isReadonlyArrayNonEmpty(entries)) {
-        yield* Effect.tapCause(store.append(lease, entries, status), giveUp)
-        announced.length = 0
-        length += entries.length
-      }
-      return length - 1
-    })).pipe(Effect.uninterruptible)
+    )))
 
   // A run that gets on with its work is not one that keeps ending its process.
   const recovered = Effect.suspend(() => {
@@ -637,20 +633,13 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
     },
     appendRun: (record, next) => Effect.asVoid(append([["", record]], next)),
     appendStep: (step, record) =>
-      Effect.tap(
-        Effect.map(
-          append([[step, record]], undefined, () => {
-            const refused = refusalOf(step, step, record)
-            return refused === undefined ? Effect.void : Effect.fail(refused)
-          }),
-          (position) => enter(step, record, position)
-        ),
-        () => record._tag === "StepSucceeded" || record._tag === "StepFailed" ? recovered : Effect.void
-      ).pipe(
-        options.alwaysReplay
-          ? Effect.tap(() => mayStartOver(step, record, atWork) ? breakDown(startOver) : Effect.void)
-          : identity
-      ),
+      Effect.flatMap(append([[step, record]], undefined, () => refusalOf(step, step, record)), (position) => {
+        enter(step, record, position)
+        const isOver = record._tag === "StepSucceeded" || record._tag === "StepFailed"
+        const startsOver = options.alwaysReplay && mayStartOver(step, record, atWork)
+        const after = isOver ? recovered : Effect.void
+        return startsOver ? Effect.andThen(after, breakDown(startOver)) : after
+      }),
     // Whoever followed a process that stood still meanwhile found nothing done, and did it.
     intend: Effect.fnUntraced(function*(step, record) {
       const before = yield* Clock.currentTimeMillis
@@ -668,14 +657,13 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
       const { id, order } = Scope.failureOf(saga)
       const late = Array.from(registered).filter(([step]) => Scope.isInSaga(step, saga.id))
       const records = [...late, [id, { _tag: "StepSucceeded", order, value }] as const]
-      const refused = Effect.suspend(() => {
+      const refused = () => {
         const refused = refusalOf(saga.id, id, { _tag: "StepSucceeded", order, value })
-        if (refused !== undefined) return Effect.fail(refused)
         // Nothing can come between the failure and what is known of the steps by then.
-        endedSagas.add(saga.id)
-        return Effect.void
-      })
-      return Effect.map(append(records, undefined, () => refused), (position) => {
+        if (refused === undefined) endedSagas.add(saga.id)
+        return refused
+      }
+      return Effect.map(append(records, undefined, refused), (position) => {
         records.forEach(([step, record], index) => enter(step, record, position - records.length + 1 + index))
         for (const [step] of late) registered.delete(step)
         return { ...saga, position, value }

@@ -78,13 +78,16 @@ export type WithoutTime<R> = R extends { readonly at: number } ? Omit<R, "at"> :
 /** @internal */
 export const isStep = (record: Record): record is StepRecord => "order" in record
 
-const text = Schema.fromJsonString(Record)
+/**
+ * The text of a record. What it consists of is JSON already and typed: a schema would find nothing to do, and each step
+ * waits for it.
+ *
+ * @internal
+ */
+export const encode = (record: Record): string => JSON.stringify(record)
 
 /** @internal */
-export const encode = Schema.encodeEffect(text)
-
-/** @internal */
-export const decode = Schema.decodeEffect(text)
+export const decode = Schema.decodeEffect(Schema.fromJsonString(Record))
 
 // Says what was expected, and nothing of the value: issues carry their input only where that was asked for.
 const format = SchemaIssue.makeFormatterStandardSchemaV1()

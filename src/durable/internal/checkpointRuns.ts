@@ -257,11 +257,8 @@ const holding = <A, E, R>(
     )
   })
 
-const noted = Effect.fnUntraced(function*(record: Record.WithoutTime<Record.Record>) {
-  const at = yield* Clock.currentTimeMillis
-  // Every value in a record is JSON already.
-  return yield* Effect.orDie(Record.encode({ ...record, at }))
-})
+const noted = (record: Record.WithoutTime<Record.Record>) =>
+  Effect.map(Clock.currentTimeMillis, (at) => Record.encode({ ...record, at }))
 
 const append = Effect.fnUntraced(function*(
   store: Store,
@@ -545,14 +542,10 @@ export const fork = (
     const { history, records } = yield* reckoned(shared, runId)
     const until = options.from === undefined ? records.length : yield* positionOf(runId, history.steps, options.from)
     const salt = (yield* Random.nextIntBetween(0, Number.MAX_SAFE_INTEGER)).toString(36)
-    const bodies = yield* Effect.forEach(
-      records.slice(0, until),
-      ({ record }) => Effect.orDie(Record.encode(record._tag === "RunOpened" ? { ...record, salt } : record))
-    )
-    const entries: Array<Entry> = bodies.map((body, position) => ({
+    const entries: Array<Entry> = records.slice(0, until).map(({ record, step }, position) => ({
       position,
-      step: records[position]?.step ?? "",
-      body
+      step,
+      body: Record.encode(record._tag === "RunOpened" ? { ...record, salt } : record)
     }))
     entries.push({ position: entries.length, step: "", body: yield* noted({ _tag: "RunForked", from: runId }) })
     yield* holding(

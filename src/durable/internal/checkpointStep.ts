@@ -21,6 +21,7 @@ import {
   RunSuspended,
   StepNotEncodable
 } from "./checkpointErrors.ts"
+import type { Undo } from "./checkpointRecord.ts"
 import { inside, Run } from "./checkpointRun.ts"
 import * as Scope from "./checkpointScope.ts"
 import { isTried, type Undoer } from "./checkpointUndo.ts"
@@ -60,11 +61,17 @@ interface Doubt {
   readonly doubt?: true
 }
 
+interface Undoable {
+  readonly undo?: Undo
+}
+
 const mayHaveHappened = (error: unknown) =>
   Effect.map(Effect.provideService(Fault.classify(error), Fault.Idempotent, false), Fault.mayHaveHappened)
 
 /** Stands for the failures of earlier lives, of which only their times are known. */
 const retried = { [Fault.verdictOf]: Fault.transient }
+
+const notAgain = (_error: unknown) => Effect.succeed<RetryTime | undefined>(undefined)
 
 /** @internal */
 export const concurrent = (run: Run["Service"], running: string, requested: string): ConcurrentSteps =>
@@ -148,67 +155,66 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
     // Made only for a step that has to be executed: most steps of a resumed run have not.
     const execution = () => {
       // Gives what a resumed program will be given: the value as it comes back out of the record.
-      const succeed = Effect.fnUntraced(function*(value: A) {
-        const { decoded, json } = yield* Effect.mapError(success.roundTrip(value), notEncodable)
-        const undoable = undo === undefined
-          ? {}
-          : { undo: yield* Effect.mapError(undo.succeeded(decoded, json), notEncodable) }
-        yield* Effect.catchTag(
-          journal.appendStep(id, { _tag: "StepSucceeded", order, value: json, ...undoable }),
-          "RecordTooLarge",
-          // That it has been executed is remembered all the same, or it would be executed again to the same end.
-          (error) => Effect.andThen(journal.appendStep(id, { _tag: "StepOversized", order, bytes: error.bytes }), error)
-        )
-        yield* completed(false)
-        return decoded
-      })
+      const succeed = (value: A) =>
+        Effect.flatMap(Effect.mapError(success.roundTrip(value), notEncodable), ({ decoded, json }) => {
+          const write = (undoable: Undoable) =>
+            Effect.matchEffect(journal.appendStep(id, { _tag: "StepSucceeded", order, value: json, ...undoable }), {
+              onSuccess: () => Effect.as(completed(false), decoded),
+              // That it has been executed is remembered all the same, or it would be executed again to the same end.
+              onFailure: (error) =>
+                error._tag === "RecordTooLarge"
+                  ? Effect.andThen(journal.appendStep(id, { _tag: "StepOversized", order, bytes: error.bytes }), error)
+                  : Effect.fail(error)
+            })
+          return undo === undefined
+            ? write({})
+            : Effect.flatMap(Effect.mapError(undo.succeeded(decoded, json), notEncodable), (undo) => write({ undo }))
+        })
 
       // The outer scope of a reconcile is the attempt: what was found out about one attempt says nothing of the next.
-      const settle = Effect.fnUntraced(function*(
-        reason: AmbiguousStep["reason"],
-        attempt: number,
-        cause: { readonly cause?: unknown }
-      ) {
-        yield* Telemetry.emit(() => ({ _tag: "StepAmbiguous", runId, step: id }))
-        yield* journal.executing
-        const tell = Effect.sync(() => journal.told(id))
-        const ambiguous = Effect.andThen(tell, new AmbiguousStep({ runId, step: id, reason, ...cause }))
-        if (reconcile === undefined) return yield* ambiguous
-        const answer = yield* Effect.tapError(
-          restore(inside(reconcile, run, Scope.insideReconcile(claim, attempt))),
-          () => tell
-        )
-        switch (answer._tag) {
-          case "Happened":
-            return Option.some(yield* succeed(answer.value))
-          case "NotHappened":
-            return Option.none<A>()
-          case "Unknown":
-            return yield* ambiguous
-        }
-      })
+      const settle = (reason: AmbiguousStep["reason"], attempt: number, cause: { readonly cause?: unknown }) =>
+        Effect.gen(function*() {
+          yield* Telemetry.emit(() => ({ _tag: "StepAmbiguous", runId, step: id }))
+          yield* journal.executing
+          const tell = Effect.sync(() => journal.told(id))
+          const ambiguous = Effect.andThen(tell, new AmbiguousStep({ runId, step: id, reason, ...cause }))
+          if (reconcile === undefined) return yield* ambiguous
+          const answer = yield* Effect.tapError(
+            restore(inside(reconcile, run, Scope.insideReconcile(claim, attempt))),
+            () => tell
+          )
+          switch (answer._tag) {
+            case "Happened":
+              return Option.some(yield* succeed(answer.value))
+            case "NotHappened":
+              return Option.none<A>()
+            case "Unknown":
+              return yield* ambiguous
+          }
+        })
 
       // What the error is, but not what it says, which may be a secret. Gives the error that a resumed program will be
       // given, if it is remembered.
-      const note = Effect.fnUntraced(function*(error: E, verdict: Fault.Verdict, doubt: Doubt) {
-        const failing = { _tag: "StepFailed", order, verdict: verdict._tag, ...tagged(error), ...doubt } as const
-        const written = failure === undefined ? Option.none() : yield* Effect.option(failure.roundTrip(error))
-        const remembered = Option.isNone(written)
-          ? false
-          : yield* journal.appendStep(id, { ...failing, error: written.value.json }).pipe(
-            Effect.as(true),
-            Effect.catchTag("RecordTooLarge", () => Effect.succeed(false))
-          )
-        if (!remembered) yield* journal.appendStep(id, failing)
-        yield* failed(false)
-        return remembered ? Option.map(written, ({ decoded }) => decoded) : Option.none()
-      })
+      const note = (error: E, verdict: Fault.Verdict, doubt: Doubt) =>
+        Effect.gen(function*() {
+          const failing = { _tag: "StepFailed", order, verdict: verdict._tag, ...tagged(error), ...doubt } as const
+          const written = failure === undefined ? Option.none() : yield* Effect.option(failure.roundTrip(error))
+          const remembered = Option.isNone(written)
+            ? false
+            : yield* journal.appendStep(id, { ...failing, error: written.value.json }).pipe(
+              Effect.as(true),
+              Effect.catchTag("RecordTooLarge", () => Effect.succeed(false))
+            )
+          if (!remembered) yield* journal.appendStep(id, failing)
+          yield* failed(false)
+          return remembered ? Option.map(written, ({ decoded }) => decoded) : Option.none()
+        })
 
       // Schedules count for themselves: the retries of earlier lives are told to a new one again. Gives when a failure is
       // to be followed by another try, and when the first one was.
       const retrying = Effect.suspend(() => {
         const { retry } = options
-        if (retry === undefined) return Effect.succeed((_error: E) => Effect.succeed<RetryTime | undefined>(undefined))
+        if (retry === undefined) return Effect.succeed(notAgain)
         return Effect.gen(function*() {
           const next = yield* Schedule.toStep(Retry.schedule(retry))
           const earlier = journal.outcome(id)?.retry
@@ -232,73 +238,97 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
       const until = (time: number) =>
         Effect.flatMap(Clock.currentTimeMillis, (now) => time > now ? restore(Effect.sleep(time - now)) : Effect.void)
 
-      // Gives nothing where the step is to be tried again.
-      const attempt = Effect.fnUntraced(function*(number: number, retryAt: Effect.Success<typeof retrying>) {
-        yield* journal.executing
-        const undoable = undo === undefined ? {} : { undo: yield* Effect.mapError(undo.attempted, notEncodable) }
-        const isToBeNoted = undoable.undo !== undefined && !isTried(journal.undoables.of(id), undoable.undo)
-        if (atMostOnce) yield* journal.intend(id, { _tag: "StepIntended", order, ...undoable })
-        else if (undoable.undo !== undefined && isToBeNoted) {
-          yield* journal.appendStep(id, { _tag: "StepUndoable", order, undo: undoable.undo, done: false })
+      const isTriedAlready = (undo: Undo) => isTried(journal.undoables.of(id), undo)
+
+      // Gives whether it was written what is being tried, and how that would be undone.
+      const begin = Effect.flatMap(journal.executing, () => {
+        if (undo === undefined) {
+          return atMostOnce
+            ? Effect.as(journal.intend(id, { _tag: "StepIntended", order }), false)
+            : Effect.succeed(false)
         }
-        let started = false
-        const place = Scope.insideStep(claim)
-        const work = Effect.suspend(() => {
-          started = true
-          return inside(execute, run, place)
+        return Effect.flatMap(Effect.mapError(undo.attempted, notEncodable), (undo) => {
+          const isNoted = !isTriedAlready(undo)
+          if (atMostOnce) return Effect.as(journal.intend(id, { _tag: "StepIntended", order, undo }), isNoted)
+          const tried = { _tag: "StepUndoable", order, undo, done: false } as const
+          return isNoted ? Effect.as(journal.appendStep(id, tried), true) : Effect.succeed(false)
         })
-        const exit = yield* Effect.exit(restore(Effect.provideService(work, Fault.Idempotent, !atMostOnce)))
-        if (Exit.isSuccess(exit)) {
-          const leftOver = journal.leftOver(place)
-          return leftOver === undefined ? Option.some(yield* succeed(exit.value)) : yield* leftOver
-        }
-        const again = Effect.failCause(exit.cause)
-        if (journal.isBroken()) return yield* again
-        const release = journal.appendStep(id, { _tag: "StepReleased", order })
-        if (Cause.hasDies(exit.cause)) {
-          yield* failed(false)
-          if (!atMostOnce) return yield* again
-          const happened = yield* settle("Died", number, { cause: Cause.squash(exit.cause) })
-          if (Option.isSome(happened)) return happened
-          yield* release
-          return yield* again
-        }
-        const found = Cause.findErrorOption(exit.cause)
-        if (Option.isNone(found)) {
-          if ((atMostOnce || isToBeNoted) && !started) yield* release
-          return yield* again
-        }
-        const error = found.value
-        // What the step had done before it suspended the run, only its reconcile can tell.
-        if (isSuspension(error)) return yield* again
-        const verdict = yield* Effect.provideService(Fault.classify(error), Fault.Idempotent, !atMostOnce)
-        if (atMostOnce && Fault.mayHaveHappened(verdict)) {
-          const happened = yield* settle("Failed", number, { cause: error })
-          if (Option.isSome(happened)) return happened
-        }
-        // An earlier attempt that may have happened still may have.
-        const doubt: Doubt = !atMostOnce && undo !== undefined && (!isToBeNoted || (yield* mayHaveHappened(error)))
-          ? { doubt: true }
-          : {}
-        const retry = yield* Effect.provideService(retryAt(error), Fault.Idempotent, !atMostOnce)
-        if (retry !== undefined) {
-          const retried = { _tag: "StepRetried", order, ...retry, verdict: verdict._tag, ...tagged(error) } as const
-          yield* journal.appendStep(id, { ...retried, ...doubt })
-          yield* until(retry.resumeAt)
-          return Option.none<A>()
-        }
-        const remembered = yield* note(error, verdict, doubt)
-        return Option.isSome(remembered) ? yield* Effect.fail(remembered.value) : yield* again
       })
 
-      const tries = Effect.fnUntraced(function*(first: number) {
-        const retryAt = yield* retrying
-        for (let number = first;; number++) {
-          journal.execute(id, atMostOnce)
-          const value = yield* Effect.ensuring(attempt(number, retryAt), Effect.sync(() => journal.executed(id)))
-          if (Option.isSome(value)) return value.value
-        }
-      })
+      // Gives nothing where the step is to be tried again.
+      const attempt = (number: number, retryAt: Effect.Success<typeof retrying>) =>
+        Effect.flatMap(begin, (isNoted) => {
+          let started = false
+          const place = Scope.insideStep(claim)
+          const work = Effect.suspend(() => {
+            started = true
+            return inside(execute, run, place)
+          })
+          return Effect.flatMap(
+            Effect.exit(restore(Effect.provideService(work, Fault.Idempotent, !atMostOnce))),
+            (exit) => {
+              if (Exit.isFailure(exit)) return unsuccessful(exit.cause, number, retryAt, { isNoted, started })
+              const leftOver = journal.leftOver(place)
+              return leftOver === undefined ? Effect.asSome(succeed(exit.value)) : Effect.fail(leftOver)
+            }
+          )
+        })
+
+      const unsuccessful = (
+        cause: Cause.Cause<E>,
+        number: number,
+        retryAt: Effect.Success<typeof retrying>,
+        { isNoted, started }: { readonly isNoted: boolean; readonly started: boolean }
+      ) =>
+        Effect.gen(function*() {
+          const again = Effect.failCause(cause)
+          if (journal.isBroken()) return yield* again
+          const release = journal.appendStep(id, { _tag: "StepReleased", order })
+          if (Cause.hasDies(cause)) {
+            yield* failed(false)
+            if (!atMostOnce) return yield* again
+            const happened = yield* settle("Died", number, { cause: Cause.squash(cause) })
+            if (Option.isSome(happened)) return happened
+            yield* release
+            return yield* again
+          }
+          const found = Cause.findErrorOption(cause)
+          if (Option.isNone(found)) {
+            if ((atMostOnce || isNoted) && !started) yield* release
+            return yield* again
+          }
+          const error = found.value
+          // What the step had done before it suspended the run, only its reconcile can tell.
+          if (isSuspension(error)) return yield* again
+          const verdict = yield* Effect.provideService(Fault.classify(error), Fault.Idempotent, !atMostOnce)
+          if (atMostOnce && Fault.mayHaveHappened(verdict)) {
+            const happened = yield* settle("Failed", number, { cause: error })
+            if (Option.isSome(happened)) return happened
+          }
+          // An earlier attempt that may have happened still may have.
+          const doubt: Doubt = !atMostOnce && undo !== undefined && (!isNoted || (yield* mayHaveHappened(error)))
+            ? { doubt: true }
+            : {}
+          const retry = yield* Effect.provideService(retryAt(error), Fault.Idempotent, !atMostOnce)
+          if (retry !== undefined) {
+            const retried = { _tag: "StepRetried", order, ...retry, verdict: verdict._tag, ...tagged(error) } as const
+            yield* journal.appendStep(id, { ...retried, ...doubt })
+            yield* until(retry.resumeAt)
+            return Option.none<A>()
+          }
+          const remembered = yield* note(error, verdict, doubt)
+          return Option.isSome(remembered) ? yield* Effect.fail(remembered.value) : yield* again
+        })
+
+      const tries = (first: number) =>
+        Effect.gen(function*() {
+          const retryAt = yield* retrying
+          for (let number = first;; number++) {
+            journal.execute(id, atMostOnce)
+            const value = yield* Effect.ensuring(attempt(number, retryAt), Effect.sync(() => journal.executed(id)))
+            if (Option.isSome(value)) return value.value
+          }
+        })
 
       return { settle, tries, until }
     }
