@@ -1,4 +1,5 @@
 import * as Effect from "effect/Effect"
+import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import { hasRedacted } from "../../internal/hasRedacted.ts"
 import { toJson } from "./checkpointJson.ts"
@@ -33,17 +34,18 @@ const make = <S extends Schema.Constraint>(schema: S): Codec<S> => {
     hasRedacted: hasRedacted(schema),
     decode,
     roundTrip: (value) =>
-      encodeUnknown(value).pipe(
-        Effect.mapError((error) => where(error, value)),
-        Effect.flatMap((encoded) => Effect.fromResult(toJson(encoded))),
-        Effect.flatMap((json) =>
-          Effect.map(
-            Effect.mapError(decode(json), (issue) => `it cannot be read back: ${issue}`),
-            (decoded) => ({ json, decoded })
-          )
-        ),
-        Effect.catchDefect((defect) => Effect.fail(`its schema threw: ${named(defect)}`))
-      )
+      Effect.matchEffect(encodeUnknown(value), {
+        onFailure: (error) => Effect.fail(where(error, value)),
+        onSuccess: (encoded) => {
+          const made = toJson(encoded)
+          if (Result.isFailure(made)) return Effect.fail(made.failure)
+          const json = made.success
+          return Effect.matchEffect(decodeUnknown(json), {
+            onFailure: (error) => Effect.fail(`it cannot be read back: ${where(error, json)}`),
+            onSuccess: (decoded) => Effect.succeed({ json, decoded })
+          })
+        }
+      }).pipe(Effect.catchDefect((defect) => Effect.fail(`its schema threw: ${named(defect)}`)))
   }
 }
 

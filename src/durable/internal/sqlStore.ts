@@ -1,3 +1,4 @@
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
@@ -77,9 +78,8 @@ export const outsideTransaction = <Refused>(
   refused: () => Refused
 ) =>
 <A, E, R>(write: Effect.Effect<A, E, R>): Effect.Effect<A, E | Refused, R> =>
-  Effect.flatMap(
-    Effect.serviceOption(sql.transactionService),
-    (transaction): Effect.Effect<A, E | Refused, R> => Option.isSome(transaction) ? Effect.fail(refused()) : write
+  Effect.contextWith((context: Context.Context<R>): Effect.Effect<A, E | Refused, R> =>
+    Option.isSome(Context.getOption(context, sql.transactionService)) ? Effect.fail(refused()) : write
   )
 
 const decodeVersions = Schema.decodeUnknownEffect(Schema.Array(Schema.Struct({ version: Schema.NullOr(BigInteger) })))
