@@ -182,6 +182,9 @@ const giveUpRun = Effect.fnUntraced(function*(orders: Orders, desk: Desk) {
   desk.tally.givenUp++
 })
 
+/** So many rounds one after the other in which nobody was killed are no accident: the last one may be of one life. */
+const maxHarmless = 10
+
 /** Kills over all the stores until each has had its share. */
 export const run = Effect.fnUntraced(function*(orders: Orders) {
   const semaphore = yield* Semaphore.make(orders.concurrency)
@@ -191,6 +194,7 @@ export const run = Effect.fnUntraced(function*(orders: Orders) {
     const pauses = Array.from({ length: orders.pauses }, (_, n) => turn(pauseRun(orders, one, n)))
     const kills = Effect.gen(function*() {
       let n = 0
+      let harmless = 0
       // A life may be done before its end comes, so that fewer were killed than were to be.
       while (killsOf(one.tally) < orders.kills) {
         const round: Array<Effect.Effect<void, unknown>> = []
@@ -203,9 +207,9 @@ export const run = Effect.fnUntraced(function*(orders: Orders) {
         }
         const before = killsOf(one.tally)
         yield* Effect.all(round, { concurrency: "unbounded", discard: true })
-        if (killsOf(one.tally) > before) continue
-        if (one.findings.length > 0) break
-        return yield* Effect.die(`nobody could be killed over ${store}`)
+        harmless = killsOf(one.tally) > before ? 0 : harmless + 1
+        if (harmless > 0 && one.findings.length > 0) break
+        if (harmless === maxHarmless) return yield* Effect.die(`nobody could be killed over ${store}`)
       }
     })
     const givenUp = orders.givenUp ? [turn(giveUpRun(orders, one))] : []
