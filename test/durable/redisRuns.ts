@@ -3,7 +3,8 @@ import { Context, Duration, Effect, Layer } from "effect"
 import type { CheckpointStore } from "effect-resilience"
 import * as RedisCheckpointStore from "effect-resilience/durable/stores/RedisCheckpointStore"
 import { Redis } from "effect/persistence"
-import { keysOf, redisPrefix, redisUrl } from "../support/redis.ts"
+import { keysOf, redisPrefix } from "../support/redis.ts"
+import { redisUrl } from "../support/servers.ts"
 
 /** What the keys of a test begin with. */
 export class Prefix extends Context.Service<Prefix, string>()("test/durable/Prefix") {}

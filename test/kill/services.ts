@@ -2,9 +2,7 @@
 import * as Effect from "effect/Effect"
 import * as Redacted from "effect/Redacted"
 import * as net from "node:net"
-
-export const databaseUrl = process.env["DATABASE_URL"] ?? "postgres://postgres@127.0.0.1:5432/test"
-export const redisUrl = process.env["REDIS_URL"] ?? "redis://127.0.0.1:6379"
+import { databaseUrl, redisUrl } from "../support/servers.ts"
 
 /** For processes of short lives, on a machine that is busy with them. */
 export const connection = {

@@ -9,8 +9,9 @@ import { randomUUID } from "node:crypto"
 import * as fs from "node:fs"
 import * as os from "node:os"
 import * as path from "node:path"
+import { redisUrl } from "../support/servers.ts"
 import type { Points } from "./Points.ts"
-import { connection, missing, redisUrl, type Service } from "./services.ts"
+import { connection, missing, type Service } from "./services.ts"
 
 export interface Store {
   /** A place of its own for a run, which goes with the scope. */

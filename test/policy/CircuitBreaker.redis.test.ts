@@ -19,11 +19,11 @@ import {
 import { CircuitBreaker, Fault, Telemetry } from "effect-resilience"
 import { Redis } from "effect/persistence"
 import { TestClock } from "effect/testing"
-import * as net from "node:net"
 import { Callers } from "../../src/policy/internal/circuitRedisCallers.ts"
 import { ServiceSettings } from "../../src/policy/internal/circuitSettings.ts"
 import { interruptEverywhere } from "../support/interruptEverywhere.ts"
-import { connectRedis, describeWithRedis, keysOf, redisPrefix, redisUrl } from "../support/redis.ts"
+import { connectRedis, describeWithRedis, keysOf, redisPrefix } from "../support/redis.ts"
+import { redisProxy } from "../support/redisProxy.ts"
 import { runs } from "../support/runs.ts"
 
 type RedisService = Redis.Redis["Service"]
@@ -905,7 +905,7 @@ describeWithRedis("CircuitBreaker.layerRedis, Redis being away", () => {
     withLogs((logs) =>
       Effect.gen(function*() {
         const prefix = yield* redisPrefix
-        const proxy = yield* cuttableProxy
+        const proxy = yield* redisProxy
         const one = yield* serviceOn(yield* connectRedis(proxy.url), { ...slow, prefix })
         const two = yield* serviceOn(yield* connectRedis(), { ...slow, prefix })
         assert.deepStrictEqual(yield* call(one, ok), Exit.succeed("ok"))
@@ -1066,53 +1066,4 @@ describeWithRedis("CircuitBreaker.layerRedis, two processes against a model", ()
       }).pipe(Effect.scoped),
     { arbitrary: { runs: runs(25, 2_000), size: 60, seed: 1 }, timeout: runs(30_000, 1_800_000) }
   )
-})
-
-/** A way to Redis that can be cut. */
-const cuttableProxy = Effect.gen(function*() {
-  const target = new URL(redisUrl)
-  const sockets = new Set<net.Socket>()
-  let isCut = false
-  const server = net.createServer((near) => {
-    if (isCut) {
-      near.destroy()
-      return
-    }
-    const far = net.connect(Number(target.port || 6379), target.hostname)
-    for (const [socket, other] of [[near, far], [far, near]] as const) {
-      sockets.add(socket)
-      socket.on("error", () => other.destroy())
-      socket.on("close", () => {
-        sockets.delete(socket)
-        other.destroy()
-      })
-    }
-    near.pipe(far)
-    far.pipe(near)
-  })
-  yield* Effect.acquireRelease(
-    Effect.callback<void>((resume) => {
-      server.listen(0, "127.0.0.1", () => resume(Effect.void))
-    }),
-    () =>
-      Effect.callback<void>((resume) => {
-        server.close(() => resume(Effect.void))
-        for (const socket of sockets) socket.destroy()
-      })
-  )
-  const address = server.address()
-  if (address === null || typeof address === "string") return yield* Effect.die("no port")
-  const url = new URL(redisUrl)
-  url.hostname = "127.0.0.1"
-  url.port = String(address.port)
-  return {
-    url: url.href,
-    cut: Effect.sync(() => {
-      isCut = true
-      for (const socket of sockets) socket.destroy()
-    }),
-    restore: Effect.sync(() => {
-      isCut = false
-    })
-  }
 })

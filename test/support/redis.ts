@@ -8,8 +8,7 @@ import { Context, Effect, Layer, type Scope } from "effect"
 import { Redis } from "effect/persistence"
 import { randomUUID } from "node:crypto"
 import { createClient } from "redis"
-
-export const redisUrl = process.env["REDIS_URL"] ?? "redis://127.0.0.1:6379"
+import { redisUrl } from "./servers.ts"
 
 const silence = async (): Promise<string | undefined> => {
   const client = createClient({ url: redisUrl, socket: { reconnectStrategy: false, connectTimeout: 1_000 } })

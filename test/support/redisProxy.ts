@@ -1,17 +1,21 @@
-/** A way to Redis that loses an answer. */
+/** A way to Redis that can be cut, and that can lose an answer. */
 import { Effect } from "effect"
 import * as net from "node:net"
-import { redisUrl } from "./redis.ts"
+import { redisUrl } from "./servers.ts"
 
 /**
- * A way to Redis, new with every connection. After `loseAnswer` the next script reaches Redis, and the connection is cut
- * when its answer comes back, before anybody sees it.
+ * A way to Redis, new with every connection. Between `cut` and `restore` nobody gets through. After `loseAnswer` the next
+ * script reaches Redis, and the connection is cut when its answer comes back, before anybody sees it.
  */
-export const forgetfulProxy = Effect.gen(function*() {
+export const redisProxy = Effect.gen(function*() {
   const target = new URL(redisUrl)
   const sockets = new Set<net.Socket>()
-  const state = { armed: false, lost: 0 }
+  const state = { isCut: false, armed: false, lost: 0 }
   const server = net.createServer((near) => {
+    if (state.isCut) {
+      near.destroy()
+      return
+    }
     const far = net.connect(Number(target.port || 6379), target.hostname)
     let isLosing = false
     for (const [socket, other] of [[near, far], [far, near]] as const) {
@@ -38,6 +42,9 @@ export const forgetfulProxy = Effect.gen(function*() {
       near.destroy()
     })
   })
+  const disconnect = () => {
+    for (const socket of sockets) socket.destroy()
+  }
   yield* Effect.acquireRelease(
     Effect.callback<void>((resume) => {
       server.listen(0, "127.0.0.1", () => resume(Effect.void))
@@ -45,7 +52,7 @@ export const forgetfulProxy = Effect.gen(function*() {
     () =>
       Effect.callback<void>((resume) => {
         server.close(() => resume(Effect.void))
-        for (const socket of sockets) socket.destroy()
+        disconnect()
       })
   )
   const address = server.address()
@@ -55,6 +62,13 @@ export const forgetfulProxy = Effect.gen(function*() {
   url.port = String(address.port)
   return {
     url: url.href,
+    cut: Effect.sync(() => {
+      state.isCut = true
+      disconnect()
+    }),
+    restore: Effect.sync(() => {
+      state.isCut = false
+    }),
     loseAnswer: Effect.sync(() => {
       state.armed = true
     }),

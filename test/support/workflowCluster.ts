@@ -1,32 +1,12 @@
 /** Effect's workflow engine on a real PostgreSQL, the one at `DATABASE_URL`, by default on loopback. */
 import { NodeClusterSocket } from "@effect/platform-node"
 import * as PgClient from "@effect/sql-pg/PgClient"
-import { Effect, Layer, Option, Redacted, type Scope } from "effect"
+import { Effect, Layer, Option } from "effect"
 import { ClusterWorkflowEngine, RunnerAddress, type ShardingConfig, SingleRunner } from "effect/cluster"
 import { Digest } from "effect/crypto"
-import { SqlClient, type SqlError } from "effect/sql"
+import type { SqlClient } from "effect/sql"
 import type { WorkflowEngine } from "effect/workflow"
-import { randomUUID } from "node:crypto"
-
-export const databaseUrl = Redacted.make(process.env["DATABASE_URL"] ?? "postgres://postgres@127.0.0.1:5432/test")
-
-/** The name of an empty schema, which goes when the scope does. */
-export const makeSchema: Effect.Effect<string, SqlError.SqlError, Scope.Scope> = Effect.suspend(() => {
-  const name = `effect_resilience_${randomUUID().replaceAll("-", "")}`
-  const run = (statement: (sql: SqlClient.SqlClient) => Effect.Effect<unknown, SqlError.SqlError>) =>
-    Effect.provide(SqlClient.SqlClient.use(statement), PgClient.layer({ url: databaseUrl, maxConnections: 1 }))
-  return Effect.as(
-    Effect.acquireRelease(
-      run((sql) => sql`CREATE SCHEMA ${sql(name)}`),
-      () => Effect.orDie(run((sql) => sql`DROP SCHEMA ${sql(name)} CASCADE`))
-    ),
-    name
-  )
-})
-
-/** A client whose tables are in that schema. No test stops the server, so none has to wait for its disk. */
-export const postgresIn = (schema: string): Layer.Layer<SqlClient.SqlClient, SqlError.SqlError> =>
-  PgClient.layer({ url: databaseUrl, startupParameters: { search_path: schema, synchronous_commit: "off" } })
+import { inSchema, makeSchema } from "./postgresServer.ts"
 
 // Locks as rows of the schema: advisory locks are those of the whole database, which other tests share. They are over
 // some seconds after the process that had them.
@@ -42,7 +22,7 @@ export const runnerIn = (
 ): Layer.Layer<WorkflowEngine.WorkflowEngine | SqlClient.SqlClient, unknown> =>
   ClusterWorkflowEngine.layer.pipe(
     Layer.provideMerge(SingleRunner.layer({ shardingConfig: locks })),
-    Layer.provideMerge(postgresIn(schema)),
+    Layer.provideMerge(PgClient.layer(inSchema(schema))),
     Layer.provide(Digest.layerWebCrypto)
   )
 
@@ -69,6 +49,6 @@ export const memberIn = (
         ? NodeClusterSocket.layer({ clientOnly: true, storage: "sql", shardingConfig })
         : NodeClusterSocket.layer({ storage: "sql", shardingConfig })
     ),
-    Layer.provide(postgresIn(schema))
+    Layer.provide(PgClient.layer(inSchema(schema)))
   )
 }

@@ -17,54 +17,13 @@ import {
 import { byteLength } from "./byteLength.ts"
 import { CheckpointCorrupt, CheckpointMismatch, RecordTooLarge } from "./checkpointErrors.ts"
 import * as History from "./checkpointHistory.ts"
-import { type RecordedRun, type RecordedStep, recordsOf } from "./checkpointMigration.ts"
+import { type RecordedRun, recordsOf } from "./checkpointMigration.ts"
+import { isSameFailure, type Outcome, outcomeAfter, recorded } from "./checkpointOutcome.ts"
+import * as Places from "./checkpointPlaces.ts"
 import * as Record from "./checkpointRecord.ts"
 import { mayStartOver, startOver } from "./checkpointReplay.ts"
 import * as Scope from "./checkpointScope.ts"
 import { type Undoables, undoables as noUndoables } from "./checkpointUndo.ts"
-
-/**
- * What the journal knows about a step: `attempts` counts the intents written for it, `position` is that of the last
- * record about it (of equal failures: the first), `oversized` is how large its result was where that was too large.
- * `failure` tells unremembered failures apart.
- *
- * @internal
- */
-export type Outcome =
-  & (
-    | { readonly _tag: "Open"; readonly failure: string }
-    | { readonly _tag: "Intended" }
-    | { readonly _tag: "Succeeded"; readonly value: Schema.Json }
-    | { readonly _tag: "Failed"; readonly error: Schema.Json }
-  )
-  & {
-    readonly attempts: number
-    readonly position: number
-    readonly oversized?: number
-    readonly retry?: RetryState
-  }
-
-/**
- * When a step that is to be tried again failed first, and the times at which it was to be tried again.
- *
- * @internal
- */
-export interface RetryState {
-  readonly since: number
-  readonly times: ReadonlyArray<number>
-}
-
-interface Placed {
-  readonly entry: string
-  /** Where the first record about it stands in the journal. */
-  readonly first: number
-}
-
-interface Branch {
-  /** How many steps and groups the scope around had been asked for when the branch was opened. */
-  readonly opened: number
-  readonly first: number
-}
 
 /**
  * A saga that has failed for good: where its failure stands in the journal, and what that was.
@@ -169,62 +128,6 @@ export type Halt = CheckpointMismatch | CheckpointCorrupt
 /** @internal */
 export type Refusal = CheckpointStoreError | Halt
 
-const outcomeAfter = (
-  record: WithoutTime<Record.StepRecord>,
-  before: Outcome | undefined,
-  position: number
-): Outcome => {
-  const { attempts = 0, retry } = before ?? {}
-  const known = { attempts, position, ...(retry === undefined ? {} : { retry }) }
-  switch (record._tag) {
-    case "StepIntended":
-      return { ...known, _tag: "Intended", attempts: attempts + 1 }
-    case "StepReleased":
-    case "StepUndoable":
-      return { ...known, ...openOutcome }
-    case "StepRetried": {
-      const times = [...retry?.times ?? [], record.resumeAt]
-      return { ...known, ...openOutcome, retry: { since: record.since, times } }
-    }
-    case "StepOversized":
-      return { attempts, ...(before?._tag === "Intended" ? before : openOutcome), position, oversized: record.bytes }
-    case "StepSucceeded":
-      return { attempts, position, _tag: "Succeeded", value: record.value }
-    case "StepFailed":
-      return record.error === undefined
-        ? { attempts, position, _tag: "Open", failure: `${record.verdict} ${record.tag ?? ""}` }
-        : { attempts, position, _tag: "Failed", error: record.error }
-  }
-}
-
-const openOutcome = { _tag: "Open", failure: "" } as const
-
-const recorded = (outcome: Outcome): RecordedStep["outcome"] => {
-  switch (outcome._tag) {
-    case "Succeeded":
-      return { _tag: "Succeeded", value: outcome.value }
-    case "Failed":
-      return { _tag: "Failed", error: outcome.error }
-    case "Open":
-      return { _tag: "Unremembered" }
-    case "Intended":
-      return { _tag: "Uncertain" }
-  }
-}
-
-const isSameFailure = (before: Outcome | undefined, after: Outcome): boolean =>
-  before?._tag === "Open" && after._tag === "Open" && before.failure === after.failure
-
-const isInStep = (path: string, step: string): boolean => path === step || path.startsWith(`${step}/`)
-
-const getOrPut = <K, V>(map: Map<K, V>, key: K, make: () => V): V => {
-  const found = map.get(key)
-  if (found !== undefined) return found
-  const made = make()
-  map.set(key, made)
-  return made
-}
-
 /** @internal */
 export interface Options {
   /** Tells a new run from others that had or will have its id. */
@@ -259,14 +162,7 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
     return yield* new CheckpointCorrupt({ runId, step: "", detail })
   }
   const history = History.reckon(records)
-  const outcomes = new Map<string, Outcome>()
-  /** By scope, what stands at which ordinal. A place is empty if what was asked for there gave no result. */
-  const lines = new Map<string, Array<Placed | undefined>>()
-  /** By scope, the branches opened there by key; by id, the scopes of a group's branches. */
-  const branches = new Map<string, Map<string, Branch>>()
-  const groups = new Map<string, Set<string>>()
-  /** By scope, the first place whose step failed once more as it had failed before. */
-  const failedAgain = new Map<string, number>()
+  const places = Places.make()
   /** By scope, how many steps and groups this program asked for. */
   const asked = new Map<string, number>()
   const told = new Set<string>()
@@ -286,115 +182,8 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
   const broken = yield* Deferred.make<never, CheckpointStoreError>()
   const writing = yield* Semaphore.make(1)
 
-  // What was recorded on a way that the program has left answers nobody on the way that it takes now: its names mean
-  // other things there. Of an attempt that must not happen twice only its reconcile can tell.
-  const takeBack = (isStale: (path: string) => boolean) => {
-    for (const [id, outcome] of outcomes) {
-      if (!isStale(id)) continue
-      const { _tag, attempts, position } = outcome
-      const again = { attempts, position }
-      if (attempts === 0) outcomes.delete(id)
-      else if (_tag === "Open" || _tag === "Failed") outcomes.set(id, { ...again, ...openOutcome })
-      else outcomes.set(id, { ...again, _tag: "Intended" })
-    }
-    for (const map of [lines, branches, groups]) {
-      for (const scope of map.keys()) if (isStale(scope)) map.delete(scope)
-    }
-  }
-
-  const takeBackPlaces = (scope: string, from: number, isStale: (placed: Placed) => boolean) => {
-    const line = lines.get(scope) ?? []
-    for (let ordinal = from; ordinal < line.length; ordinal++) {
-      const placed = line[ordinal]
-      if (placed === undefined || !isStale(placed)) continue
-      line[ordinal] = undefined
-      const path = Scope.join(scope, placed.entry)
-      if (path.endsWith("[]")) {
-        const group = path.slice(0, -1)
-        groups.delete(group.slice(0, -1))
-        takeBack((other) => other.startsWith(group))
-      } else takeBack((other) => isInStep(other, path))
-    }
-    while (line.length > 0 && line.at(-1) === undefined) line.pop()
-  }
-
-  const takeBackBranches = (scope: string, isStale: (branch: Branch, path: string) => boolean) => {
-    const known = branches.get(scope)
-    known?.forEach((branch, path) => {
-      if (!isStale(branch, path)) return
-      known.delete(path)
-      takeBack((other) => isInStep(other, path))
-    })
-  }
-
-  const takeBackFrom = (scope: string, ordinal: number) => {
-    takeBackPlaces(scope, ordinal, () => true)
-    takeBackBranches(scope, (branch) => branch.opened > ordinal)
-  }
-
-  // The scopes in which something may have come after a step because of what it gave, from the inside to the outside.
-  // The record of a step around decides about what came after that step; groups and branches have no record of theirs.
-  const after = function*(parts: ReadonlyArray<Scope.Part>) {
-    for (const [index, part] of parts.toReversed().entries()) {
-      if (part.kind === "undo" && index === 0) continue
-      if (part.kind === "reconcile" || part.kind === "undo" || (index > 0 && part.kind === "step")) return
-      yield part
-    }
-  }
-
-  // A step that comes to something else than before, or to something for the first time, takes back what an earlier
-  // attempt at the program recorded after it: there a failure that was not remembered, or an interruption, sent the
-  // program the way it went. A branch may run beside the steps of the scope around, so what was recorded there came
-  // after it only if the branch had gone on from a failure before.
-  const comesTo = (parts: ReadonlyArray<Scope.Part>, before: Outcome | undefined) => {
-    for (const { kind, ordinal, path, scope } of after(parts)) {
-      if (kind !== "branch") takeBackFrom(scope, ordinal + 1)
-      else if (before?._tag === "Open") {
-        takeBackPlaces(scope, 0, (placed) => placed.first > before.position)
-        takeBackBranches(scope, (branch, other) => other !== path && branch.first > before.position)
-      }
-    }
-  }
-
-  const failsAgain = (parts: ReadonlyArray<Scope.Part>) => {
-    for (const { kind, ordinal, scope } of after(parts)) {
-      if (kind !== "branch") failedAgain.set(scope, Math.min(ordinal, failedAgain.get(scope) ?? ordinal))
-    }
-  }
-
-  const put = (scope: string, ordinal: number, entry: string, first: number) => {
-    const line = getOrPut(lines, scope, () => [])
-    const placed = line[ordinal]
-    if (placed !== undefined && placed.entry !== entry) takeBackFrom(scope, ordinal)
-    line[ordinal] ??= { entry, first }
-  }
-
   const place = (step: string, record: WithoutTime<Record.StepRecord>, position: number) => {
-    const parts = Scope.parts(step, record.order)
-    const before = outcomes.get(step)
-    const latest = outcomeAfter(record, before, position)
-    const failsOnceMore = isSameFailure(before, latest)
-    // What came after the first of equal failures came of it.
-    const outcome = failsOnceMore ? { ...latest, position: before?.position ?? position } : latest
-    if (failsOnceMore) failsAgain(parts)
-    else comesTo(parts, before)
-    for (const [index, { entry, kind, ordinal, path, scope }] of parts.entries()) {
-      if (kind === "branch") {
-        getOrPut(getOrPut(branches, scope, () => new Map<string, Branch>()), path, () => ({
-          opened: ordinal,
-          first: position
-        }))
-      } else if (kind !== "reconcile" && kind !== "undo") {
-        // A step that only failed binds nobody: it leaves its place free.
-        if (index < parts.length - 1 || outcome._tag !== "Open") put(scope, ordinal, entry, position)
-        else {
-          const line = lines.get(scope)
-          if (line?.[ordinal]?.entry === entry) line[ordinal] = undefined
-        }
-        if (kind === "group") getOrPut(groups, Scope.join(scope, entry.slice(0, -2)), () => new Set<string>()).add(path)
-      }
-    }
-    outcomes.set(step, outcome)
+    const outcome = places.place(step, record, position)
     const saga = Scope.failedSaga(step)
     if (saga !== undefined && outcome._tag === "Succeeded") {
       failedSagas.set(saga, { id: saga, order: record.order.slice(0, -1), position, value: outcome.value })
@@ -410,9 +199,9 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
   // A saga whose steps are being undone cannot be taken back: done again, they would be done under the old keys.
   const overturned = (step: string, record: WithoutTime<Record.StepRecord>): FailedSaga | undefined => {
     if (failedSagas.size === 0 || record._tag === "StepUndoable") return undefined
-    const before = outcomes.get(step)
+    const before = places.outcomes.get(step)
     if (isSameFailure(before, outcomeAfter(record, before, length))) return undefined
-    for (const { kind, ordinal, path, scope } of after(Scope.parts(step, record.order))) {
+    for (const { kind, ordinal, path, scope } of Places.after(Scope.parts(step, record.order))) {
       for (const saga of failedSagas.values()) {
         const part = Scope.parts(saga.id, saga.order).find((part) => part.scope === scope)
         if (part === undefined || part.path === path) continue
@@ -427,10 +216,7 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
   for (const { position, record, step } of history?.steps ?? []) place(step, record, position)
   // Whoever rolled the run back knows of them: they may be asked for again, but nobody has to.
   for (const [id, attempts] of history?.undone ?? []) {
-    const before = outcomes.get(id)
-    if (before !== undefined && before._tag !== "Open") continue
-    outcomes.set(id, { _tag: "Intended", position: 0, attempts: (before?.attempts ?? 0) + attempts })
-    told.add(id)
+    if (places.undone(id, attempts)) told.add(id)
   }
 
   const breakDown = (error: CheckpointStoreError) =>
@@ -514,7 +300,7 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
 
   const endings = new Map(Object.entries(ending?.scopes ?? {}))
   const endOf = (scope: string, completed: RunCompleted): number =>
-    scope === "" ? completed.steps : Math.max(lines.get(scope)?.length ?? 0, endings.get(scope) ?? 0)
+    scope === "" ? completed.steps : Math.max(places.count(scope), endings.get(scope) ?? 0)
 
   const flush = Effect.suspend(() =>
     announced.length === 0 || halted !== undefined ? Effect.void : Effect.asVoid(append([], undefined))
@@ -524,10 +310,10 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
     runId,
     history,
     salt: history?.salt ?? options.salt,
-    outcome: (id) => outcomes.get(id),
+    outcome: (id) => places.outcomes.get(id),
     maxRecordBytes,
     recorded: () => ({
-      steps: Array.from(outcomes, ([id, outcome]) => ({ id, outcome: recorded(outcome) })),
+      steps: Array.from(places.outcomes, ([id, outcome]) => ({ id, outcome: recorded(outcome) })),
       undo: undoables.all().toSorted((one, other) => one.position - other.position).map(
         ({ inDoubt, input, name, step: id }) => ({ id, name, input, done: !inDoubt })
       )
@@ -543,14 +329,14 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
       if (saga !== undefined) return ended(id, saga)
       if (halted !== undefined) return halted
       const found = Scope.describe(entry)
-      const wanted = lines.get(scope.path)?.[ordinal]?.entry
+      const wanted = places.entry(scope.path, ordinal)
       if (wanted === undefined) {
         if (ending !== undefined && ordinal >= endOf(scope.path, ending)) {
           return mismatch("Order", scope.path, theEnd, found)
         }
       } else if (wanted !== entry) {
         // What fails once more may, for all its tag says, have failed for another reason.
-        if ((failedAgain.get(scope.path) ?? ordinal) >= ordinal) {
+        if ((places.failedAgain(scope.path) ?? ordinal) >= ordinal) {
           return mismatch("Order", scope.path, Scope.describe(wanted), found)
         }
         for (const { id, order } of failedSagas.values()) {
@@ -559,37 +345,23 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
             return mismatch("Undone", scope.path, `the saga "${id}"`, found)
           }
         }
-        takeBackFrom(scope.path, ordinal)
+        places.takeBackFrom(scope.path, ordinal)
       }
       asked.set(scope.path, ordinal + 1)
       return undefined
     },
     unremembered: (scope, claim) => {
-      const { position } = outcomes.get(claim.id) ?? {}
-      for (const { kind, ordinal, path, scope: around } of after(Scope.parts(claim.id, claim.order))) {
-        const isBehind = ({ first }: Placed) => position !== undefined && first > position
-        const line = lines.get(around) ?? []
-        const placed = kind === "branch"
-          ? line.find((placed) => placed !== undefined && isBehind(placed))
-          : line.slice(ordinal + 1).find((placed) => placed !== undefined)
-        const branch = Array.from(branches.get(around) ?? []).find(([other, { first, opened }]) =>
-          kind === "branch" ? other !== path && position !== undefined && first > position : opened > ordinal
-        )
-        const behind = placed === undefined ? branch && `the branch "${branch[0]}"` : Scope.describe(placed.entry)
-        if (behind !== undefined) {
-          return mismatch("Unremembered", scope.path, behind, Scope.describe(claim.entry))
-        }
-      }
-      return undefined
+      const behind = places.behind(claim)
+      return behind === undefined
+        ? undefined
+        : mismatch("Unremembered", scope.path, behind, Scope.describe(claim.entry))
     },
     leftOver: (scope) => {
-      const wanted = lines.get(scope.path)?.slice(scope.next).find((placed) => placed !== undefined)
-      return wanted === undefined
-        ? undefined
-        : mismatch("Order", scope.path, Scope.describe(wanted.entry), theEnd)
+      const wanted = places.next(scope.path, scope.next)
+      return wanted === undefined ? undefined : mismatch("Order", scope.path, Scope.describe(wanted), theEnd)
     },
     missingBranch: (scope, claim, paths) => {
-      for (const path of groups.get(claim.id) ?? []) {
+      for (const path of places.branches(claim.id)) {
         if (!paths.has(path)) {
           return mismatch("Order", scope.path, `the branch "${path}"`, `${Scope.describe(claim.entry)} without it`)
         }
@@ -601,7 +373,7 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
     },
     halted: () => halted,
     unresolved: () => {
-      for (const [id, { _tag }] of outcomes) {
+      for (const [id, { _tag }] of places.outcomes) {
         if (_tag === "Intended" && !told.has(id)) return mismatch("Unresolved", "", `step "${id}"`, theEnd)
       }
       return undefined
@@ -622,7 +394,7 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
       atWork.delete(id)
     },
     ending: (root) => {
-      const open = Array.from(asked).filter(([scope, next]) => scope !== "" && next > (lines.get(scope)?.length ?? 0))
+      const open = Array.from(asked).filter(([scope, next]) => scope !== "" && next > places.count(scope))
       return open.length === 0 ? { steps: root.next } : { steps: root.next, scopes: Object.fromEntries(open) }
     },
     close: () => {
@@ -672,7 +444,7 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
     undoing: (saga) => {
       if (undoing.has(saga)) return false
       undoing.add(saga)
-      for (const [id, { _tag }] of outcomes) if (_tag === "Intended" && Scope.isInSaga(id, saga)) told.add(id)
+      for (const [id, { _tag }] of places.outcomes) if (_tag === "Intended" && Scope.isInSaga(id, saga)) told.add(id)
       return true
     },
     undoingEnded: (saga) => {

@@ -5,7 +5,8 @@ import { Checkpoint, CheckpointStore } from "effect-resilience"
 import * as Postgres from "effect-resilience/durable/stores/Postgres"
 import * as SqlCheckpointStore from "effect-resilience/durable/stores/SqlCheckpointStore"
 import { SqlClient } from "effect/sql"
-import { connectPostgres, describeWithPostgres, postgresSchema, suiteSchema } from "../../support/postgres.ts"
+import { describeWithPostgres, suiteSchema } from "../../support/postgres.ts"
+import { connectPostgres, postgresSchema } from "../../support/postgresServer.ts"
 import { suite } from "../contracts/CheckpointStoreContract.ts"
 
 const minute = Duration.minutes(1)

@@ -6,7 +6,7 @@ import { Redis } from "effect/persistence"
 import { TestClock } from "effect/testing"
 import { interruptEverywhere } from "../../support/interruptEverywhere.ts"
 import { connectRedis, describeWithRedis, keysOf, redisPrefix } from "../../support/redis.ts"
-import { forgetfulProxy } from "../../support/redisProxy.ts"
+import { redisProxy } from "../../support/redisProxy.ts"
 import { suite } from "../contracts/CheckpointStoreContract.ts"
 import { cutEverywhere, type Line } from "../cutEverywhere.ts"
 import { elapse, onRedis, Prefix, storeOn } from "../redisRuns.ts"
@@ -188,7 +188,7 @@ describeWithRedis("RedisCheckpointStore", () => {
   it.effect("an answer lost on the way is Unavailable, and what was asked is recognised when it is asked again", () =>
     Effect.gen(function*() {
       const prefix = yield* redisPrefix
-      const proxy = yield* forgetfulProxy
+      const proxy = yield* redisProxy
       const store = yield* storeOn(yield* connectRedis(proxy.url), { prefix })
       const lease = yield* store.acquire("r", minute)
       yield* store.append(lease, one(0), "running")

@@ -5,7 +5,7 @@ import * as RedisIdempotency from "effect-resilience/durable/stores/RedisIdempot
 import { Redis } from "effect/persistence"
 import { TestClock } from "effect/testing"
 import { connectRedis, describeWithRedis, keysOf, redisPrefix } from "../../support/redis.ts"
-import { forgetfulProxy } from "../../support/redisProxy.ts"
+import { redisProxy } from "../../support/redisProxy.ts"
 import { idempotencyContract } from "../contracts/IdempotencyContract.ts"
 
 const storeOn = (redis: Redis.Redis["Service"], options: RedisIdempotency.StoreOptions) =>
@@ -129,7 +129,7 @@ describeWithRedis("RedisIdempotency", () => {
   it.effect("a result whose acknowledgement is lost is ambiguous, and is what later calls answer", () =>
     Effect.gen(function*() {
       const { prefix, store } = yield* newStore
-      const proxy = yield* forgetfulProxy
+      const proxy = yield* redisProxy
       const unlucky = yield* Idempotency.make({ store: yield* storeOn(yield* connectRedis(proxy.url), { prefix }) })
       const options = { scope: "s", tool: "t", success: Schema.Int }
       // The script is known before its answer is lost.

@@ -6,7 +6,8 @@ import * as NodeSqlite from "effect-resilience/durable/stores/NodeSqlite"
 import * as SqlEscalationQueue from "effect-resilience/durable/stores/SqlEscalationQueue"
 import * as SqlIdempotency from "effect-resilience/durable/stores/SqlIdempotency"
 import { SqlClient, type SqlError } from "effect/sql"
-import { describeWithPostgres, postgresSchema } from "../../support/postgres.ts"
+import { describeWithPostgres } from "../../support/postgres.ts"
+import { postgresSchema } from "../../support/postgresServer.ts"
 import { sqliteFile } from "../sqliteFile.ts"
 
 const stores = Layer.mergeAll(SqlEscalationQueue.layer, SqlIdempotency.layer)

@@ -21,7 +21,8 @@ import { spawn } from "node:child_process"
 import { createServer } from "node:net"
 import * as path from "node:path"
 import { describeWithPostgres } from "../../support/postgres.ts"
-import { makeSchema, memberIn, runner, runnerIn } from "../../support/workflowCluster.ts"
+import { makeSchema } from "../../support/postgresServer.ts"
+import { memberIn, runner, runnerIn } from "../../support/workflowCluster.ts"
 import { byHand, implemented, report, result } from "../fixtures/report.ts"
 
 type Store = CheckpointStore.CheckpointStore["Service"]
