@@ -2,6 +2,7 @@ import { assert, it } from "@effect/vitest"
 import { Cause, Effect, Exit, Layer, Logger, Schema } from "effect"
 import { Fault, Idempotency } from "effect-resilience"
 import * as RedisIdempotency from "effect-resilience/durable/stores/RedisIdempotency"
+import { StoreContract } from "effect-resilience/testing"
 import { Redis } from "effect/persistence"
 import { TestClock } from "effect/testing"
 import { connectRedis, describeWithRedis, keysOf, redisPrefix } from "../../support/redis.ts"
@@ -36,6 +37,15 @@ describeWithRedis("RedisIdempotency", () => {
     }),
     { durable: true }
   )
+
+  const onRedis = Effect.gen(function*() {
+    const prefix = yield* TestClock.withLive(redisPrefix)
+    const redis = yield* TestClock.withLive(connectRedis())
+    return yield* storeOn(redis, { prefix })
+  })
+  for (const { effect, name } of StoreContract.idempotencyStore(onRedis)) {
+    it.effect(`the contract: ${name}`, () => effect)
+  }
 
   it.effect("of many processes that record the same call at once all answer the outcome of one", () =>
     Effect.gen(function*() {
