@@ -1,4 +1,5 @@
-// Runs the tests of the guards and of what is durable with the long runs of their properties: tens of thousands of random stories each.
+// Runs the tests of the guards and of what is durable with the long runs of their properties: tens of thousands of
+// random stories each.
 import { spawnSync } from "node:child_process"
 import { fileURLToPath } from "node:url"
 

@@ -204,7 +204,7 @@ describe("files shared by processes, in every order of system calls", () => {
           assert.include([...kinds], kind)
         }
       }),
-    600_000
+    runs(600_000, 1_800_000)
   )
 
   it.effect("one at a time holds the run when nobody takes over", () =>
@@ -230,5 +230,5 @@ describe("files shared by processes, in every order of system calls", () => {
           )
         }
       }
-    }), 600_000)
+    }), runs(600_000, 1_800_000))
 })
