@@ -19,6 +19,12 @@ import type { VerdictTag } from "./Fault.ts"
  * - `RetryScheduled`, `RetryGaveUp`: `Retry` waits, or hands on the last error.
  * - `CircuitChanged`, `CircuitRejected`: a circuit went to another state, or refused a call.
  * - `BulkheadWaited`, `BulkheadRejected`: a call got its slot after waiting for it, or got none.
+ * - `LimitChanged`, `LimitWaited`, `LimitRejected`: an `AdaptiveLimit` lets more or fewer calls run, or a call got its slot
+ *   after waiting for it, or got none.
+ * - `OutageBegan`, `OutageEnded`: nothing got through any more and single calls are sent to see whether it does, or one of
+ *   these `probes` did.
+ * - `QuotaWaited`, `QuotaRejected`, `QuotaGated`: a call was sent after waiting for its share of a limit, or got none; or a
+ *   provider has refused a call, and for so long none is sent.
  * - `AttemptTimedOut`, `DeadlineExceeded`, `Stalled`: a call was stopped, because one try took too long, because the
  *   time for everything was over (`started` says whether there was any left to begin with), or because nothing came any
  *   more.
@@ -62,6 +68,40 @@ export type Event =
     readonly key: string
     readonly reason: "QueueFull" | "WaitTooLong" | "Closed"
     readonly waitedMillis: number
+  }
+  | {
+    readonly _tag: "LimitChanged"
+    readonly key: string
+    readonly from: number
+    readonly to: number
+    readonly reason: LimitChangeReason
+  }
+  | { readonly _tag: "LimitWaited"; readonly key: string; readonly waitedMillis: number }
+  | {
+    readonly _tag: "LimitRejected"
+    readonly key: string
+    readonly reason: "QueueFull" | "WaitTooLong" | "Outage"
+    readonly waitedMillis: number
+  }
+  | { readonly _tag: "OutageBegan"; readonly key: string; readonly failures: number }
+  | { readonly _tag: "OutageEnded"; readonly key: string; readonly afterMillis: number; readonly probes: number }
+  | {
+    readonly _tag: "QuotaWaited"
+    readonly key: string
+    readonly priority: "interactive" | "batch"
+    readonly waitedMillis: number
+  }
+  | {
+    readonly _tag: "QuotaRejected"
+    readonly key: string
+    readonly reason: "TooLarge" | "QueueFull" | "WaitTooLong"
+    readonly waitedMillis: number
+  }
+  | {
+    readonly _tag: "QuotaGated"
+    readonly key: string
+    readonly verdict: "Throttled" | "Overloaded"
+    readonly forMillis: number
   }
   | { readonly _tag: "AttemptTimedOut"; readonly name: string; readonly afterMillis: number }
   | {
@@ -122,6 +162,20 @@ export type Event =
     readonly outcome: "success" | "failure"
   }
   | { readonly _tag: "BudgetExceeded"; readonly agent: string; readonly runId: string; readonly budget: string }
+
+/**
+ * Why an `AdaptiveLimit` lets more or fewer calls run.
+ *
+ * **Details**
+ *
+ * - `Used`: all that it let run were running, and the provider took them.
+ * - `Overloaded`, `Failed`, `Slow`: the provider had no room, a call timed out or lost its connection, answers came late.
+ * - `Outage`, `Recovering`: an outage began, or ended.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type LimitChangeReason = "Used" | "Overloaded" | "Failed" | "Slow" | "Outage" | "Recovering"
 
 /**
  * Who hears the events. Default: nobody, and then an event is not even built.

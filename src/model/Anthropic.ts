@@ -111,7 +111,7 @@ export const RequestOverrides: Context.Reference<RequestParameters> = Context.Re
  * - `request`: further parameters of each request, see {@link withRequest} for those of some.
  *
  * The rest are those of {@link AnthropicClient.Options}: `apiKey` (default `ANTHROPIC_API_KEY`), `baseURL`,
- * `responseTimeout` (5 minutes), `stallTimeout` (30 seconds), `fetch`, `headers`, `sdk`.
+ * `responseTimeout` (5 minutes), `streamTimeout` and `stallTimeout` (30 seconds), `fetch`, `headers`, `sdk`.
  *
  * @category models
  * @since 0.1.0
@@ -308,8 +308,8 @@ export const model = (
  * - A limit of the rate is `Throttled`, 529, 503 and `overloaded_error` inside a stream are `Overloaded`, both with the
  *   provider's `retryAfter`; a limit of money is a `QuotaExhaustedError` and `Permanent`; a prompt that is too long is
  *   `ContextOverflow`.
- * - No answer within `responseTimeout` is `TimedOut`. An answer that breaks off or stalls after its headers is
- *   `Ambiguous`: it was executed and is billed. `Fault.idempotent` makes it retryable.
+ * - No answer within `responseTimeout`, or `streamTimeout`, is `TimedOut`. An answer that breaks off or stalls after its
+ *   headers is `Ambiguous`: it was executed and is billed. `Fault.idempotent` makes it retryable.
  * - What is no whole message under HTTP 200 is `Malformed`: another body, no `message_stop`, no stop reason, tool input
  *   that is no JSON.
  * - A refusal is no error but the finish reason `"content-filter"`, a full context window finishes with `"length"`; the

@@ -79,6 +79,8 @@ export class AnthropicClient extends Context.Service<AnthropicClient, {
  * - `baseURL`: default `ANTHROPIC_BASE_URL` from `Config`, else `https://api.anthropic.com`.
  * - `responseTimeout`: time until an answer begins, default 5 minutes. Node's own `fetch` gives up after 300 seconds
  *   whatever is set here; to wait longer, stream, or pass a `fetch` with another dispatcher.
+ * - `streamTimeout`: the same for a stream, whose answer begins long before it is whole, default 30 seconds, and no longer
+ *   than `responseTimeout`.
  * - `stallTimeout`: time without a byte of a body or stream while somebody waits for one, default 30 seconds. Neither
  *   the SDK nor `fetch` has such a limit below 300 seconds.
  * - `fetch`: default the global one.
@@ -92,6 +94,7 @@ export interface Options {
   readonly apiKey?: Redacted.Redacted | string | undefined
   readonly baseURL?: string | undefined
   readonly responseTimeout?: Duration.Input | undefined
+  readonly streamTimeout?: Duration.Input | undefined
   readonly stallTimeout?: Duration.Input | undefined
   readonly fetch?: typeof globalThis.fetch | undefined
   readonly headers?: Readonly<Record<string, string>> | undefined
@@ -153,8 +156,20 @@ const validated = (options: Options) =>
     try: () => {
       const bounds = { minimum: "1 millis" } as const
       for (const [name, value] of Object.entries(options.headers ?? {})) validateHeader(name, value)
+      const responseTimeout = config.duration(
+        moduleName,
+        "responseTimeout",
+        options.responseTimeout ?? "5 minutes",
+        bounds
+      )
       return {
-        responseTimeout: config.duration(moduleName, "responseTimeout", options.responseTimeout ?? "5 minutes", bounds),
+        responseTimeout,
+        streamTimeout: config.duration(
+          moduleName,
+          "streamTimeout",
+          options.streamTimeout ?? Duration.min(Duration.seconds(30), responseTimeout),
+          bounds
+        ),
         stallTimeout: config.duration(moduleName, "stallTimeout", options.stallTimeout ?? "30 seconds", bounds)
       }
     },
@@ -207,15 +222,17 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
 
   const begin = Effect.fnUntraced(function*<A>(
     call: (sdk: Sdk, signal: AbortSignal) => PromiseLike<A>,
-    origin: Origin
+    origin: Origin,
+    option: "responseTimeout" | "streamTimeout"
   ) {
+    const watch = { answer: { option, after: limits[option] }, stallTimeout: limits.stallTimeout }
     const context = yield* Effect.context<never>()
     const exchange = new Exchange()
     const failure = (cause: unknown) =>
       errors.fromThrown(cause, exchange, origin, Context.get(context, Clock.Clock).currentTimeMillisUnsafe())
     const run = Effect.tryPromise({
       // A client of its own for each call is how `fetch` knows which call it works for.
-      try: () => call(sdk.withOptions({ fetch: watchedFetch(fetch, exchange, context, limits) }), exchange.signal),
+      try: () => call(sdk.withOptions({ fetch: watchedFetch(fetch, exchange, context, watch) }), exchange.signal),
       catch: failure
     })
     return { exchange, failure, run }
@@ -224,12 +241,12 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
   return AnthropicClient.of({
     use: (call, origin = { module: moduleName, method: "use" }) =>
       Effect.flatMap(
-        begin(call, origin),
+        begin(call, origin, "responseTimeout"),
         ({ exchange, run }) => Effect.onInterrupt(run, () => Effect.sync(() => exchange.abort()))
       ),
     stream: (call, origin = { module: moduleName, method: "stream" }) =>
       Stream.unwrap(Effect.gen(function*() {
-        const { exchange, failure, run } = yield* begin(call, origin)
+        const { exchange, failure, run } = yield* begin(call, origin, "streamTimeout")
         yield* Effect.addFinalizer(() => Effect.sync(() => exchange.abort()))
         const items = yield* run
         const watched = errors.watchEnd(items, exchange)

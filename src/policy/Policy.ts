@@ -1,16 +1,17 @@
 /**
  * Guards composed into one value, in one order.
  *
- * A policy says what stands between a program and something that fails: a deadline, fallbacks, retries, a bulkhead, a
- * circuit breaker, a hedge and a timeout for each try. Each is optional, each also stands alone in its own module, and
- * what the policy can fail with is in its type.
+ * A policy says what stands between a program and something that fails: a deadline, fallbacks, retries, a quota, a learned
+ * limit, a bulkhead, a circuit breaker, a hedge and a timeout for each try. Each is optional, each also stands alone in its
+ * own module, and what the policy can fail with is in its type.
  *
  * **Details**
  *
- * The order is always the same, from the outside in: deadline > fallback > retry > bulkhead > circuit > hedge > attempt
- * timeout > work. So the deadline bounds everything, a fallback answers when the tries are over, every try asks for its
- * slot and its circuit anew, a retry's delay holds no slot, and the circuit judges and times a call only from when it
- * really starts. An open circuit refuses before anything is queued.
+ * The order is always the same, from the outside in: deadline > fallback > retry > quota > limit > bulkhead > circuit >
+ * hedge > attempt timeout > work. So the deadline bounds everything, a fallback answers when the tries are over, every try
+ * asks for its share of the limits, its slot and its circuit anew, neither a retry's delay nor the wait for a limit holds a
+ * slot, and the circuit judges and times a call only from when it really starts. An open circuit refuses before anything is
+ * queued.
  *
  * @since 0.1.0
  */
@@ -21,6 +22,7 @@ import { dual } from "effect/Function"
 import * as Layer from "effect/Layer"
 import type * as Types from "effect/Types"
 import * as config from "../internal/config.ts"
+import * as AdaptiveLimit from "./AdaptiveLimit.ts"
 import * as Bulkhead from "./Bulkhead.ts"
 import * as CircuitBreaker from "./CircuitBreaker.ts"
 import * as Deadline from "./Deadline.ts"
@@ -30,6 +32,7 @@ import * as attempts from "./internal/attempt.ts"
 import * as description from "./internal/policyDescription.ts"
 import * as internal from "./internal/policyOptions.ts"
 import * as stack from "./internal/policyStack.ts"
+import * as Quota from "./Quota.ts"
 import * as Retry from "./Retry.ts"
 import * as RetryBudget from "./RetryBudget.ts"
 
@@ -47,12 +50,25 @@ import * as RetryBudget from "./RetryBudget.ts"
 export interface CircuitOptions extends internal.CircuitOptions {}
 
 /**
+ * The quota of a policy: what `Quota.withQuota` takes, and whose limits these are.
+ *
+ * **Details**
+ *
+ * - `key`: the key of the quota; default the key of the policy. Give the policies of several models of one provider the
+ *   same one where they share its limits.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface QuotaOptions extends internal.QuotaOptions {}
+
+/**
  * Options of {@link make}. What is left out does not guard.
  *
  * **Details**
  *
  * - `name`: names the policy in errors, events and spans.
- * - `key`: what its circuit and its bulkhead are shared by. Default: `name`. See also {@link keyed}.
+ * - `key`: what its quota, its limit, its bulkhead and its circuit are shared by. Default: `name`. See also {@link keyed}.
  * - `idempotent`: whether the work may be repeated without harm, for `retry` and `hedge` where these do not say it
  *   themselves. Default: what the surroundings say (`Fault.Idempotent`).
  * - `deadline`: bounds all of it; fails with `DeadlineExceeded`. See `Deadline.within`.
@@ -60,6 +76,9 @@ export interface CircuitOptions extends internal.CircuitOptions {}
  *   first source is `"primary"`.
  * - `retry`: options of `Retry.policy` or such a policy. `{}` is its default: full jitter from 1 second, cap 60 seconds,
  *   5 attempts. Adds no error; with a `budget` it asks for a `RetryBudget`.
+ * - `quota`: options of one key of `Quota`, see {@link QuotaOptions}; `{}` learns the limits. Fails with `QuotaExceeded`.
+ * - `limit`: options of one key of `AdaptiveLimit`; `{}` begins with 10 at a time and learns how many there may be. In an
+ *   outage it does what a circuit does, and better where callers wait: use one of the two. Fails with `LimitExceeded`.
  * - `bulkhead`: options of one key of `Bulkhead`; `{}` is 3 at a time. Fails with `BulkheadFull`.
  * - `circuit`: options of one key of `CircuitBreaker`, see {@link CircuitOptions}; `{}` is 5 failures in a row, 60 seconds
  *   open, 2 successes to close. Fails with `CircuitOpen`.
@@ -67,9 +86,9 @@ export interface CircuitOptions extends internal.CircuitOptions {}
  * - `timeout`: how long one try may take, a hedge's tries each by themselves; fails with `AttemptTimeout`, which is
  *   retried.
  *
- * Where the layer of `CircuitBreaker` or `Bulkhead` configures the very key (`keys`), that wins: operations can overrule a
- * program. Of two policies of one key, the circuit and bulkhead options of the first one used hold; the other is warned of
- * once.
+ * Where the layer of `AdaptiveLimit`, `CircuitBreaker`, `Bulkhead` or `Quota` configures the very key (`keys`), that wins:
+ * operations can overrule a program. Of two policies of one key, the options of these guards hold that were used first; the
+ * other policy is warned of once.
  *
  * @category models
  * @since 0.1.0
@@ -105,6 +124,8 @@ export interface Policy<
   readonly deadline: Duration.Duration | undefined
   readonly fallback: Steps
   readonly retry: Retry.Policy<unknown> | undefined
+  readonly quota: QuotaOptions | undefined
+  readonly limit: AdaptiveLimit.LimitOptions | undefined
   readonly bulkhead: Bulkhead.LimitOptions | undefined
   readonly circuit: CircuitBreaker.CircuitOptions | undefined
   readonly hedge: Hedge.Policy<unknown> | undefined
@@ -123,6 +144,8 @@ type When<Condition, Then> = Condition extends true ? Then : never
  */
 export type ErrorOf<O> = O extends unknown ?
     | When<Has<O, "deadline">, Deadline.DeadlineExceeded>
+    | When<Has<O, "quota">, Quota.QuotaExceeded>
+    | When<Has<O, "limit">, AdaptiveLimit.LimitExceeded>
     | When<Has<O, "bulkhead">, Bulkhead.BulkheadFull>
     | When<Has<O, "circuit">, CircuitBreaker.CircuitOpen>
     | When<Has<O, "timeout">, Deadline.AttemptTimeout>
@@ -151,6 +174,8 @@ type HedgeServices<P> = P extends Hedge.Policy<infer R> ? Known<R, stack.HedgeSe
  * @since 0.1.0
  */
 export type ServicesOf<O> = O extends unknown ?
+    | When<Has<O, "quota">, Quota.Quota>
+    | When<Has<O, "limit">, AdaptiveLimit.AdaptiveLimit>
     | When<Has<O, "bulkhead">, Bulkhead.Bulkhead>
     | When<Has<O, "circuit">, CircuitBreaker.CircuitBreaker>
     | RetryServices<Part<O, "retry">>
@@ -177,20 +202,24 @@ type ExactPart<P, Shape> = P extends object
 
 /** Refuses options that there are not, also inside the parts: a misspelt guard does not guard. */
 type Exact<O> = {
-  readonly [K in keyof O]: K extends "retry" | "bulkhead" | "circuit" | "hedge" ? ExactPart<O[K], Options[K]>
+  readonly [K in keyof O]: K extends "retry" | "quota" | "limit" | "bulkhead" | "circuit" | "hedge"
+    ? ExactPart<O[K], Options[K]>
     : K extends keyof Options ? unknown
     : NoSuchOption
 }
 
 const variance = { _E: (_: never) => _, _R: (_: never) => _ }
 
-const guardsOf = ({ bulkhead, circuit, deadline, hedge, key, name, timeout }: internal.Settings): stack.Guards => {
+const guardsOf = (settings: internal.Settings): stack.Guards => {
+  const { bulkhead, circuit, deadline, hedge, key, limit, name, quota, timeout } = settings
   const attempt = timeout === undefined ? undefined : Deadline.attempt(timeout, { name })
   // its services are in the type of the policy, where the options were seen
   const hedged = hedge === undefined ? undefined : Hedge.apply(hedge as Hedge.Policy<stack.HedgeServices>)
   const within = deadline === undefined ? undefined : Deadline.within(deadline, { name })
   return {
     key,
+    quota: quota === undefined ? undefined : { key: quota.key ?? key, options: quota },
+    limit,
     bulkhead,
     circuit,
     inner: (self) => {
@@ -254,7 +283,8 @@ export const make = <const O extends Options>(
 }
 
 /**
- * The same policy for another key: a circuit and a bulkhead of its own, all else shared.
+ * The same policy for another key: a limit, a circuit and a bulkhead of its own, and a quota where its options name no key;
+ * all else shared.
  *
  * **When to use**
  *
@@ -296,10 +326,19 @@ export const keyed: {
     key: string
   ): Policy<E, R, Steps> => ({
     ...policy,
-    [TypeId]: { ...policy[TypeId], key: config.nonEmpty("Policy.keyed", "key", key) },
+    [TypeId]: rekeyed(policy, config.nonEmpty("Policy.keyed", "key", key)),
     key
   })
 )
+
+const rekeyed = <E, R>(
+  { [TypeId]: guards, quota }: Policy<E, R, ReadonlyArray<Fallback.Step>>,
+  key: string
+): Variance<E, R> => ({
+  ...guards,
+  key,
+  quota: quota === undefined ? undefined : { key: quota.key ?? key, options: quota }
+})
 
 type Chained<A, E, R, Steps extends ReadonlyArray<Fallback.Step>> = ReturnType<
   typeof Fallback.chain<readonly [Fallback.Step<"primary", A, E, R, undefined>, ...Steps]>
@@ -334,8 +373,8 @@ type AnyPolicy = Policy<unknown, unknown, ReadonlyArray<Fallback.Step>>
  * take are gone from the error type.
  *
  * A try that ran into its timeout is retried as any other failure that is worth it; what the guards themselves refuse
- * (`CircuitOpen`, `BulkheadFull`) is not, so that a fallback answers at once, unless `retry: { retryRejected: true }` asks
- * to wait for it.
+ * (`CircuitOpen`, `BulkheadFull`, `LimitExceeded`, `QuotaExceeded`) is not, so that a fallback answers at once, unless
+ * `retry: { retryRejected: true }` asks to wait for it.
  *
  * Semantics are those of the separate parts in that order. Where circuit breaker and bulkhead are the ones of this
  * process, one step does the work of all of them.
@@ -376,8 +415,8 @@ export const apply: {
 })
 
 /**
- * All services that a policy can ask for, with their defaults: `CircuitBreaker`, `Bulkhead`, `RetryBudget` and the
- * latencies of `Hedge`, all in process.
+ * All services that a policy can ask for, with their defaults: `Quota`, `AdaptiveLimit`, `CircuitBreaker`, `Bulkhead`,
+ * `RetryBudget` and the latencies of `Hedge`, all in process.
  *
  * **When to use**
  *
@@ -388,8 +427,20 @@ export const apply: {
  * @since 0.1.0
  */
 export const layer: Layer.Layer<
-  CircuitBreaker.CircuitBreaker | Bulkhead.Bulkhead | RetryBudget.RetryBudget | Hedge.Latencies
-> = Layer.mergeAll(CircuitBreaker.layer(), Bulkhead.layer(), RetryBudget.layer(), Hedge.layer())
+  | Quota.Quota
+  | AdaptiveLimit.AdaptiveLimit
+  | CircuitBreaker.CircuitBreaker
+  | Bulkhead.Bulkhead
+  | RetryBudget.RetryBudget
+  | Hedge.Latencies
+> = Layer.mergeAll(
+  Quota.layer(),
+  AdaptiveLimit.layer(),
+  CircuitBreaker.layer(),
+  Bulkhead.layer(),
+  RetryBudget.layer(),
+  Hedge.layer()
+)
 
 /**
  * The services of {@link layer}, that let every call through and remember nothing. Timeouts, deadlines and retries stay
@@ -399,8 +450,20 @@ export const layer: Layer.Layer<
  * @since 0.1.0
  */
 export const layerNoop: Layer.Layer<
-  CircuitBreaker.CircuitBreaker | Bulkhead.Bulkhead | RetryBudget.RetryBudget | Hedge.Latencies
-> = Layer.mergeAll(CircuitBreaker.layerNoop, Bulkhead.layerNoop, RetryBudget.layerNoop, Hedge.layerNoop)
+  | Quota.Quota
+  | AdaptiveLimit.AdaptiveLimit
+  | CircuitBreaker.CircuitBreaker
+  | Bulkhead.Bulkhead
+  | RetryBudget.RetryBudget
+  | Hedge.Latencies
+> = Layer.mergeAll(
+  Quota.layerNoop,
+  AdaptiveLimit.layerNoop,
+  CircuitBreaker.layerNoop,
+  Bulkhead.layerNoop,
+  RetryBudget.layerNoop,
+  Hedge.layerNoop
+)
 
 /**
  * Says what a policy does, a line for each guard, from the outside in.

@@ -942,6 +942,7 @@ describe("Anthropic: options", () => {
       ["maxTokens", { maxTokens: 0 }],
       ["stallTimeout", { stallTimeout: "0 seconds" }],
       ["responseTimeout", { responseTimeout: "Infinity" }],
+      ["streamTimeout", { streamTimeout: 0 }],
       ["baseURL", { baseURL: "localhost" }],
       ["apiKey", { apiKey: "" }],
       ["apiKey", { apiKey: Redacted.make("a key\n") }],

@@ -98,6 +98,37 @@ describe("Anthropic: the stall watchdog", () => {
       assert.isTrue(signal?.aborted)
     }))
 
+  it.effect.each(
+    [
+      [undefined, undefined, 30_000, "streamTimeout"],
+      ["10 seconds", undefined, 10_000, "streamTimeout"],
+      ["10 minutes", "45 seconds", 45_000, "streamTimeout"]
+    ] as const
+  )(
+    "gives up when no stream begins (%s, %s: %s)",
+    ([responseTimeout, streamTimeout, millis, option]) =>
+      Effect.gen(function*() {
+        const asked = yield* Deferred.make<void>()
+        const silent = () => {
+          Deferred.doneUnsafe(asked, Effect.void)
+          return new Promise<Response>(() => {})
+        }
+        const fiber = yield* LanguageModel.streamText({ prompt: "Hello" }).pipe(
+          Stream.runDrain,
+          Effect.provide(layer({ fetch: silent, responseTimeout, streamTimeout })),
+          Effect.flip,
+          started
+        )
+        yield* Deferred.await(asked)
+        yield* TestClock.adjust(millis - 1)
+        assert.isUndefined(fiber.pollUnsafe())
+        yield* TestClock.adjust("1 millis")
+        const error = yield* Fiber.join(fiber)
+        assert.deepStrictEqual(yield* Effect.map(Fault.classify(error), ({ _tag }) => _tag), "TimedOut")
+        assert.include(error.message, option)
+      })
+  )
+
   it.effect("counts from the last byte of a body, not from its beginning", () =>
     Effect.gen(function*() {
       const server = yield* controlled(json)

@@ -1,6 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Clock, Effect, Exit, Fiber, Layer, Logger, Random, Schema, Stream } from "effect"
 import {
+  AdaptiveLimit,
   Backoff,
   Bulkhead,
   CircuitBreaker,
@@ -9,8 +10,8 @@ import {
   Fault,
   Hedge,
   Policy,
+  Quota,
   Retry,
-  type RetryBudget,
   Telemetry
 } from "effect-resilience"
 import { TestClock } from "effect/testing"
@@ -34,6 +35,10 @@ const Setup = Schema.Struct({
   concurrent: Schema.Literals([0, 1, 2, 3]),
   queue: Schema.Literals([0, 1, 10]),
   wait: Schema.Literals(["500 millis", "5 seconds"]),
+  quota: Schema.Literals(["none", "none", "requests", "tokens", "learned"]),
+  quotaWait: Schema.Literals(["500 millis", "5 seconds", "1 minute"]),
+  priority: Schema.Literals(["interactive", "batch"]),
+  limited: Schema.Literals([0, 0, 1, 2]),
   failures: Schema.Literals([0, 1, 2, 3]),
   permits: Schema.Literals([1, 2]),
   hedge: Schema.Literals(["none", "300 millis"]),
@@ -80,9 +85,9 @@ const Plan = Schema.Struct({
   /** Every other caller comes through a second policy of the same key. */
   other: Setup,
   changes: Schema.Array(Change).check(Schema.isMaxLength(3)),
-  layer: Schema.Literals(["plain", "plain", "keyedCircuit", "keyedBulkhead", "total"]),
+  layer: Schema.Literals(["plain", "plain", "keyedCircuit", "keyedBulkhead", "keyedQuota", "total"]),
   /** A guard that is not of this process. */
-  foreign: Schema.Literals(["none", "none", "none", "circuit", "bulkhead"]),
+  foreign: Schema.Literals(["none", "none", "none", "circuit", "bulkhead", "quota"]),
   /** The listener, or the classifier, throws at every nth call. */
   badListener: Schema.Literals([0, 0, 0, 2, 3]),
   badClassifier: Schema.Literals([0, 0, 0, 2, 3]),
@@ -116,9 +121,28 @@ const limits = ({ concurrent, queue, wait }: Setup): Bulkhead.LimitOptions => ({
   maxWait: wait
 })
 
+const quotaOptions = ({ priority, quota, quotaWait }: Setup): Quota.CallOptions => ({
+  ...(quota === "requests" ? { requests: { limit: 30, burst: 2 } } : {}),
+  ...(quota === "tokens" ? { outputTokens: { limit: 1_000, burst: 100 }, cost: { outputTokens: 40 } } : {}),
+  usage: () => ({ outputTokens: 25 }),
+  maxWait: quotaWait,
+  ageAfter: "1 second",
+  priority
+})
+
+const learned = ({ limited, queue, wait }: Setup): AdaptiveLimit.LimitOptions => ({
+  initial: Math.max(1, limited),
+  max: 3,
+  outageAfter: 2,
+  probeInterval: "300 millis",
+  maxQueue: queue,
+  maxWait: wait
+})
+
 const keyed = {
   circuit: { keys: { p: { trip: CircuitBreaker.consecutive(2), openFor: "700 millis" } } },
-  bulkhead: { keys: { p: { maxConcurrent: 2, maxQueue: 1 } } }
+  bulkhead: { keys: { p: { maxConcurrent: 2, maxQueue: 1 } } },
+  quota: { keys: { p: { requests: { limit: 60, burst: 1 } } } }
 } as const
 
 /** The guards' services; a copy of one is a stranger to the policy. */
@@ -132,7 +156,12 @@ const servicesOf = ({ foreign, layer }: typeof Plan.Type) => {
     Bulkhead.make(limits),
     (service) => foreign === "bulkhead" ? { ...service } : service
   )
+  const quotas = Effect.map(
+    Quota.make(layer === "keyedQuota" ? keyed.quota : {}),
+    (service) => foreign === "quota" ? { ...service } : service
+  )
   return Policy.layer.pipe(
+    Layer.merge(Layer.effect(Quota.Quota, quotas)),
     Layer.merge(Layer.effect(CircuitBreaker.CircuitBreaker, circuits)),
     Layer.merge(Layer.effect(Bulkhead.Bulkhead, bulkheads)),
     Layer.provideMerge(TestClock.layer()),
@@ -144,7 +173,7 @@ const template = Fallback.step("template", Effect.succeed("template"))
 
 type Guard = (self: Effect.Effect<unknown, unknown, Services>) => Effect.Effect<unknown, unknown, Services>
 
-type Services = CircuitBreaker.CircuitBreaker | Bulkhead.Bulkhead | RetryBudget.RetryBudget | Hedge.Latencies
+type Services = Layer.Success<typeof Policy.layer>
 
 /** The policy, as users write it. */
 const fused = (setup: Setup): Guard => {
@@ -153,6 +182,8 @@ const fused = (setup: Setup): Guard => {
     deadline: setup.deadline === "none" ? undefined : setup.deadline,
     fallback: setup.fallback ? template : undefined,
     retry: setup.attempts === 0 ? undefined : retryOptions(setup),
+    quota: setup.quota === "none" ? undefined : quotaOptions(setup),
+    limit: setup.limited === 0 ? undefined : learned(setup),
     bulkhead: setup.concurrent === 0 ? undefined : limits(setup),
     circuit: setup.failures === 0 ? undefined : circuitOptions(setup),
     hedge: setup.hedge === "none" ? undefined : { delay: setup.hedge, idempotent: true },
@@ -169,6 +200,7 @@ const parts = (setup: Setup): Guard => {
     ? undefined
     : Hedge.policy({ name: "p", delay: setup.hedge, idempotent: true })
   const retry = Retry.policy(retryOptions(setup))
+  const quota = quotaOptions(setup)
   const within = setup.deadline === "none" ? undefined : Deadline.within(setup.deadline, { name: "p" })
   return (self) => {
     let guarded: Effect.Effect<unknown, unknown, Services> = self
@@ -178,6 +210,14 @@ const parts = (setup: Setup): Guard => {
     if (setup.concurrent > 0) guarded = Bulkhead.limit(guarded, "p", limits(setup))
     if (setup.failures > 0 && setup.concurrent > 0) {
       guarded = Effect.andThen(CircuitBreaker.check("p", circuit), guarded)
+    }
+    if (setup.limited > 0) {
+      guarded = AdaptiveLimit.withLimit(guarded, "p", learned(setup))
+      if (setup.failures > 0) guarded = Effect.andThen(CircuitBreaker.check("p", circuit), guarded)
+    }
+    if (setup.quota !== "none") {
+      guarded = Quota.withQuota(guarded, "p", quota)
+      if (setup.failures > 0) guarded = Effect.andThen(CircuitBreaker.check("p", circuit), guarded)
     }
     if (setup.attempts > 0) guarded = Retry.apply(guarded, retry)
     if (setup.fallback) guarded = Fallback.chain(Fallback.step("primary", guarded), template)
@@ -300,10 +340,14 @@ const observe = (plan: typeof Plan.Type, guard: Guard, other: Guard) =>
 
     const left = yield* bulkhead.state("p")
     assert.strictEqual(left.running + left.waiting, 0, "no slot leaks")
+    const { running, waiting } = yield* Quota.state("p")
+    assert.strictEqual(running + waiting, 0, "no reserved cost leaks")
+    const limit = yield* AdaptiveLimit.AdaptiveLimit.use((service) => service.state("p"))
+    assert.strictEqual(limit.running + limit.waiting, 0, "no slot of the learned limit leaks")
     yield* Effect.forEach(holds, ({ release }) => release)
     const state = yield* circuit.state("p")
     assert.isFalse(state._tag === "HalfOpen" && state.probes > 0, "no probe leaks")
-    note(JSON.stringify([yield* circuit.state("p"), left]))
+    note(JSON.stringify([yield* circuit.state("p"), left, limit]))
     return seen
   }).pipe(
     Effect.scoped,
@@ -327,9 +371,11 @@ describe("Policy", () => {
   )
 
   it("the plans reach every guard", () => {
-    const tags = ["RetryScheduled", "RetryGaveUp", "CircuitChanged", "CircuitRejected", "BulkheadWaited"]
+    const quota = ["QuotaWaited", "QuotaRejected", "QuotaGated"]
+    const tags = [...quota, "RetryScheduled", "RetryGaveUp", "CircuitChanged", "CircuitRejected", "BulkheadWaited"]
     const more = ["BulkheadRejected", "AttemptTimedOut", "DeadlineExceeded", "HedgeStarted", "HedgeWon", "FallbackUsed"]
-    for (const tag of [...tags, ...more]) assert.include([...seen], `"_tag":"${tag}"`)
+    const learned = ["LimitChanged", "LimitWaited", "LimitRejected", "OutageBegan", "OutageEnded"]
+    for (const tag of [...tags, ...more, ...learned]) assert.include([...seen], `"_tag":"${tag}"`)
     assert.includeMembers([...seen], ["interrupt", "die"])
   })
 })

@@ -1,6 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Deferred, Effect, Exit, Fiber, Schema } from "effect"
 import {
+  AdaptiveLimit,
   Backoff,
   Bulkhead,
   CircuitBreaker,
@@ -9,6 +10,7 @@ import {
   Fault,
   Hedge,
   Policy,
+  Quota,
   Telemetry
 } from "effect-resilience"
 import { TestClock } from "effect/testing"
@@ -57,6 +59,32 @@ describe("Policy", () => {
         const refused = yield* start(Policy.apply(Effect.succeed("sent"), policy))
         assert.instanceOf(failureOf(refused.pollUnsafe()), CircuitBreaker.CircuitOpen)
         assert.deepStrictEqual(yield* inside("p"), { running: 1, waiting: 0, probes: 0 })
+        yield* Fiber.interrupt(slow)
+      }).pipe(Effect.provide(Policy.layer)))
+
+    it.effect("an open circuit refuses before anything waits for the learned limit, whose slot a try holds to its end", () =>
+      Effect.gen(function*() {
+        const policy = Policy.make({
+          name: "p",
+          retry: { backoff: everySecond, maxAttempts: 2 },
+          limit: { max: 1 },
+          bulkhead: { maxConcurrent: 1, maxQueue: 0 },
+          circuit: { failures: 2, openFor: "1 minute" }
+        })
+        const limit = AdaptiveLimit.AdaptiveLimit.use((service) => service.state("p"))
+        // Two calls wait for the limit, and none is refused by the bulkhead behind it.
+        const calls = yield* Effect.forEach([1, 2], () => start(Policy.apply(Effect.sleep("1 second"), policy)))
+        assert.deepInclude(yield* limit, { running: 1, waiting: 1 })
+        yield* TestClock.adjust("2 seconds")
+        for (const call of calls) assert.isTrue(Exit.isSuccess(yield* Fiber.await(call)))
+        const failing = yield* start(Policy.apply(down, policy))
+        assert.deepInclude(yield* limit, { running: 0 })
+        yield* TestClock.adjust("1 second")
+        assert.instanceOf(failureOf(failing.pollUnsafe()), Down)
+        const slow = yield* start(AdaptiveLimit.withLimit(Effect.never, "p"))
+        const refused = yield* start(Policy.apply(Effect.succeed("sent"), policy))
+        assert.instanceOf(failureOf(refused.pollUnsafe()), CircuitBreaker.CircuitOpen)
+        assert.deepInclude(yield* limit, { running: 1, waiting: 0 })
         yield* Fiber.interrupt(slow)
       }).pipe(Effect.provide(Policy.layer)))
 
@@ -117,6 +145,45 @@ describe("Policy", () => {
         yield* TestClock.adjust("2 seconds")
         assert.instanceOf(failureOf(fiber.pollUnsafe()), Down)
         assert.strictEqual((yield* (yield* CircuitBreaker.CircuitBreaker).state("p"))._tag, "Open")
+      }).pipe(Effect.provide(Policy.layer)))
+
+    it.effect("who waits for a limit holds no slot, and every try asks for its share anew", () =>
+      Effect.gen(function*() {
+        const policy = Policy.make({
+          name: "p",
+          retry: { backoff: Backoff.constant({ delay: "1 millis" }), maxAttempts: 2 },
+          quota: { requests: { limit: 60, burst: 1 } },
+          bulkhead: { maxConcurrent: 1, maxQueue: 0 }
+        })
+        const fiber = yield* start(Policy.apply(down, policy))
+        yield* TestClock.adjust("500 millis")
+        assert.deepStrictEqual(yield* inside("p"), nothing)
+        assert.strictEqual((yield* Quota.state("p")).waiting, 1)
+        yield* TestClock.adjust("500 millis")
+        assert.instanceOf(failureOf(fiber.pollUnsafe()), Down)
+      }).pipe(Effect.provide(Policy.layer)))
+
+    it.effect("an open circuit refuses before a limit is waited for", () =>
+      Effect.gen(function*() {
+        const policy = Policy.make({
+          name: "p",
+          quota: { requests: { limit: 60, burst: 1 } },
+          circuit: { failures: 1, openFor: "1 minute" }
+        })
+        yield* Effect.flip(Policy.apply(down, policy))
+        const refused = yield* start(Policy.apply(Effect.succeed("sent"), policy))
+        assert.instanceOf(failureOf(refused.pollUnsafe()), CircuitBreaker.CircuitOpen)
+        assert.strictEqual((yield* Quota.state("p")).waiting, 0)
+      }).pipe(Effect.provide(Policy.layer)))
+
+    it.effect("the quota of a provider may be shared by policies that have circuits of their own", () =>
+      Effect.gen(function*() {
+        const quota = { key: "provider", requests: 10 }
+        const large = Policy.make({ name: "large", quota, circuit: {} })
+        const small = Policy.keyed(Policy.make({ name: "small", quota, circuit: {} }), "small/tenant")
+        yield* Policy.apply(Effect.void, large)
+        yield* Policy.apply(Effect.void, small)
+        assert.strictEqual((yield* Quota.state("provider")).limits.requests?.available, 8)
       }).pipe(Effect.provide(Policy.layer)))
 
     it.effect("a timeout bounds one try, the deadline all of them", () =>
@@ -446,6 +513,23 @@ describe("Policy", () => {
         "  work"
       ])
     })
+    it("says of a quota what it limits, and of what is estimated how", () => {
+      const policy = Policy.make({
+        name: "p",
+        quota: {
+          requests: { limit: 10, per: "1 second", burst: 2 },
+          inputTokens: 40_000,
+          maxWait: "90 seconds",
+          cost: { inputTokens: 500 },
+          usage: () => undefined
+        }
+      })
+      assert.include(
+        Policy.describe(policy),
+        "  quota            requests 10 per 1s (2 at once), inputTokens 40000, maxWait 1m 30s, cost 500 inputTokens"
+      )
+    })
+
     it("says what is no number by what it is", () => {
       const policy = Policy.make({
         name: "p",
@@ -468,7 +552,11 @@ describe("Policy", () => {
       ["timeout", "Infinity", () => Policy.make({ name: "p", timeout: Infinity })],
       ["deadline", "-1", () => Policy.make({ name: "p", deadline: -1 })],
       ["retry.maxAttempts", "0", () => Policy.make({ name: "p", retry: { maxAttempts: 0 } })],
+      ["limit.max", "0", () => Policy.make({ name: "p", limit: { max: 0 } })],
       ["bulkhead.maxConcurrent", "0", () => Policy.make({ name: "p", bulkhead: { maxConcurrent: 0 } })],
+      ["quota.requests", "0", () => Policy.make({ name: "p", quota: { requests: 0 } })],
+      ["quota.key", "\"\"", () => Policy.make({ name: "p", quota: { key: "" } })],
+      ["quota", "3", () => make({ quota: 3 })],
       ["circuit.openFor", "0", () => Policy.make({ name: "p", circuit: { openFor: 0 } })],
       ["circuit.successes", "0", () => Policy.make({ name: "p", circuit: { successes: 0 } })],
       ["circuit.failures", "0", () => Policy.make({ name: "p", circuit: { failures: 0 } })],

@@ -1,5 +1,6 @@
 import { Effect, type Layer, type Scope } from "effect"
 import {
+  type AdaptiveLimit,
   type Bulkhead,
   type CircuitBreaker,
   type Deadline,
@@ -7,6 +8,7 @@ import {
   Fault,
   Hedge,
   Policy,
+  type Quota,
   Retry,
   type RetryBudget
 } from "effect-resilience"
@@ -28,6 +30,12 @@ describe("Policy", () => {
     expect(call.pipe(Policy.apply(Policy.make({ name: "p", bulkhead: { maxConcurrent: 3 } })))).type.toBe<
       Effect.Effect<number, "down" | Bulkhead.BulkheadFull, Scope.Scope | Bulkhead.Bulkhead>
     >()
+    expect(call.pipe(Policy.apply(Policy.make({ name: "p", quota: { requests: 50 } })))).type.toBe<
+      Effect.Effect<number, "down" | Quota.QuotaExceeded, Scope.Scope | Quota.Quota>
+    >()
+    expect(call.pipe(Policy.apply(Policy.make({ name: "p", limit: { max: 3 } })))).type.toBe<
+      Effect.Effect<number, "down" | AdaptiveLimit.LimitExceeded, Scope.Scope | AdaptiveLimit.AdaptiveLimit>
+    >()
     expect(call.pipe(Policy.apply(Policy.make({ name: "p", timeout: "1 second" })))).type.toBe<
       Effect.Effect<number, "down" | Deadline.AttemptTimeout, Scope.Scope>
     >()
@@ -41,14 +49,19 @@ describe("Policy", () => {
       name: "p",
       deadline: "1 minute",
       retry: { maxAttempts: 3 },
+      limit: {},
       bulkhead: {},
       circuit: { failures: 5, openFor: "60 seconds", successes: 2 },
       timeout: "1 second"
     })
     expect(all).type.toBe<
       Policy.Policy<
-        Deadline.DeadlineExceeded | Bulkhead.BulkheadFull | CircuitBreaker.CircuitOpen | Deadline.AttemptTimeout,
-        Bulkhead.Bulkhead | CircuitBreaker.CircuitBreaker
+        | Deadline.DeadlineExceeded
+        | AdaptiveLimit.LimitExceeded
+        | Bulkhead.BulkheadFull
+        | CircuitBreaker.CircuitOpen
+        | Deadline.AttemptTimeout,
+        AdaptiveLimit.AdaptiveLimit | Bulkhead.Bulkhead | CircuitBreaker.CircuitBreaker
       >
     >()
     expect(Policy.keyed(all, "tenant")).type.toBe<typeof all>()
@@ -114,8 +127,18 @@ describe("Policy", () => {
     const wide = (options: Omit<Policy.Options, "name">) => Policy.make({ name: "p", ...options })
     expect(wide).type.toBe<
       (options: Omit<Policy.Options, "name">) => Policy.Policy<
-        Deadline.DeadlineExceeded | Bulkhead.BulkheadFull | CircuitBreaker.CircuitOpen | Deadline.AttemptTimeout,
-        Bulkhead.Bulkhead | CircuitBreaker.CircuitBreaker | RetryBudget.RetryBudget | Hedge.Latencies,
+        | Deadline.DeadlineExceeded
+        | Quota.QuotaExceeded
+        | AdaptiveLimit.LimitExceeded
+        | Bulkhead.BulkheadFull
+        | CircuitBreaker.CircuitOpen
+        | Deadline.AttemptTimeout,
+        | Quota.Quota
+        | AdaptiveLimit.AdaptiveLimit
+        | Bulkhead.Bulkhead
+        | CircuitBreaker.CircuitBreaker
+        | RetryBudget.RetryBudget
+        | Hedge.Latencies,
         readonly [] | readonly [Fallback.Step] | readonly [Fallback.Step, ...Array<Fallback.Step>]
       >
     >()
@@ -169,13 +192,20 @@ describe("Policy", () => {
     expect(Policy.make).type.not.toBeCallableWith({ name: "p", retry: { maxAttmpts: 3 } })
     expect(Policy.make).type.not.toBeCallableWith({ name: "p", circuit: { failure: 3 } })
     expect(Policy.make).type.not.toBeCallableWith({ name: "p", bulkhead: { maxConcurent: 3 } })
+    expect(Policy.make).type.not.toBeCallableWith({ name: "p", limit: { maximum: 3 } })
     expect(Policy.make).type.not.toBeCallableWith({ name: "p", hedge: {} })
     expect(Policy.make).type.not.toBeCallableWith({})
     expect(Policy.make).type.toBeCallableWith({ name: "p", retry: Retry.policy() })
   })
 
   it("layer has every service that a policy can ask for", () => {
-    type All = CircuitBreaker.CircuitBreaker | Bulkhead.Bulkhead | RetryBudget.RetryBudget | Hedge.Latencies
+    type All =
+      | Quota.Quota
+      | AdaptiveLimit.AdaptiveLimit
+      | CircuitBreaker.CircuitBreaker
+      | Bulkhead.Bulkhead
+      | RetryBudget.RetryBudget
+      | Hedge.Latencies
     expect(Policy.layer).type.toBe<Layer.Layer<All>>()
     expect(Policy.layerNoop).type.toBe<Layer.Layer<All>>()
   })

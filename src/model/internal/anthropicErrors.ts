@@ -185,10 +185,11 @@ const noAnswer = (reply: Reply, description: string) =>
 
 const fromWire = (exchange: Exchange, reply: Reply): AiError.AiErrorReason | undefined => {
   if (exchange.expired !== undefined) {
-    const waited = Duration.format(exchange.expired.limit)
-    return exchange.expired.waitedFor === "body"
-      ? cutShort(reply, `nothing came for ${waited} (stallTimeout)`)
-      : noAnswer(reply, `No answer began within ${waited} (responseTimeout)`)
+    const { limit, option, waitedFor } = exchange.expired
+    const waited = `${Duration.format(limit)} (${option})`
+    return waitedFor === "body"
+      ? cutShort(reply, `nothing came for ${waited}`)
+      : noAnswer(reply, `No answer began within ${waited}`)
   }
   return exchange.broken === undefined ? undefined : cutShort(reply, explain(exchange.broken))
 }

@@ -6,7 +6,8 @@ type Fetch = (input: string | URL | Request, init?: RequestInit) => Promise<Resp
 
 /** @internal */
 export interface Limits {
-  readonly responseTimeout: Duration.Duration
+  /** Until headers come. */
+  readonly answer: { readonly option: "responseTimeout" | "streamTimeout"; readonly after: Duration.Duration }
   readonly stallTimeout: Duration.Duration
 }
 
@@ -23,7 +24,9 @@ export class Exchange {
   request: { readonly method: string; readonly url: string } | undefined
   response: Response | undefined
   /** The limit that ran out. */
-  expired: { readonly waitedFor: "headers" | "body"; readonly limit: Duration.Duration } | undefined
+  expired:
+    | { readonly option: string; readonly waitedFor: "headers" | "body"; readonly limit: Duration.Duration }
+    | undefined
   /** What broke the connection after the headers. */
   broken: unknown
   /** The request was aborted from outside while its answer was still coming. */
@@ -130,7 +133,11 @@ export const watchedFetch =
     const given = AbortSignal.any([exchange.signal, limit.signal])
     const signal = init?.signal ? AbortSignal.any([given, init.signal]) : given
     const expire: Watched["expire"] = (waitedFor, ranOut) => {
-      exchange.expired = { waitedFor, limit: ranOut }
+      exchange.expired = {
+        option: waitedFor === "body" ? "stallTimeout" : limits.answer.option,
+        waitedFor,
+        limit: ranOut
+      }
       // Not an AbortError: the SDK swallows those.
       limit.abort(new Error(`Nothing received: waited for the ${waitedFor}`))
     }
@@ -140,7 +147,7 @@ export const watchedFetch =
       url: input instanceof Request ? input.url : String(input)
     })
     let answer: Promise<Response> | undefined
-    const response = await waitFor(request, "headers", limits.responseTimeout, () => {
+    const response = await waitFor(request, "headers", limits.answer.after, () => {
       answer = fetch(input, { ...init, signal })
       return answer
     }).catch((cause: unknown) => {

@@ -32,6 +32,16 @@ export class Queue<A> {
     return place
   }
 
+  /** The first, who stays. */
+  get first(): A | undefined {
+    return this.head?.value
+  }
+
+  /** From the first on. Nobody leaves meanwhile. */
+  *[Symbol.iterator](): Iterator<A> {
+    for (let place = this.head; place !== undefined; place = place.next) yield place.value
+  }
+
   /** The first, who leaves with it. */
   shift(): A | undefined {
     const { head } = this

@@ -8,7 +8,17 @@ import type { Settings } from "./policyOptions.ts"
 
 const text = (duration: Duration.Duration): string => Duration.format(duration)
 
-const durations = new Set(["maxWait", "openFor", "maxOpenFor", "probeTimeout"])
+const durations = new Set([
+  "maxWait",
+  "ageAfter",
+  "maxGate",
+  "openFor",
+  "maxOpenFor",
+  "probeTimeout",
+  "probeInterval",
+  "maxProbeInterval",
+  "maxRetryAfter"
+])
 
 const shared = (rule: object): string | undefined => {
   if (!Predicate.hasProperty(rule, "shared") || !Predicate.isObject(rule.shared)) return undefined
@@ -18,12 +28,22 @@ const shared = (rule: object): string | undefined => {
   })`
 }
 
+const limit = (rule: object): string | undefined => {
+  if (!Predicate.hasProperty(rule, "limit")) return undefined
+  const { limit } = rule
+  const per: unknown = Predicate.hasProperty(rule, "per") ? rule.per : undefined
+  const burst: unknown = Predicate.hasProperty(rule, "burst") ? rule.burst : undefined
+  const time = isDurationInput(per) ? Duration.fromInput(per) : Option.none()
+  const atOnce = Predicate.isNumber(burst) ? ` (${burst} at once)` : ""
+  return `${Number(limit)} per ${Option.isSome(time) ? text(time.value) : "1m"}${atOnce}`
+}
+
 const show = (option: string, value: unknown): string => {
   if (Schedule.isSchedule(value)) return "by a schedule"
   const duration = durations.has(option) && isDurationInput(value) ? Duration.fromInput(value) : Option.none()
   if (Option.isSome(duration)) return text(duration.value)
   if (Predicate.isFunction(value)) return "by a function"
-  return Predicate.isObject(value) ? shared(value) ?? "by a rule" : String(value)
+  return Predicate.isObject(value) ? shared(value) ?? limit(value) ?? "by a rule" : String(value)
 }
 
 const isDurationInput = (value: unknown): value is Duration.Input =>
@@ -57,6 +77,17 @@ const hedge = (policy: Hedge.Policy<unknown>): string =>
       : [policy.idempotent === false ? "never: not idempotent" : "only of what is marked idempotent"])
   ].join(", ")
 
+const quota = ({ cost, ...rest }: NonNullable<Settings["quota"]>): string =>
+  options({
+    ...rest,
+    cost: cost === undefined || typeof cost === "function" ? cost : amounts(cost),
+    observe: undefined,
+    usage: undefined
+  })
+
+const amounts = (cost: object): string =>
+  Object.entries(cost).map(([name, value]) => `${String(value)} ${name}`).join(" + ")
+
 const line = <A>(guard: string, given: A | undefined, show: (given: A) => string): ReadonlyArray<string> =>
   given === undefined ? [] : [`  ${guard.padEnd(15)}  ${show(given)}`]
 
@@ -71,6 +102,8 @@ export const describe = (policy: Settings): string =>
       (steps) => steps.map(({ label }) => JSON.stringify(label)).join(", then ")
     ),
     ...line("retry", policy.retry, retry),
+    ...line("quota", policy.quota, quota),
+    ...line("limit", policy.limit, options),
     ...line("bulkhead", policy.bulkhead, options),
     ...line("circuit", policy.circuit, options),
     ...line("hedge", policy.hedge, hedge),

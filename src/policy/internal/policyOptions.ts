@@ -4,18 +4,27 @@ import { format } from "effect/Formatter"
 import * as Predicate from "effect/Predicate"
 import { InvalidConfig } from "../../Fault.ts"
 import * as config from "../../internal/config.ts"
+import type * as AdaptiveLimit from "../AdaptiveLimit.ts"
 import type * as Bulkhead from "../Bulkhead.ts"
 import * as CircuitBreaker from "../CircuitBreaker.ts"
 import type * as Fallback from "../Fallback.ts"
 import * as Hedge from "../Hedge.ts"
+import type * as Quota from "../Quota.ts"
 import * as Retry from "../Retry.ts"
+import * as limits from "./adaptiveSettings.ts"
 import * as bulkheads from "./bulkheadEngine.ts"
 import * as circuits from "./circuitSettings.ts"
+import * as quotas from "./quotaSettings.ts"
 
 /** @internal */
 export interface CircuitOptions extends CircuitBreaker.CircuitOptions {
   readonly failures?: number | undefined
   readonly successes?: number | undefined
+}
+
+/** @internal */
+export interface QuotaOptions extends Quota.CallOptions {
+  readonly key?: string | undefined
 }
 
 /** @internal */
@@ -26,6 +35,8 @@ export interface Options {
   readonly deadline?: Duration.Input | undefined
   readonly fallback?: Fallback.Step | readonly [Fallback.Step, ...Array<Fallback.Step>] | undefined
   readonly retry?: Retry.Options | Retry.Policy<unknown> | undefined
+  readonly quota?: QuotaOptions | undefined
+  readonly limit?: AdaptiveLimit.LimitOptions | undefined
   readonly bulkhead?: Bulkhead.LimitOptions | undefined
   readonly circuit?: CircuitOptions | undefined
   readonly hedge?: Hedge.Options | Hedge.Policy<unknown> | undefined
@@ -39,6 +50,8 @@ export interface Settings {
   readonly deadline: Duration.Duration | undefined
   readonly fallback: ReadonlyArray<Fallback.Step>
   readonly retry: Retry.Policy<unknown> | undefined
+  readonly quota: QuotaOptions | undefined
+  readonly limit: AdaptiveLimit.LimitOptions | undefined
   readonly bulkhead: Bulkhead.LimitOptions | undefined
   readonly circuit: CircuitBreaker.CircuitOptions | undefined
   readonly hedge: Hedge.Policy<unknown> | undefined
@@ -94,6 +107,17 @@ const bulkhead = (options: Bulkhead.LimitOptions): Bulkhead.LimitOptions => {
   return options
 }
 
+const quota = (options: QuotaOptions): QuotaOptions => {
+  quotas.checked(options)
+  if (options.key !== undefined) config.nonEmpty("quota", "key", options.key)
+  return options
+}
+
+const limit = (options: AdaptiveLimit.LimitOptions): AdaptiveLimit.LimitOptions => {
+  limits.check(options)
+  return options
+}
+
 /** The source of an answer that needed no fallback. */
 export const primary = "primary"
 
@@ -131,6 +155,8 @@ export const settings = (options: Options): Settings => {
       options.retry,
       (retry) => Retry.policy({ ...retry, name: retry.name ?? name, idempotent: retry.idempotent ?? idempotent })
     ),
+    quota: part(module, "quota", options.quota, quota),
+    limit: part(module, "limit", options.limit, limit),
     bulkhead: part(module, "bulkhead", options.bulkhead, bulkhead),
     circuit: part(module, "circuit", options.circuit, circuit),
     hedge: part(

@@ -2,10 +2,12 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import type * as Exit from "effect/Exit"
 import { millisIn } from "../../internal/monotonic.ts"
+import * as AdaptiveLimit from "../AdaptiveLimit.ts"
 import * as Bulkhead from "../Bulkhead.ts"
 import * as CircuitBreaker from "../CircuitBreaker.ts"
 import type * as Deadline from "../Deadline.ts"
 import type * as Hedge from "../Hedge.ts"
+import * as Quota from "../Quota.ts"
 import type { RetryBudget } from "../RetryBudget.ts"
 import * as attempts from "./attempt.ts"
 import * as bulkheads from "./bulkheadEngine.ts"
@@ -14,6 +16,8 @@ import * as circuits from "./circuitEngine.ts"
 /** @internal */
 export interface Guards {
   readonly key: string
+  readonly quota: { readonly key: string; readonly options: Quota.CallOptions } | undefined
+  readonly limit: AdaptiveLimit.LimitOptions | undefined
   readonly bulkhead: Bulkhead.LimitOptions | undefined
   readonly circuit: CircuitBreaker.CircuitOptions | undefined
   /** What stands between the circuit and the work: the hedge and the attempt timeout. */
@@ -29,26 +33,35 @@ export interface Guards {
 /** @internal */
 export type HedgeServices = RetryBudget | Hedge.Latencies
 
-type Errors = CircuitBreaker.CircuitOpen | Bulkhead.BulkheadFull | Deadline.AttemptTimeout
+type InnerErrors = CircuitBreaker.CircuitOpen | Bulkhead.BulkheadFull | Deadline.AttemptTimeout
 
-type Services = CircuitBreaker.CircuitBreaker | Bulkhead.Bulkhead | HedgeServices
+type InnerServices = CircuitBreaker.CircuitBreaker | Bulkhead.Bulkhead | HedgeServices
+
+type Errors = InnerErrors | Quota.QuotaExceeded | AdaptiveLimit.LimitExceeded
+
+type Services = InnerServices | Quota.Quota | AdaptiveLimit.AdaptiveLimit
+
+/** Whoever would be refused after the wait does not wait for it. */
+const checked = <A, E, R>(
+  waiting: Effect.Effect<A, E, R>,
+  { circuit, key }: Guards
+): Effect.Effect<A, E | CircuitBreaker.CircuitOpen, R | CircuitBreaker.CircuitBreaker> =>
+  circuit === undefined ? waiting : Effect.andThen(CircuitBreaker.check(key, circuit), waiting)
 
 /**
- * One try through its guards, put together from their public parts. It says what {@link guarded} means, and serves where
- * a guard is not the one of this process (a fake, or one that is shared by several processes).
+ * One try from the bulkhead inwards, put together from the public parts. It says what {@link fused} means, and serves
+ * where a guard is not the one of this process (a fake, or one that is shared by several processes).
  *
  * @internal
  */
 export const separate = <A, E, R>(
   self: Effect.Effect<A, E, R>,
-  { bulkhead, circuit, inner, key }: Guards
-): Effect.Effect<A, E | Errors, R | Services> => {
+  guards: Guards
+): Effect.Effect<A, E | InnerErrors, R | InnerServices> => {
+  const { bulkhead, circuit, inner, key } = guards
   const work = inner(self)
   const once = circuit === undefined ? work : CircuitBreaker.protect(work, key, circuit)
-  if (bulkhead === undefined) return once
-  const limited = Bulkhead.limit(once, key, bulkhead)
-  // Whoever would be refused after the wait for a slot does not wait for it.
-  return circuit === undefined ? limited : Effect.andThen(CircuitBreaker.check(key, circuit), limited)
+  return bulkhead === undefined ? once : checked(Bulkhead.limit(once, key, bulkhead), guards)
 }
 
 const announced = <A, E, R>(
@@ -83,15 +96,13 @@ const leave = (
 }
 
 /**
- * One try through its guards as {@link separate} puts them together, in one step where nothing has to be waited for: one
- * finalizer and two readings of the clock instead of one and two for every guard.
- *
- * @internal
+ * One try from the bulkhead inwards as {@link separate} puts it together, in one step where nothing has to be waited for:
+ * one finalizer and two readings of the clock instead of one and two for every guard.
  */
-export const guarded = <A, E, R>(
+const fused = <A, E, R>(
   self: Effect.Effect<A, E, R>,
   guards: Guards
-): Effect.Effect<A, E | Errors, R | Services> => {
+): Effect.Effect<A, E | InnerErrors, R | InnerServices> => {
   const { attempt, bulkhead, circuit, inner, key } = guards
   if (bulkhead === undefined && circuit === undefined) return inner(self)
 
@@ -99,7 +110,9 @@ export const guarded = <A, E, R>(
     // The finalizer is in place before anything is taken, and not after: no interruption fits in between.
     let held: Held | undefined
     return Effect.onExitPrimitive(
-      Effect.contextWith((context: Context.Context<R | Services>): Effect.Effect<A, E | Errors, R | Services> => {
+      Effect.contextWith((
+        context: Context.Context<R | InnerServices>
+      ): Effect.Effect<A, E | InnerErrors, R | InnerServices> => {
         const slots = bulkhead === undefined ? undefined : bulkheads.engineOf(Context.get(context, Bulkhead.Bulkhead))
         const breaker = circuit === undefined
           ? undefined
@@ -124,4 +137,21 @@ export const guarded = <A, E, R>(
       (exit) => held === undefined ? undefined : leave(held, exit)
     )
   })
+}
+
+/**
+ * One try through its guards. What it costs is reserved before it asks for a slot, so that no slot is held by who waits for
+ * a limit, and settled in a finalizer of its own, which sees the end that the guards inside made of it. Quota and learned
+ * limit stay parts of their own: they stand before calls of a provider, next to which they cost nothing.
+ *
+ * @internal
+ */
+export const guarded = <A, E, R>(
+  self: Effect.Effect<A, E, R>,
+  guards: Guards
+): Effect.Effect<A, E | Errors, R | Services> => {
+  const { key, limit, quota } = guards
+  const once = fused(self, guards)
+  const limited = limit === undefined ? once : checked(AdaptiveLimit.withLimit(once, key, limit), guards)
+  return quota === undefined ? limited : checked(Quota.withQuota(limited, quota.key, quota.options), guards)
 }

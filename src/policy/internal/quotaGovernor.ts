@@ -1,0 +1,381 @@
+import {
+  add,
+  type Amounts,
+  amountsOf,
+  type Cost,
+  type Counts,
+  counts,
+  type Dimension,
+  dimensions,
+  each,
+  nothing,
+  type PerDimension
+} from "./quotaAmounts.ts"
+import { Pace } from "./quotaPace.ts"
+import { Share } from "./quotaShare.ts"
+
+/** A limit: so much in a time, and so much at once. */
+export interface Limit {
+  readonly limit: number
+  readonly perMillis: number
+  readonly burst: number
+}
+
+/** What a provider tells of one limit. */
+export interface Told {
+  readonly limit: number | undefined
+  readonly remaining: number | undefined
+  /** In how many milliseconds all of it will be back. */
+  readonly resetMillis: number | undefined
+}
+
+/** @internal */
+export type Limits = PerDimension<Limit | undefined>
+
+/** @internal */
+export type AllTold = PerDimension<Told | undefined>
+
+interface Bucket {
+  readonly isConfigured: boolean
+  limit: number
+  perMillis: number
+  capacity: number
+  level: number
+  at: number
+}
+
+/**
+ * Leave to send one call, which has its cost reserved until it is settled.
+ *
+ * @internal
+ */
+export interface Admission {
+  readonly cost: Amounts
+  /** What it is taken to cost by the learned rate. */
+  readonly expected: Amounts
+  readonly sentAt: number
+  /** The calls of a key are counted; a later one knows more of the provider's balance. */
+  readonly number: number
+  /** What had been sent by then, this call included. */
+  readonly totals: Amounts
+  readonly epoch: number
+  isSettled: boolean
+}
+
+/** @internal */
+export interface Refused {
+  readonly isOverload: boolean
+  readonly retryAfterMillis: number | undefined
+}
+
+const minute = 60_000
+
+/** A limit is a minute's unless it is said to come back so late that no clock can be wrong by as much. */
+const longReset = 600_000
+
+/** How long a refusal without a time closes the key, twice as long each time until a call comes through. */
+const firstGate = 100
+const longestGate = 10_000
+
+/** So many overloads in a row may be noise. */
+const noisy = 2
+
+/** Sums of fractions miss by a little. */
+const slack = 1e-6
+
+/** How much the last call counts for what calls usually cost. */
+const novelty = 0.1
+
+/** From how far above the limits on the learned rate holds nothing back any more. */
+const ample = 1.5
+
+const never = Number.NEGATIVE_INFINITY
+
+/**
+ * What one key may send: the balances of its limits, the gate that a refusal closes, and the learned rate. It knows no
+ * queue and no fibers, and each method is one step at the time `now`, in milliseconds.
+ *
+ * @internal
+ */
+export class Governor {
+  readonly usual: Counts = { ...counts(0), requests: 1 }
+  private readonly buckets: { -readonly [D in Dimension]: Bucket | undefined }
+  private readonly pace = new Pace()
+  private readonly share = new Share()
+  private readonly totals: Counts = counts(0)
+  private readonly maxGate: number
+  private sent = 0
+  private gate = never
+  /** Calls up to this one were sent before the last gate closed, and a refusal of them is no news. */
+  private gatedUpTo = 0
+  /** Calls up to this one know less of the balance than what it was last corrected by. */
+  private correctedUpTo = 0
+  private closedBy: Admission | undefined
+  private strikes = 0
+
+  constructor(limits: Limits, maxGate: number, now: number) {
+    this.maxGate = maxGate
+    this.buckets = each((dimension) => {
+      const given = limits[dimension]
+      if (given === undefined) return undefined
+      const { burst, limit, perMillis } = given
+      return { isConfigured: true, limit, perMillis, capacity: burst, level: burst, at: now }
+    })
+    if (dimensions.every((dimension) => limits[dimension] === undefined)) this.pace.begin()
+  }
+
+  /** Until when nothing starts. */
+  get gatedUntil(): number {
+    return this.gate
+  }
+
+  /** Requests in a minute that the key sends at most of its own accord. */
+  get requestsPerMinute(): number {
+    return this.pace.rates().requests * minute
+  }
+
+  limitOf(dimension: Dimension, now: number): { readonly limit: Limit; readonly available: number } | undefined {
+    const bucket = this.buckets[dimension]
+    if (bucket === undefined) return undefined
+    const { capacity, limit, perMillis } = bucket
+    return { limit: { limit, perMillis, burst: capacity }, available: level(bucket, now) }
+  }
+
+  /** What a call is taken to cost: what is said of it, and for the rest what calls of the key usually cost. */
+  priced(cost: Cost, countCachedInput: boolean): Amounts {
+    const usual = each((dimension) => {
+      const bucket = this.buckets[dimension]
+      return bucket?.isConfigured === true ? Math.min(this.usual[dimension], bucket.capacity) : this.usual[dimension]
+    })
+    return amountsOf(cost, usual, countCachedInput)
+  }
+
+  /** Whether nothing is lost when it is made anew: no limit of the user's is in use and no gate is closed. */
+  isFresh(now: number): boolean {
+    return now >= this.gate && dimensions.every((dimension) => {
+      const bucket = this.buckets[dimension]
+      return bucket === undefined || !bucket.isConfigured || level(bucket, now) >= bucket.capacity - slack
+    })
+  }
+
+  /** The first limit that a cost never fits in, where somebody has set it. */
+  tooLarge(cost: Amounts): { readonly dimension: Dimension; readonly capacity: number } | undefined {
+    for (const dimension of dimensions) {
+      const bucket = this.buckets[dimension]
+      if (bucket?.isConfigured === true && cost[dimension] > bucket.capacity + slack) {
+        return { dimension, capacity: bucket.capacity }
+      }
+    }
+    return undefined
+  }
+
+  /** When a cost could be sent if what is `ahead` is sent before, by what is known now; and what holds it back until then. */
+  readyAt(cost: Amounts, now: number, ahead: Amounts = nothing): { at: number; dimension: Dimension | undefined } {
+    const found: { at: number; dimension: Dimension | undefined } = {
+      at: Math.max(now, this.gate),
+      dimension: undefined
+    }
+    const paced = Math.max(this.pace.readyAt(), this.share.readyAt)
+    if (paced > found.at) found.at = paced
+    const rates = ahead === nothing ? undefined : this.pace.rates()
+    for (const dimension of dimensions) {
+      const rate = rates?.[dimension] ?? Infinity
+      if (rate < Infinity) {
+        const at = Math.max(now, this.gate, paced) + ahead[dimension] / rate
+        if (at > found.at) found.at = at
+      }
+      const bucket = this.buckets[dimension]
+      if (bucket === undefined) continue
+      // What a provider told may be less than it takes of a single call, and then the whole of it has to do.
+      const own = bucket.isConfigured ? cost[dimension] : Math.min(cost[dimension], bucket.capacity)
+      const lack = ahead[dimension] + own - level(bucket, now)
+      if (lack <= slack) continue
+      const at = now + lack * bucket.perMillis / bucket.limit
+      if (at > found.at) {
+        found.at = at
+        found.dimension = dimension
+      }
+    }
+    return found
+  }
+
+  /** Sends a call. */
+  take(cost: Amounts, now: number, hadToWait: boolean, random: number): Admission {
+    this.sent++
+    add(this.totals, cost)
+    for (const dimension of dimensions) {
+      const bucket = this.buckets[dimension]
+      if (bucket !== undefined) bucket.level = refilled(bucket, now) - cost[dimension]
+    }
+    const expected = this.expected(cost)
+    this.pace.take(expected, now, hadToWait, random)
+    this.share.take(cost, now, random)
+    // Not while somebody waits: who waited for one gate is never let through together.
+    if (!hadToWait && !this.pace.isFree && this.hasAmpleRate()) this.pace.free()
+    const { epoch } = this.pace
+    return { cost, expected, sentAt: now, number: this.sent, totals: { ...this.totals }, epoch, isSettled: false }
+  }
+
+  /**
+   * What a call will most likely cost: of output that is what calls of the key usually have. What is reserved is as much
+   * as there may be, and a rate that is measured by what calls cost would be far too low for that.
+   */
+  private expected(cost: Amounts): Amounts {
+    const usual = this.usual.outputTokens
+    const outputTokens = usual > 0 ? Math.min(cost.outputTokens, usual) : cost.outputTokens
+    return { ...cost, outputTokens, tokens: cost.tokens - cost.outputTokens + outputTokens }
+  }
+
+  /** Moves the balance by what a call really cost, once. */
+  settle(admission: Admission, used: Amounts, now: number): void {
+    if (admission.isSettled) return
+    admission.isSettled = true
+    const { cost, expected } = admission
+    const difference = each((dimension) => used[dimension] - cost[dimension])
+    for (const dimension of dimensions) {
+      const bucket = this.buckets[dimension]
+      if (bucket !== undefined) bucket.level = Math.min(bucket.capacity, refilled(bucket, now) - difference[dimension])
+    }
+    if (admission.epoch === this.pace.epoch) {
+      this.pace.correct(each((dimension) => used[dimension] - expected[dimension]))
+    }
+  }
+
+  /** A call came through. */
+  answered(used: Amounts | undefined, now: number): void {
+    if (this.strikes > 0) this.pace.recovered(used ?? this.usual, now)
+    this.strikes = 0
+    if (used === undefined) return
+    for (const dimension of dimensions) {
+      const usual = this.usual[dimension]
+      this.usual[dimension] = usual === 0 ? used[dimension] : usual + (used[dimension] - usual) * novelty
+    }
+  }
+
+  /**
+   * A call was refused, and nothing of it counts. Gives back for how long nothing starts now; nothing for a refusal that
+   * is no news, of a call that was sent before the last one was heard of.
+   */
+  refuse(
+    admission: Admission | undefined,
+    { isOverload, retryAfterMillis }: Refused,
+    now: number,
+    random: () => number
+  ): number | undefined {
+    if (admission !== undefined) this.settle(admission, nothing, now)
+    if (admission !== undefined && admission.number <= this.gatedUpTo) return undefined
+    const own = Math.min(firstGate * 2 ** this.strikes, longestGate) * (0.75 + random() / 2)
+    const millis = Math.min(retryAfterMillis ?? own, this.maxGate)
+    const isNoise = this.strikes < noisy
+    this.strikes++
+    this.gate = Math.max(this.gate, now + millis)
+    this.closedBy = admission
+    this.gatedUpTo = this.sent
+    this.correctedUpTo = this.sent
+    if (!isOverload) this.empty(now)
+    const cost = admission?.cost ?? this.usual
+    // A provider without capacity refuses some calls whatever is sent. That says nothing about a rate, and a rate that
+    // fell with each of them would fall to nothing. Only where none comes through in between it is felt for anew.
+    if (isOverload) {
+      if (isNoise) this.pace.interrupted(cost, this.gate, millis, random())
+      else this.pace.stopped(cost, this.gate, millis, random())
+    } else this.pace.refused(cost, admission?.sentAt ?? now, this.gate, millis, random())
+    return this.gate - now
+  }
+
+  /** Whether the gate was closed by the refusal of this very call, and not before. */
+  isGatedBy(admission: Admission): boolean {
+    return this.closedBy === admission
+  }
+
+  /** Others have closed the key. Calls go on afterwards as before, spread out; gives back how far behind the gate. */
+  close(millis: number, now: number, random: number): number {
+    const until = now + Math.min(millis, this.maxGate)
+    if (until > this.gate + 1) {
+      this.gate = until
+      this.pace.interrupted(this.usual, until, millis, random)
+    }
+    return Math.max(1, Math.min(this.pace.readyAt() - until, 5_000)) * random
+  }
+
+  /** Nothing starts before, since what is there was reserved by others. */
+  delay(until: number): void {
+    this.gate = Math.max(this.gate, until)
+  }
+
+  /**
+   * Corrects the balance by what the answer to a call said, never upwards: the provider may not have seen yet what was
+   * sent after that call. Limits that nobody has set are learned.
+   */
+  observe(admission: Admission | undefined, told: AllTold, now: number): void {
+    const isNews = admission === undefined || admission.number > this.correctedUpTo
+    if (isNews && admission !== undefined) this.correctedUpTo = admission.number
+    const rates = this.pace.rates()
+    for (const dimension of dimensions) {
+      const said = told[dimension]
+      if (said === undefined) continue
+      const bucket = this.learn(dimension, said, isNews, now)
+      if (bucket === undefined || said.remaining === undefined || !isNews) continue
+      const since = admission === undefined ? 0 : this.totals[dimension] - admission.totals[dimension]
+      // Of what has come back since then, no more than the share of this process is counted on.
+      const rate = Math.min(bucket.limit / bucket.perMillis, rates[dimension])
+      const back = admission === undefined ? 0 : rate * (now - admission.sentAt)
+      bucket.level = Math.min(refilled(bucket, now), said.remaining + back - since)
+      if (admission !== undefined) {
+        this.share.see(
+          dimension,
+          { remaining: said.remaining, limit: bucket.limit, rate: bucket.limit / bucket.perMillis },
+          { at: admission.sentAt, total: admission.totals[dimension], cost: admission.cost[dimension] }
+        )
+      }
+    }
+  }
+
+  private learn(dimension: Dimension, { limit, resetMillis }: Told, isNews: boolean, now: number): Bucket | undefined {
+    const known = this.buckets[dimension]
+    if (limit === undefined || limit <= 0 || known?.isConfigured === true) return known
+    const isLong = resetMillis !== undefined && resetMillis > longReset
+    if (known === undefined) {
+      if (this.pace.isBlind) this.pace.free()
+      const perMillis = isLong ? resetMillis : minute
+      return this.buckets[dimension] = { isConfigured: false, limit, perMillis, capacity: limit, level: limit, at: now }
+    }
+    if (!isNews) return known
+    known.level = Math.min(refilled(known, now), limit)
+    known.limit = limit
+    known.capacity = limit
+    known.perMillis = isLong ? resetMillis : minute
+    return known
+  }
+
+  /** A refusal says that something is used up, which most likely is what there is least left of. */
+  private empty(now: number): void {
+    let least: Bucket | undefined
+    for (const dimension of dimensions) {
+      const bucket = this.buckets[dimension]
+      if (bucket === undefined) continue
+      const share = refilled(bucket, now) / bucket.capacity
+      if (least === undefined || share < least.level / least.capacity) least = bucket
+    }
+    if (least !== undefined) least.level = Math.min(least.level, 0)
+  }
+
+  private hasAmpleRate(): boolean {
+    const rates = this.pace.rates()
+    return dimensions.every((dimension) => {
+      const bucket = this.buckets[dimension]
+      return rates[dimension] === Infinity ||
+        (bucket !== undefined && rates[dimension] >= ample * bucket.limit / bucket.perMillis)
+    })
+  }
+}
+
+const level = ({ at, capacity, level, limit, perMillis }: Bucket, now: number): number =>
+  now > at ? Math.min(capacity, level + (now - at) * limit / perMillis) : level
+
+/** The balance as it is now, written down. */
+const refilled = (bucket: Bucket, now: number): number => {
+  bucket.level = level(bucket, now)
+  if (now > bucket.at) bucket.at = now
+  return bucket.level
+}

@@ -1,0 +1,221 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Clock, Context, Deferred, Duration, Effect, Fiber, Layer, Logger, Schema } from "effect"
+import { Fault, Quota } from "effect-resilience"
+import { RateLimiter, Redis } from "effect/persistence"
+import { TestClock } from "effect/testing"
+import { interruptEverywhere } from "../support/interruptEverywhere.ts"
+import { connectRedis, describeWithRedis, redisPrefix } from "../support/redis.ts"
+
+type Service = Quota.Quota["Service"]
+type Store = RateLimiter.RateLimiterStore["Service"]
+
+class Refused extends Schema.TaggedError<Refused>("test/Refused")("Refused", { verdict: Fault.Verdict }) {
+  get [Fault.verdictOf](): Fault.Verdict {
+    return this.verdict
+  }
+}
+
+const settle = Effect.yieldNow.pipe(Effect.repeat({ times: 10 }))
+
+const start = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.forkChild(effect, { startImmediately: true })
+
+const memory = Effect.map(Layer.build(RateLimiter.layerStoreMemory), Context.get(RateLimiter.RateLimiterStore))
+
+/** A quota as one process has it. */
+const processOn = (store: Store, options: Quota.StoreOptions) =>
+  Effect.map(
+    Layer.build(Quota.layerStore(options).pipe(Layer.provide(Layer.succeed(RateLimiter.RateLimiterStore, store)))),
+    Context.get(Quota.Quota)
+  )
+
+const twoProcesses = (options: Quota.StoreOptions) =>
+  Effect.gen(function*() {
+    const store = yield* memory
+    return [yield* processOn(store, options), yield* processOn(store, options)] as const
+  })
+
+const noting = (times: Array<number>) =>
+  Effect.flatMap(Clock.currentTimeMillis, (now) => Effect.sync(() => times.push(now)))
+
+const send = (service: Service, times: Array<number>, options?: Quota.CallOptions) =>
+  start(service.withQuota("k", options)(noting(times)))
+
+/** A store that fails, or hangs, for as long as it is told to. */
+const unsteady = Effect.map(memory, (store) => {
+  const control: { mode: "up" | "failing" | "hanging" } = { mode: "up" }
+  const down = new RateLimiter.RateLimiterError({
+    reason: new RateLimiter.RateLimitStoreError({ message: "connection lost" })
+  })
+  const unsteadily = <A>(operation: Effect.Effect<A, RateLimiter.RateLimiterError>) =>
+    Effect.suspend(() => {
+      if (control.mode === "up") return operation
+      return control.mode === "failing" ? Effect.fail(down) : Effect.never
+    })
+  return {
+    control,
+    store: { ...store, tokenBucket: (options) => unsteadily(store.tokenBucket(options)) } satisfies Store
+  }
+})
+
+describe("Quota.layerStore", () => {
+  it.effect("two processes together stay within a limit, whoever comes first", () =>
+    Effect.gen(function*() {
+      const [one, two] = yield* twoProcesses({ requests: { limit: 60, burst: 3 } })
+      const times: Array<number> = []
+      for (let i = 0; i < 3; i++) {
+        yield* send(one, times)
+        yield* send(two, times)
+      }
+      yield* settle
+      yield* TestClock.adjust("5 seconds")
+      assert.deepStrictEqual(times, [0, 0, 0, 1_000, 2_000, 3_000])
+    }).pipe(Effect.scoped))
+
+  it.effect("what a call has not used is there for the others", () =>
+    Effect.gen(function*() {
+      const [one, two] = yield* twoProcesses({ outputTokens: { limit: 60, burst: 100 } })
+      const cost = { cost: { outputTokens: 100 } }
+      yield* one.withQuota("k", cost)(Effect.succeed({ usage: { outputTokens: 10 } }))
+      yield* settle
+      const times: Array<number> = []
+      yield* send(two, times, cost)
+      yield* settle
+      yield* TestClock.adjust("11 seconds")
+      assert.deepStrictEqual(times, [10_000])
+    }).pipe(Effect.scoped))
+
+  it.effect("a refusal in one closes the key in all, and they do not start together afterwards", () =>
+    Effect.gen(function*() {
+      const [one, two] = yield* twoProcesses({ requests: 100 })
+      const times: Array<number> = []
+      yield* Effect.exit(one.withQuota("k")(Effect.fail(new Refused({ verdict: Fault.throttled("5 seconds") }))))
+      yield* settle
+      for (let i = 0; i < 3; i++) {
+        yield* send(one, times)
+        yield* send(two, times)
+      }
+      yield* settle
+      yield* TestClock.adjust("5 seconds")
+      assert.deepStrictEqual(times, [])
+      for (let i = 0; i < 30; i++) yield* TestClock.adjust("1 second")
+      assert.strictEqual(times.length, 6)
+      assert.strictEqual(new Set(times).size, 6)
+    }).pipe(Effect.scoped))
+
+  it.effect("who would have to wait too long for the others is refused at once, and gives back what it reserved", () =>
+    Effect.gen(function*() {
+      const [one, two] = yield* twoProcesses({ requests: { limit: 6, burst: 1 } })
+      yield* one.withQuota("k")(Effect.void)
+      yield* settle
+      const error = yield* Effect.flip(two.withQuota("k", { maxWait: "5 seconds" })(Effect.void))
+      assert.strictEqual(error.reason, "WaitTooLong")
+      assert.deepStrictEqual(error.retryAfter, Duration.seconds(10))
+      yield* settle
+      yield* TestClock.adjust("10 seconds")
+      yield* two.withQuota("k")(Effect.void)
+    }).pipe(Effect.scoped))
+
+  it.effect("nothing stays reserved wherever a call is interrupted", () =>
+    interruptEverywhere({
+      arrange: Effect.gen(function*() {
+        const [one, two] = yield* twoProcesses({ requests: { limit: 60, burst: 1 }, outputTokens: 100 })
+        const cost = { cost: { outputTokens: 60 } }
+        yield* one.withQuota("k", cost)(Effect.void)
+        yield* settle
+        return {
+          effect: two.withQuota("k", cost)(Effect.sleep("1 second")),
+          check: () =>
+            Effect.gen(function*() {
+              yield* settle
+              yield* TestClock.adjust("2 minutes")
+              yield* settle
+              assert.deepInclude(yield* two.state("k"), { running: 0, waiting: 0 })
+              const before = yield* Clock.currentTimeMillis
+              const next = yield* start(one.withQuota("k", cost)(Effect.void))
+              yield* settle
+              assert.isDefined(next.pollUnsafe())
+              assert.strictEqual(yield* Clock.currentTimeMillis, before)
+            })
+        }
+      })
+    }), 60_000)
+
+  describe("while the store is away", () => {
+    const logging = (logs: Array<string>) =>
+      Effect.provide(Logger.layer([Logger.make(({ message }) => logs.push(String(message)))]))
+
+    it.effect("each process goes by the limits alone, and says so once", () => {
+      const logs: Array<string> = []
+      return Effect.gen(function*() {
+        const { control, store } = yield* unsteady
+        const one = yield* processOn(store, { requests: { limit: 60, burst: 2 } })
+        const times: Array<number> = []
+        control.mode = "failing"
+        for (let i = 0; i < 4; i++) yield* send(one, times)
+        yield* settle
+        yield* TestClock.adjust("2 seconds")
+        assert.deepStrictEqual(times, [0, 0, 1_000, 2_000])
+        assert.strictEqual(logs.filter((log) => log.includes("does not answer")).length, 1)
+        control.mode = "up"
+        yield* TestClock.adjust("5 seconds")
+        yield* one.withQuota("k")(Effect.void)
+        assert.strictEqual(logs.filter((log) => log.includes("answers again")).length, 1)
+      }).pipe(Effect.scoped, logging(logs))
+    })
+
+    it.effect("a store that hangs costs a call storeTimeout, and after three of them one call a second", () =>
+      Effect.gen(function*() {
+        const { control, store } = yield* unsteady
+        const one = yield* processOn(store, { requests: 1_000, storeTimeout: "100 millis" })
+        control.mode = "hanging"
+        const took: Array<number> = []
+        for (let i = 0; i < 6; i++) {
+          const from = yield* Clock.currentTimeMillis
+          const done = yield* Deferred.make<void>()
+          yield* start(
+            one.withQuota("k")(Effect.andThen(
+              Effect.flatMap(Clock.currentTimeMillis, (at) => Effect.sync(() => took.push(at - from))),
+              Deferred.succeed(done, undefined)
+            ))
+          )
+          yield* settle
+          yield* TestClock.adjust("100 millis")
+          yield* Deferred.await(done)
+        }
+        assert.deepStrictEqual(took, [100, 100, 100, 0, 0, 0])
+      }).pipe(Effect.scoped, logging([])))
+  })
+
+  it.effect("bad options fail when the layer is built", () =>
+    Effect.gen(function*() {
+      const exit = yield* Effect.exit(processOn(yield* memory, { storeTimeout: 0 }))
+      assert.include(String(exit), "storeTimeout")
+    }).pipe(Effect.scoped))
+})
+
+describeWithRedis("Quota.layerStore on Redis", () => {
+  it.live("two connections share a limit and a gate", () =>
+    Effect.gen(function*() {
+      const prefix = yield* redisPrefix
+      const connected = Effect.gen(function*() {
+        const redis = yield* connectRedis()
+        const store = yield* Layer.build(
+          RateLimiter.layerStoreRedis({ prefix }).pipe(Layer.provide(Layer.succeed(Redis.Redis, redis)))
+        )
+        return yield* processOn(Context.get(store, RateLimiter.RateLimiterStore), {
+          requests: { limit: 600, burst: 2 },
+          storeTimeout: "5 seconds"
+        })
+      })
+      const one = yield* connected
+      const two = yield* connected
+      const from = yield* Clock.currentTimeMillis
+      const calls = yield* Effect.forEach([one, two, one, two], (service) => start(service.withQuota("k")(Effect.void)))
+      yield* Effect.forEach(calls, Fiber.join)
+      assert.isAtLeast((yield* Clock.currentTimeMillis) - from, 190)
+      yield* Effect.exit(one.withQuota("k")(Effect.fail(new Refused({ verdict: Fault.throttled("2 seconds") }))))
+      yield* Effect.sleep("200 millis")
+      const error = yield* Effect.flip(two.withQuota("k", { maxWait: "500 millis" })(Effect.void))
+      assert.strictEqual(error.reason, "WaitTooLong")
+    }).pipe(Effect.scoped), 30_000)
+})
