@@ -7,7 +7,8 @@ import { type Bench, toJsonLines, toTable } from "./support/report.ts"
 
 const benches: Readonly<Record<string, () => Promise<{ readonly bench: Bench }>>> = {
   overhead: () => import("./overhead.ts"),
-  checkpoint: () => import("./checkpoint.ts")
+  checkpoint: () => import("./checkpoint.ts"),
+  goodput: () => import("./goodput.ts")
 }
 
 const usage = `Usage: npm run bench -- [NAME...] [--json] [--quick]

@@ -45,7 +45,9 @@ export const toTable = ({ measurements, notes, title, units: order = [] }: Repor
   const found = new Set(measurements.map(({ unit }) => unit))
   const units = [...new Set([...order.filter((unit) => found.has(unit)), ...found])]
   const rows = new Map<string, { readonly case: string; readonly impl: string; readonly values: Map<string, number> }>()
-  for (const { case: name, impl, unit, value } of measurements) {
+  for (const { case: name, impl, seed, unit, value } of measurements) {
+    // the table has room for the mean of the seeds alone
+    if (seed !== undefined) continue
     const id = JSON.stringify([name, impl])
     const row = rows.get(id) ?? { case: name, impl, values: new Map() }
     row.values.set(unit, value)
