@@ -2,6 +2,7 @@
 import { NodeRuntime, NodeServices } from "@effect/platform-node"
 import { Clock, Console, Effect, Schema } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
+import * as Governor from "./governor.ts"
 import * as Outage from "./outage.ts"
 
 class UnknownExample extends Schema.TaggedError<UnknownExample>("examples/UnknownExample")("UnknownExample", {
@@ -18,6 +19,11 @@ const examples = [
     name: "outage",
     about: "the support desk's program through a 20-minute outage, on a scripted model and the virtual clock",
     program: Effect.asVoid(Outage.program)
+  },
+  {
+    name: "governor",
+    about: "the same agents with and without the governor of their provider, through too much demand and an outage",
+    program: Effect.asVoid(Governor.program)
   }
 ] as const
 
