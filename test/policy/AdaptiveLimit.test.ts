@@ -1,10 +1,12 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Deferred, Duration, Effect, Exit, Fiber, Logger, Random, Schema, type Scope } from "effect"
+import { Cause, Deferred, Duration, Effect, Exit, Fiber, Random, Schema, type Scope } from "effect"
 import { AdaptiveLimit, Deadline, Fault, Telemetry } from "effect-resilience"
 import { TestClock } from "effect/testing"
 import { Engine } from "../../src/policy/internal/adaptiveEngine.ts"
 import { ServiceSettings } from "../../src/policy/internal/adaptiveSettings.ts"
 import { everyCancelSource, interruptEverywhere } from "../support/interruptEverywhere.ts"
+import { invalid } from "../support/invalid.ts"
+import { withLogs } from "../support/logs.ts"
 
 type Service = AdaptiveLimit.AdaptiveLimit["Service"]
 
@@ -92,19 +94,6 @@ const refusal = (key = "k", options?: AdaptiveLimit.LimitOptions) =>
     Effect.andThen(() => Effect.die(`the limit of ${key} let a call through`)),
     Effect.flip
   )
-
-const invalid = (option: string) => (exit: Exit.Exit<unknown, unknown>) => {
-  const error = Exit.isFailure(exit) ? Cause.squash(exit.cause) : undefined
-  assert.instanceOf(error, Fault.InvalidConfig)
-  assert.strictEqual(error.option, option)
-}
-
-const withLogs = <A, E, R>(self: (logs: Array<string>) => Effect.Effect<A, E, R>) =>
-  Effect.suspend(() => {
-    const logs: Array<string> = []
-    const logger = Logger.make(({ logLevel, message }) => logs.push(`${logLevel}: ${String(message)}`))
-    return Effect.provide(self(logs), Logger.layer([logger]))
-  })
 
 /** Ends a full round of calls, all of those that the limit allows at the same time. */
 const round = (how: End = Effect.void) =>

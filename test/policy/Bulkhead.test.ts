@@ -1,10 +1,12 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Deferred, Effect, Exit, Fiber, Logger, Ref, References, Schema, type Scope } from "effect"
+import { Cause, Deferred, Effect, Exit, Fiber, Ref, References, Schema, type Scope } from "effect"
 import { Bulkhead, Fault, Policy, Telemetry } from "effect-resilience"
 import { TestClock } from "effect/testing"
 import { Engine, engineOf } from "../../src/policy/internal/bulkheadEngine.ts"
 import { Current as DeadlineCurrent } from "../../src/policy/internal/deadline.ts"
 import { everyCancelSource, interruptEverywhere } from "../support/interruptEverywhere.ts"
+import { invalid } from "../support/invalid.ts"
+import { withLogs } from "../support/logs.ts"
 
 const bulkhead = Bulkhead.Bulkhead
 
@@ -47,14 +49,6 @@ const start = (key = "k", options?: Bulkhead.LimitOptions) =>
 const startMany = (n: number, key = "k", options?: Bulkhead.LimitOptions) =>
   Effect.replicateEffect(start(key, options), n)
 
-/** What is logged on the way. */
-const withLogs = <A, E, R>(self: (logs: Array<string>) => Effect.Effect<A, E, R>) =>
-  Effect.suspend(() => {
-    const logs: Array<string> = []
-    const logger = Logger.make(({ logLevel, message }) => logs.push(`${logLevel}: ${String(message)}`))
-    return Effect.provide(self(logs), Logger.layer([logger]))
-  })
-
 const objection = (key: string, differing: string) =>
   `Warn: Bulkhead "${key}" keeps the options of its first caller; those of another one differ in ${differing} ` +
   "and do nothing: configure the key in the layer (\"keys\"), or use another key"
@@ -77,12 +71,6 @@ const refusal = (key = "k", options?: Bulkhead.LimitOptions) =>
     Effect.andThen(() => Effect.die(`the bulkhead of ${key} let a call through`)),
     Effect.flip
   )
-
-const invalid = (option: string) => (exit: Exit.Exit<unknown, unknown>) => {
-  const error = Exit.isFailure(exit) ? Cause.squash(exit.cause) : undefined
-  assert.instanceOf(error, Fault.InvalidConfig)
-  assert.strictEqual(error.option, option)
-}
 
 describe("Bulkhead", () => {
   describe("the limit", () => {

@@ -1,7 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Duration, Effect, Exit, Fiber, Logger, Schedule } from "effect"
+import { Deferred, Duration, Effect, Exit, Fiber, Schedule } from "effect"
 import { CircuitBreaker, Fault, Policy, Telemetry } from "effect-resilience"
 import { TestClock } from "effect/testing"
+import { withLogs } from "../support/logs.ts"
 
 const down = Effect.fail({ [Fault.verdictOf]: Fault.transient })
 const bad = Effect.fail({ [Fault.verdictOf]: Fault.permanent })
@@ -12,14 +13,6 @@ const sturdy: CircuitBreaker.CircuitOptions = { trip: CircuitBreaker.consecutive
 
 const call = <A, E, R>(self: Effect.Effect<A, E, R>, options?: CircuitBreaker.CircuitOptions, key = "k") =>
   Effect.exit(CircuitBreaker.protect(self, key, options))
-
-/** What is logged on the way. */
-const withLogs = <A, E, R>(self: (logs: Array<string>) => Effect.Effect<A, E, R>) =>
-  Effect.suspend(() => {
-    const logs: Array<string> = []
-    const logger = Logger.make(({ logLevel, message }) => logs.push(`${logLevel}: ${String(message)}`))
-    return Effect.provide(self(logs), Logger.layer([logger]))
-  })
 
 const objection = (key: string, differing: string) =>
   `Warn: Circuit "${key}" keeps the options of its first caller; those of another one differ in ${differing} ` +

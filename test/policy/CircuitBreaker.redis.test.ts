@@ -10,7 +10,6 @@ import {
   Fiber,
   Latch,
   Layer,
-  Logger,
   Schedule,
   Schema,
   Scope,
@@ -22,6 +21,7 @@ import { TestClock } from "effect/testing"
 import { Callers } from "../../src/policy/internal/circuitRedisCallers.ts"
 import { ServiceSettings } from "../../src/policy/internal/circuitSettings.ts"
 import { interruptEverywhere } from "../support/interruptEverywhere.ts"
+import { withLogs } from "../support/logs.ts"
 import { connectRedis, describeWithRedis, keysOf, redisPrefix } from "../support/redis.ts"
 import { redisProxy } from "../support/redisProxy.ts"
 import { runs } from "../support/runs.ts"
@@ -105,17 +105,6 @@ const watch = (service: Service) =>
       Effect.forkScoped({ startImmediately: true })
     )
     return Effect.as(Effect.yieldNow, seen)
-  })
-
-const withLogs = <A, E, R>(self: (logs: Array<string>) => Effect.Effect<A, E, R>) =>
-  Effect.suspend(() => {
-    const logs: Array<string> = []
-    const logger = Logger.make(({ logLevel, message }) => {
-      const text = Array.isArray(message) ? String(message[0]) : String(message)
-      // The driver has warnings of its own.
-      if (!text.startsWith("NodeRedis")) logs.push(`${logLevel}: ${text}`)
-    })
-    return Effect.provide(self(logs), Logger.layer([logger]))
   })
 
 /**

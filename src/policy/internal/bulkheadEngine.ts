@@ -6,6 +6,7 @@ import { rounding } from "../../internal/monotonic.ts"
 import { type Place, Queue } from "./bulkheadQueue.ts"
 import { remainingIn } from "./deadline.ts"
 import { registry } from "./engines.ts"
+import { lookedAt } from "./lookedAt.ts"
 
 const module = "Bulkhead"
 
@@ -42,20 +43,12 @@ const given = ({ maxConcurrent, maxQueue, maxWait }: BulkheadOptions, path = "")
   maxWait: maxWait === undefined ? undefined : Duration.toMillis(config.duration(module, `${path}maxWait`, maxWait))
 })
 
-const checkedOptions = new WeakMap<BulkheadOptions, Given>()
-
 /**
- * The options of a caller, looked at once: a policy hands in the same ones with every call.
+ * The options of a caller.
  *
  * @internal
  */
-export const checked = (options: BulkheadOptions): Given => {
-  const known = checkedOptions.get(options)
-  if (known !== undefined) return known
-  const found = given(options)
-  checkedOptions.set(options, found)
-  return found
-}
+export const checked = lookedAt((options: BulkheadOptions): Given => given(options))
 
 const over = (base: Settings, own: Given): Settings => ({
   maxConcurrent: own.maxConcurrent ?? base.maxConcurrent,

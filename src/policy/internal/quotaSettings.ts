@@ -3,6 +3,7 @@ import { format } from "effect/Formatter"
 import * as Predicate from "effect/Predicate"
 import { InvalidConfig } from "../../Fault.ts"
 import * as config from "../../internal/config.ts"
+import { lookedAt } from "./lookedAt.ts"
 import { type Dimension, dimensions, each } from "./quotaAmounts.ts"
 import type { Limit, Limits } from "./quotaGovernor.ts"
 
@@ -86,20 +87,12 @@ const given = (options: QuotaOptions, path = ""): Given => ({
   maxGate: millis(`${path}maxGate`, options.maxGate)
 })
 
-const checkedOptions = new WeakMap<QuotaOptions, Given>()
-
 /**
- * The options of a caller, looked at once: a policy hands in the same ones with every call.
+ * The options of a caller.
  *
  * @internal
  */
-export const checked = (options: QuotaOptions): Given => {
-  const known = checkedOptions.get(options)
-  if (known !== undefined) return known
-  const found = given(options)
-  checkedOptions.set(options, found)
-  return found
-}
+export const checked = lookedAt((options: QuotaOptions): Given => given(options))
 
 const over = (base: Settings, own: Given): Settings => ({
   limits: each((dimension) => own.limits[dimension] ?? base.limits[dimension]),

@@ -1,11 +1,12 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Deferred, Duration, Effect, Exit, Fiber, Layer, Logger, Option } from "effect"
+import { Cause, Deferred, Duration, Effect, Exit, Fiber, Layer, Option } from "effect"
 import { type CheckpointStore, Fault } from "effect-resilience"
 import * as PersistenceCheckpointStore from "effect-resilience/durable/stores/PersistenceCheckpointStore"
 import { KeyValueStore, Persistence } from "effect/persistence"
 import { SqlError } from "effect/sql"
 import { TestClock } from "effect/testing"
 import { interruptEverywhere } from "../../support/interruptEverywhere.ts"
+import { withMessages } from "../../support/logs.ts"
 import { describeWithRedis } from "../../support/redis.ts"
 import { isFull } from "../../support/runs.ts"
 import { backings, redisBacking } from "../backings.ts"
@@ -68,15 +69,6 @@ const visible = Effect.gen(function*() {
     )
   return { kv, backing, keys }
 }).pipe(Effect.provide(Persistence.layerBackingKvs.pipe(Layer.provideMerge(KeyValueStore.layerMemory))))
-
-const withLogs = <A, E, R>(self: (logs: Array<string>) => Effect.Effect<A, E, R>) =>
-  Effect.suspend(() => {
-    const logs: Array<string> = []
-    const logger = Logger.make(({ message }) => {
-      logs.push(Array.isArray(message) ? String(message[0]) : String(message))
-    })
-    return Effect.provide(self(logs), Logger.layer([logger]))
-  })
 
 for (const [name, backing] of Object.entries(backings)) {
   suite(`Persistence, ${name}`, layerPersistence().pipe(Layer.provide(backing)))
@@ -295,7 +287,7 @@ describe("PersistenceCheckpointStore", () => {
     }))
 
   it.effect("what cannot be read is Corrupt, is touched by nobody, and hides no other run", () =>
-    withLogs((logs) =>
+    withMessages((logs) =>
       Effect.gen(function*() {
         const { backing, kv } = yield* visible
         const store = yield* storeOn(backing)
@@ -377,7 +369,7 @@ describe("PersistenceCheckpointStore", () => {
     ))
 
   it.effect("an index that cannot be read hides its own runs alone, and holds up none that is there", () =>
-    withLogs((logs) =>
+    withMessages((logs) =>
       Effect.gen(function*() {
         const { backing, kv } = yield* visible
         const store = yield* storeOn(backing)

@@ -5,6 +5,7 @@ import * as RedisCheckpointStore from "effect-resilience/durable/stores/RedisChe
 import { Redis } from "effect/persistence"
 import { TestClock } from "effect/testing"
 import { interruptEverywhere } from "../../support/interruptEverywhere.ts"
+import { withMessages } from "../../support/logs.ts"
 import { connectRedis, describeWithRedis, keysOf, redisPrefix } from "../../support/redis.ts"
 import { redisProxy } from "../../support/redisProxy.ts"
 import { suite } from "../contracts/CheckpointStoreContract.ts"
@@ -52,15 +53,6 @@ const twoProcesses = Effect.gen(function*() {
   const b = yield* storeOn(yield* connectRedis(), { prefix })
   return { a, b, prefix, redis }
 })
-
-const withLogs = <A, E, R>(self: (logs: Array<string>) => Effect.Effect<A, E, R>) =>
-  Effect.suspend(() => {
-    const logs: Array<string> = []
-    const logger = Logger.make(({ message }) => {
-      logs.push(Array.isArray(message) ? String(message[0]) : String(message))
-    })
-    return Effect.provide(self(logs), Logger.layer([logger]))
-  })
 
 describeWithRedis("RedisCheckpointStore", () => {
   suite("Redis", onRedis, { elapse })
@@ -336,7 +328,7 @@ describeWithRedis("RedisCheckpointStore", () => {
     }))
 
   it.effect("what cannot be read is Corrupt, is touched by nobody, and hides no other run", () =>
-    withLogs((logs) =>
+    withMessages((logs) =>
       Effect.gen(function*() {
         const { a, prefix, redis } = yield* twoProcesses
         const lease = yield* a.acquire("sound", minute)

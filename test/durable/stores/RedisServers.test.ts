@@ -4,6 +4,7 @@ import { assert, it } from "@effect/vitest"
 import { Context, Duration, Effect, Fiber, Layer, Logger, type Scope } from "effect"
 import type { CheckpointStore } from "effect-resilience"
 import { Redis } from "effect/persistence"
+import { withMessages } from "../../support/logs.ts"
 import { describeWithRedisServer, redisServer } from "../../support/redisServer.ts"
 import { storeOn } from "../redisRuns.ts"
 
@@ -16,15 +17,6 @@ const one = (position: number): Entries => [entry(position)]
 
 const tagOf = <A>(effect: Effect.Effect<A, CheckpointStore.CheckpointStoreError>) =>
   Effect.map(Effect.flip(effect), ({ reason }) => reason._tag)
-
-const withLogs = <A, E, R>(self: (logs: Array<string>) => Effect.Effect<A, E, R>) =>
-  Effect.suspend(() => {
-    const logs: Array<string> = []
-    const logger = Logger.make(({ message }) => {
-      logs.push(Array.isArray(message) ? String(message[0]) : String(message))
-    })
-    return Effect.provide(self(logs), Logger.layer([logger]))
-  })
 
 const connected = (url: string): Effect.Effect<RedisService, Redis.RedisError, Scope.Scope> =>
   Effect.map(
@@ -177,7 +169,7 @@ describeWithRedisServer("RedisCheckpointStore, on servers of its own", () => {
     }))
 
   it.effect("a Redis that may throw runs away is warned of", () =>
-    withLogs((logs) =>
+    withMessages((logs) =>
       Effect.gen(function*() {
         const redis = yield* connected((yield* redisServer("--maxmemory-policy", "allkeys-lru")).url)
         yield* storeOn(redis, {})
