@@ -17,8 +17,8 @@ import * as Fault from "../Fault.ts"
 import { canonicalJson, NotJson } from "../internal/canonicalJson.ts"
 import * as config from "../internal/config.ts"
 import { hasRedacted } from "../internal/hasRedacted.ts"
+import { sha256 } from "../internal/sha256.ts"
 import * as Telemetry from "../Telemetry.ts"
-import { sha256 } from "./internal/idempotencyDigest.ts"
 import * as Flights from "./internal/idempotencyFlights.ts"
 
 export {

@@ -14,14 +14,15 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
-import * as Redacted from "effect/Redacted"
+import type * as Redacted from "effect/Redacted"
 import * as Stream from "effect/Stream"
 import { InvalidConfig } from "../Fault.ts"
 import * as config from "../internal/config.ts"
 import * as errors from "./internal/anthropicErrors.ts"
 import { readReply } from "./internal/anthropicMetadata.ts"
 import { wholeMessage } from "./internal/anthropicResponse.ts"
-import { Exchange, watchedFetch } from "./internal/anthropicWatch.ts"
+import { secret, validateHeaders } from "./internal/clientOptions.ts"
+import { Exchange, watchedFetch } from "./internal/watchedFetch.ts"
 
 /**
  * Where a call comes from; `AiError` carries it as its `module` and `method`.
@@ -124,12 +125,7 @@ const apiKeyOf = Effect.fnUntraced(function*(apiKey: Options["apiKey"]) {
   const expected = "an API key, as the option apiKey or as ANTHROPIC_API_KEY in the configuration"
   const key = apiKey ??
     (yield* Effect.mapError(Config.Redacted("ANTHROPIC_API_KEY"), () => invalid("apiKey", "missing", expected)))
-  const secret = Redacted.isRedacted(key) ? Redacted.value(key) : key
-  // The key goes into a header: what a header cannot hold is a mistake of copying, such as a line break.
-  if (secret === "" || /[^\x21-\x7e]/.test(secret)) {
-    return yield* invalid("apiKey", secret === "" ? "empty" : "not a single word of ASCII", expected)
-  }
-  return secret
+  return yield* secret(moduleName, "apiKey", key, expected)
 })
 
 const baseURLOf = Effect.fnUntraced(function*(baseURL: Options["baseURL"]) {
@@ -138,24 +134,11 @@ const baseURLOf = Effect.fnUntraced(function*(baseURL: Options["baseURL"]) {
   return yield* invalid("baseURL", JSON.stringify(url), "an absolute URL")
 })
 
-const validateHeader = (name: string, value: string): void => {
-  try {
-    new Headers().append(name, value)
-  } catch {
-    // The value may be a secret.
-    throw invalid(
-      `headers[${JSON.stringify(name)}]`,
-      "a header that cannot be sent (its value is not shown)",
-      "a name of letters, digits and hyphens, and a value in one line of Latin-1"
-    )
-  }
-}
-
 const validated = (options: Options) =>
   Effect.try({
     try: () => {
       const bounds = { minimum: "1 millis" } as const
-      for (const [name, value] of Object.entries(options.headers ?? {})) validateHeader(name, value)
+      validateHeaders(moduleName, options.headers)
       const responseTimeout = config.duration(
         moduleName,
         "responseTimeout",

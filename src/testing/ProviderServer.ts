@@ -8,24 +8,20 @@ import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Result from "effect/Result"
-import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import * as config from "../internal/config.ts"
+import * as server from "./internal/faultyServer.ts"
 import type { MessagesRequest } from "./internal/messagesRequest.ts"
 import * as incoming from "./internal/messagesRequest.ts"
 import type { AnswerContent } from "./internal/messagesWire.ts"
 import * as wire from "./internal/messagesWire.ts"
 import type { Fault, FaultTag } from "./internal/providerFault.ts"
 import { noneInjected } from "./internal/providerFault.ts"
-import * as http from "./internal/providerHttp.ts"
-import type { Reply } from "./internal/providerReply.ts"
 import * as reply from "./internal/providerReply.ts"
 import * as rateWindow from "./internal/rateWindow.ts"
-import * as requestHistory from "./internal/requestHistory.ts"
-import { identifier, uniform } from "./internal/seeded.ts"
+import type { Reply } from "./internal/reply.ts"
 import * as weather from "./internal/storm.ts"
 
 export type { MessagesRequest, RequestBlock, RequestTurn } from "./internal/messagesRequest.ts"
@@ -176,8 +172,6 @@ const lastUserText = (request: MessagesRequest): string => {
 
 const echo = (request: MessagesRequest): AnswerContent => `Echo: ${lastUserText(request)}`
 
-const decodeJson = Schema.decodeUnknownResult(Schema.fromJsonString(Schema.Unknown))
-
 const module = "ProviderServer"
 
 const latencyRange = (options: Options): { readonly min: number; readonly max: number } => {
@@ -242,70 +236,18 @@ export const make = Effect.fnUntraced(function*(
   options: Options = {}
 ): Effect.fn.Return<ProviderServer["Service"], never, Scope.Scope> {
   const port = config.integer(module, "port", options.port ?? 0, 0, 65_535)
-  const kept = config.integer(module, "history", options.history ?? 10_000, 1)
+  const history = config.integer(module, "history", options.history ?? 10_000, 1)
   const latency = latencyRange(options)
   const limits = limitsOf(options.rateLimit ?? {})
   const answer = options.answer ?? echo
   const seed = options.seed ?? 0
-  const startedAt = yield* Clock.currentTimeMillis
-  const window = rateWindow.make(limits, startedAt)
+  const window = rateWindow.make(limits, yield* Clock.currentTimeMillis)
 
-  const queue: Array<Fault> = []
-  let rule: FaultRule | undefined
-  if (typeof options.faults === "function") rule = options.faults
-  else queue.push(...options.faults ?? [])
-
-  const history = requestHistory.make<RequestLog>(kept)
-  const counts = { requests: 0, answered: 0, closedByClient: 0, injected: noneInjected() }
-
-  const nextFault = (request: FaultRequest): Fault | undefined => {
-    const fault = queue.shift() ?? rule?.(request)
-    if (fault !== undefined) counts.injected[fault._tag] += 1
-    return fault
-  }
-  const delayed = (planned: Reply, index: number): Reply => ({
-    ...planned,
-    delayMillis: planned.delayMillis + latency.min + (latency.max - latency.min) * uniform(seed, index, "latency")
-  })
-
-  type Decision =
-    | { readonly _tag: "Reply"; readonly planned: Reply }
-    | { readonly _tag: "Message"; readonly body: MessagesRequest; readonly fault: Fault | undefined }
-
-  const decide = (
-    exchange: http.Exchange,
-    json: Result.Result<unknown, unknown>,
-    requestId: string,
-    faultFor: (body: MessagesRequest) => Fault | undefined
-  ): Decision => {
-    const refuse = (status: number, type: string, message: string): Decision => ({
-      _tag: "Reply",
-      planned: reply.refuse({ status, type, message }, requestId)
-    })
-    const isMessages = exchange.path === "/v1/messages"
-    if (!isMessages && exchange.path !== "/v1/messages/count_tokens") {
-      return refuse(404, "not_found_error", `Not found: ${exchange.path}`)
-    }
-    if (exchange.method !== "POST") return refuse(405, "invalid_request_error", "Method Not Allowed")
-    if (exchange.text === undefined) {
-      return refuse(413, "request_too_large", "Request exceeds the maximum allowed number of bytes.")
-    }
-    if (!/^Bearer \S/i.test(exchange.headers["authorization"] ?? "") && !exchange.headers["x-api-key"]) {
-      return refuse(401, "authentication_error", "Authentication is required: no credentials were sent.")
-    }
-    if (Result.isFailure(json)) return refuse(400, "invalid_request_error", "The request body is not valid JSON.")
-    if (isMessages) {
-      const decoded = incoming.decodeMessages(json.success)
-      if (Result.isFailure(decoded)) return refuse(400, "invalid_request_error", decoded.failure)
-      return { _tag: "Message", body: decoded.success, fault: faultFor(decoded.success) }
-    }
-    const decoded = incoming.decodeCount(json.success)
-    if (Result.isFailure(decoded)) return refuse(400, "invalid_request_error", decoded.failure)
-    return { _tag: "Reply", planned: reply.countedTokens(wire.inputTokens(decoded.success)) }
-  }
+  const delayed = (planned: Reply, index: number): Reply => server.later(latency, seed, planned, index)
 
   const planMessage = Effect.fnUntraced(function*(
-    { body, fault }: Extract<Decision, { readonly _tag: "Message" }>,
+    body: MessagesRequest,
+    fault: Fault | undefined,
     index: number,
     requestId: string
   ) {
@@ -334,69 +276,48 @@ export const make = Effect.fnUntraced(function*(
     }
   })
 
-  const handle = Effect.fnUntraced(function*(exchange: http.Exchange) {
-    const millisSinceStart = (yield* Clock.currentTimeMillis) - startedAt
-    const index = history.nextIndex()
-    counts.requests += 1
-    const requestId = identifier("req", seed, index, "request")
-    const text = exchange.text ?? ""
-    const json = decodeJson(text)
-    const attemptOf = text === "" ? undefined : history.repeated(text, index)
-    // as an exit, so that a request whose rule throws is in the log all the same
-    const decided = yield* Effect.exit(Effect.sync(() =>
-      decide(
-        exchange,
-        json,
-        requestId,
-        (body) => nextFault({ index, attemptOf, stream: body.stream === true, body, millisSinceStart })
-      )
-    ))
-    const fault = Exit.isSuccess(decided) && decided.value._tag === "Message" ? decided.value.fault : undefined
-    let healthy = false
-    history.add({
-      index,
-      method: exchange.method,
-      path: exchange.path,
-      headers: exchange.headers,
-      body: Result.getOrElse(json, () => text),
-      attemptOf,
-      fault: fault?._tag,
-      completed: false,
-      closedByClient: false,
-      cutByServer: false
-    })
-    exchange.onOutcome((outcome) => {
-      if (outcome === "completed" && healthy) counts.answered += 1
-      if (outcome === "closedByClient") counts.closedByClient += 1
-      history.update(index, { [outcome]: true })
-    })
-    const decision = yield* decided
-    let planned: Reply
-    if (decision._tag === "Reply") planned = decision.planned
-    else ({ healthy, planned } = yield* planMessage(decision, index, requestId))
-    const now = yield* Clock.currentTimeMillis
-    yield* exchange.send(planned, { "request-id": requestId, ...window.headers(now) })
-  })
+  const decide = (
+    { attemptOf, exchange, index, json, millisSinceStart, requestId }: server.Arrival,
+    faultFor: (request: FaultRequest) => Fault | undefined
+  ): { readonly fault: Fault | undefined; readonly plan: Effect.Effect<server.Planned> } => {
+    const answerWith = (planned: Reply) => ({ fault: undefined, plan: Effect.succeed({ planned, healthy: false }) })
+    const refuse = (status: number, type: string, message: string) =>
+      answerWith(reply.refuse({ status, type, message }, requestId))
+    const isMessages = exchange.path === "/v1/messages"
+    if (!isMessages && exchange.path !== "/v1/messages/count_tokens") {
+      return refuse(404, "not_found_error", `Not found: ${exchange.path}`)
+    }
+    if (exchange.method !== "POST") return refuse(405, "invalid_request_error", "Method Not Allowed")
+    if (exchange.text === undefined) {
+      return refuse(413, "request_too_large", "Request exceeds the maximum allowed number of bytes.")
+    }
+    if (!/^Bearer \S/i.test(exchange.headers["authorization"] ?? "") && !exchange.headers["x-api-key"]) {
+      return refuse(401, "authentication_error", "Authentication is required: no credentials were sent.")
+    }
+    if (Result.isFailure(json)) return refuse(400, "invalid_request_error", "The request body is not valid JSON.")
+    if (isMessages) {
+      const decoded = incoming.decodeMessages(json.success)
+      if (Result.isFailure(decoded)) return refuse(400, "invalid_request_error", decoded.failure)
+      const body = decoded.success
+      const fault = faultFor({ index, attemptOf, stream: body.stream === true, body, millisSinceStart })
+      return { fault, plan: planMessage(body, fault, index, requestId) }
+    }
+    const decoded = incoming.decodeCount(json.success)
+    if (Result.isFailure(decoded)) return refuse(400, "invalid_request_error", decoded.failure)
+    return answerWith(reply.countedTokens(wire.inputTokens(decoded.success)))
+  }
 
-  yield* Effect.addFinalizer(() => Effect.sync(history.close))
-  const listening = yield* http.listen(port, handle)
-  return ProviderServer.of({
-    url: `http://127.0.0.1:${listening}`,
-    port: listening,
-    inject: (...faults) => Effect.sync(() => queue.push(...faults)),
-    setFaults: (next) =>
-      Effect.sync(() => {
-        rule = next
-      }),
-    requests: Effect.sync(history.all),
-    awaitRequest: (index) => history.wait(index, () => true),
-    awaitClosedByClient: (index) =>
-      history.wait(index, ({ closedByClient, completed, cutByServer }) => {
-        if (completed) return "it was answered whole before its client could leave"
-        return cutByServer ? "the server itself cut its connection" : closedByClient
-      }),
-    stats: Effect.sync(() => ({ ...counts, injected: { ...counts.injected } }))
+  const running = yield* server.make<FaultTag, Fault, FaultRequest>({
+    port,
+    history,
+    seed,
+    faults: options.faults,
+    noneInjected: noneInjected(),
+    decide,
+    headers: (requestId, nowMillis) => ({ "request-id": requestId, ...window.headers(nowMillis) }),
+    broken: reply.broken
   })
+  return ProviderServer.of(running)
 })
 
 /**

@@ -8,7 +8,7 @@ import * as SqlIdempotency from "effect-resilience/durable/stores/SqlIdempotency
 import { SqlClient } from "effect/sql"
 import * as TestClock from "effect/testing/TestClock"
 import { createHash } from "node:crypto"
-import { sha256 } from "../../src/durable/internal/idempotencyDigest.ts"
+import { sha256 } from "../../src/internal/sha256.ts"
 import { describeWithPostgres, suiteSchema } from "../support/postgres.ts"
 import { idempotencyContract } from "./contracts/IdempotencyContract.ts"
 

@@ -5,12 +5,12 @@ import * as Effect from "effect/Effect"
 import * as Random from "effect/Random"
 import * as Schema from "effect/Schema"
 import * as config from "../../internal/config.ts"
+import { sha256 } from "../../internal/sha256.ts"
 import * as Deadline from "../../policy/Deadline.ts"
 import { type AmbiguousStep, RunSuspended } from "./checkpointErrors.ts"
 import { Run } from "./checkpointRun.ts"
 import * as Scope from "./checkpointScope.ts"
 import * as Step from "./checkpointStep.ts"
-import { sha256 } from "./idempotencyDigest.ts"
 
 /**
  * Tells which run and scope the program is in.

@@ -2,10 +2,10 @@ import * as Data from "effect/Data"
 import * as Effect from "effect/Effect"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
+import { sha256 } from "../../internal/sha256.ts"
 import { type Entry, RunStatus, type RunSummary } from "../CheckpointStore.ts"
 import { indexOfNewline, isUnterminated, lastIndexOfNewline, line, textOf } from "./fileLines.ts"
 import { Damaged, type Edges } from "./fileSeries.ts"
-import { sha256 } from "./idempotencyDigest.ts"
 
 /** The format of the files, which the first line of each tells. */
 const format = 1

@@ -17,8 +17,8 @@ import * as Activity from "effect/workflow/Activity"
 import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as Workflow from "effect/workflow/Workflow"
 import { WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowEngine"
+import { sha256 } from "../../internal/sha256.ts"
 import { CheckpointStoreError, type CheckpointStoreReason, type Entry, RunStatus } from "../CheckpointStore.ts"
-import { sha256 } from "./idempotencyDigest.ts"
 
 /**
  * What one activity keeps: records that were written as one, and the lease that wrote them.

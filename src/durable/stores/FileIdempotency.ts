@@ -13,10 +13,10 @@ import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import * as config from "../../internal/config.ts"
+import { sha256 } from "../../internal/sha256.ts"
 import * as Idempotency from "../Idempotency.ts"
 import { line } from "../internal/fileLines.ts"
 import * as Series from "../internal/fileSeries.ts"
-import { sha256 } from "../internal/idempotencyDigest.ts"
 
 /**
  * Options of {@link layer}.

@@ -12,6 +12,7 @@ import * as Option from "effect/Option"
 import * as Persistence from "effect/persistence/Persistence"
 import * as Schema from "effect/Schema"
 import * as config from "../../internal/config.ts"
+import { sha256 } from "../../internal/sha256.ts"
 import {
   anonymousOwner,
   CheckpointStore,
@@ -23,7 +24,6 @@ import {
   RunStatus,
   type RunSummary
 } from "../CheckpointStore.ts"
-import { sha256 } from "../internal/idempotencyDigest.ts"
 import { kindOf, turns } from "../internal/persistenceStore.ts"
 
 /**

@@ -11,8 +11,8 @@ import * as Persistence from "effect/persistence/Persistence"
 import * as Random from "effect/Random"
 import * as Schema from "effect/Schema"
 import * as config from "../../internal/config.ts"
+import { sha256 } from "../../internal/sha256.ts"
 import * as Idempotency from "../Idempotency.ts"
-import { sha256 } from "../internal/idempotencyDigest.ts"
 import { kindOf, turns } from "../internal/persistenceStore.ts"
 
 /**

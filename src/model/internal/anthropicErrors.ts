@@ -6,7 +6,8 @@ import * as Fault from "../../Fault.ts"
 import { httpVerdict, isExhausted } from "../../internal/httpFaults.ts"
 import { verdictMetadata } from "../../internal/verdict.ts"
 import { readReply, type Reply } from "./anthropicMetadata.ts"
-import type { Exchange } from "./anthropicWatch.ts"
+import { causes, excerpt, explain, textAt } from "./foreignErrors.ts"
+import type { Exchange } from "./watchedFetch.ts"
 
 /** @internal */
 export interface Origin {
@@ -22,21 +23,16 @@ interface Details {
 
 const noDetails: Details = { type: null, errorCode: null, message: null }
 
-const text = (value: unknown, key: string): string | null =>
-  Predicate.hasProperty(value, key) && typeof value[key] === "string" ? value[key] : null
-
 // Not read from the SDK's error, which passes on whatever is in these fields as if it were text.
 const detailsOf = (body: unknown): Details => {
   if (!Predicate.hasProperty(body, "error")) return noDetails
   const { error } = body
   return {
-    type: text(error, "type"),
-    errorCode: Predicate.hasProperty(error, "details") ? text(error.details, "error_code") : null,
-    message: text(error, "message")
+    type: textAt(error, "type"),
+    errorCode: Predicate.hasProperty(error, "details") ? textAt(error.details, "error_code") : null,
+    message: textAt(error, "message")
   }
 }
-
-const excerpt = (value: string): string => value.length > 300 ? `${value.slice(0, 300)}...` : value
 
 /** @internal */
 export const reasonFields = (reply: Reply, verdict: Fault.Verdict, details: Details = noDetails) => ({
@@ -133,7 +129,7 @@ const fromAnswer = (
  * @internal
  */
 export const fromErrorBody = (body: unknown, reply: Reply, nowMillis: number): AiError.AiErrorReason | undefined => {
-  if (text(body, "type") !== "error") return undefined
+  if (textAt(body, "type") !== "error") return undefined
   const details = detailsOf(body)
   return details.type === null ? undefined : fromAnswer(undefined, reply, details, nowMillis)
 }
@@ -162,23 +158,6 @@ export const badInput = (description: string): AiError.InvalidRequestError =>
     description,
     ...reasonFields(readReply(undefined, undefined, 0), Fault.permanent)
   })
-
-const causes = (error: unknown): ReadonlyArray<unknown> => {
-  const chain: Array<unknown> = []
-  for (let next = error; next !== undefined && next !== null && chain.length < 8;) {
-    chain.push(next)
-    next = Predicate.hasProperty(next, "cause") ? next.cause : undefined
-  }
-  return chain
-}
-
-/** The innermost explanation of a network error, for example `read ECONNRESET`. */
-const explain = (error: unknown): string => {
-  const innermost = causes(error).at(-1)
-  const message = text(innermost, "message") ?? String(innermost)
-  const code = text(innermost, "code")
-  return code === null || message.includes(code) ? message : `${message} (${code})`.trim()
-}
 
 const noAnswer = (reply: Reply, description: string) =>
   new AiError.InternalProviderError({ description, ...reasonFields(reply, Fault.timedOut) })
@@ -263,7 +242,7 @@ export const fromThrown = (
   })
 }
 
-const typeOf = (event: unknown): string | null => text(event, "type")
+const typeOf = (event: unknown): string | null => textAt(event, "type")
 
 /**
  * The same items, and at their end an error if the SDK ended the loop although the answer is not complete: it does so

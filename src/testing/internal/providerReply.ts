@@ -1,19 +1,21 @@
 import type { MessagesRequest } from "./messagesRequest.ts"
 import * as wire from "./messagesWire.ts"
 import type { Fault } from "./providerFault.ts"
-
-/**
- * What the server does with one request, decided before the first byte is written: the chunks it sends, and how it ends.
- *
- * @internal
- */
-export interface Reply {
-  readonly delayMillis: number
-  /** Without a head not even the headers are sent. */
-  readonly head: { readonly status: number; readonly headers: Readonly<Record<string, string>> } | undefined
-  readonly chunks: ReadonlyArray<string>
-  readonly end: "finish" | "hang" | "reset" | "close"
-}
+import {
+  eventStream,
+  finish,
+  half,
+  html,
+  json,
+  noContent,
+  page,
+  partialJson,
+  type Reply,
+  retryAfter,
+  silence,
+  streamOf,
+  succeed
+} from "./reply.ts"
 
 /** @internal */
 export interface ErrorAnswer {
@@ -23,26 +25,6 @@ export interface ErrorAnswer {
   readonly errorCode?: string | undefined
   readonly headers?: Readonly<Record<string, string>> | undefined
 }
-
-const json = { "content-type": "application/json" }
-const eventStream = { "content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache" }
-const html = { "content-type": "text/html; charset=utf-8" }
-
-const page = (title: string): string =>
-  `<!DOCTYPE html>\n<html><head><title>${title}</title></head><body><h1>${title}</h1></body></html>\n`
-
-const lengthOf = (text: string): Readonly<Record<string, string>> => ({
-  "content-length": String(new TextEncoder().encode(text).length)
-})
-
-const finish = (status: number, headers: Readonly<Record<string, string>>, text: string): Reply => ({
-  delayMillis: 0,
-  head: { status, headers: { ...headers, ...lengthOf(text) } },
-  chunks: text === "" ? [] : [text],
-  end: "finish"
-})
-
-const silence: Reply = { delayMillis: 0, head: undefined, chunks: [], end: "hang" }
 
 const errorBody = (error: ErrorAnswer, requestId: string): string =>
   JSON.stringify({
@@ -59,13 +41,12 @@ const errorBody = (error: ErrorAnswer, requestId: string): string =>
 export const refuse = (error: ErrorAnswer, requestId: string): Reply =>
   finish(error.status, { ...json, ...error.headers }, errorBody(error, requestId))
 
-const succeed = (text: string): Reply => finish(200, json, text)
+/** @internal */
+export const broken = (message: string): Reply =>
+  refuse({ status: 500, type: "api_error", message, headers: { "x-should-retry": "false" } }, "req_defect")
 
 /** @internal */
 export const countedTokens = (inputTokens: number): Reply => succeed(JSON.stringify({ input_tokens: inputTokens }))
-
-const retryAfter = (value: number | string | undefined): Readonly<Record<string, string>> =>
-  value === undefined ? {} : { "retry-after": String(value) }
 
 const statusOfType: Readonly<Record<string, number>> = {
   invalid_request_error: 400,
@@ -182,17 +163,13 @@ const notAMessage = (
     case "empty":
       return finish(200, stream ? eventStream : json, "")
     case "noContent":
-      return { delayMillis: 0, head: { status: 204, headers: {} }, chunks: [], end: "finish" }
+      return noContent
     case "errorBody":
       return succeed(errorBody({ status: 200, type: "api_error", message: "Internal server error" }, requestId))
     case "emptyObject":
       return succeed("{}")
   }
 }
-
-const half = (text: string): string => text.slice(0, Math.floor(text.length / 2))
-
-const partialJson = (text: string, end: Reply["end"]): Reply => ({ ...succeed(text), chunks: [half(text)], end })
 
 const jsonReply = (fault: Fault | undefined, message: wire.WireMessage, requestId: string): Reply => {
   const text = wire.messageJson(message)
@@ -225,13 +202,6 @@ const jsonReply = (fault: Fault | undefined, message: wire.WireMessage, requestI
       return succeed(text)
   }
 }
-
-const streamOf = (chunks: ReadonlyArray<string>, end: Reply["end"] = "finish"): Reply => ({
-  delayMillis: 0,
-  head: { status: 200, headers: eventStream },
-  chunks,
-  end
-})
 
 const streamReply = (fault: Fault | undefined, message: wire.WireMessage, requestId: string): Reply => {
   const events = wire.messageEvents(message)

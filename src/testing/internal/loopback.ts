@@ -3,8 +3,7 @@ import * as Effect from "effect/Effect"
 import * as FiberSet from "effect/FiberSet"
 import type * as Scope from "effect/Scope"
 import * as Http from "node:http"
-import type { Reply } from "./providerReply.ts"
-import { refuse } from "./providerReply.ts"
+import type { Reply } from "./reply.ts"
 
 /** How an exchange ended, seen from the server. */
 type Outcome = "completed" | "cutByServer" | "closedByClient"
@@ -43,7 +42,8 @@ const finish = (response: Http.ServerResponse) =>
  */
 export const listen = Effect.fnUntraced(function*(
   port: number,
-  handle: (exchange: Exchange) => Effect.Effect<void>
+  handle: (exchange: Exchange) => Effect.Effect<void>,
+  broken: (message: string) => Reply
 ): Effect.fn.Return<number, never, Scope.Scope> {
   const run = yield* FiberSet.makeRuntime<never, void, never>()
   let closing = false
@@ -88,15 +88,7 @@ export const listen = Effect.fnUntraced(function*(
           cut = true
           request.socket.destroy()
         })
-        : send(
-          refuse({
-            status: 500,
-            type: "api_error",
-            message: `the test's own code failed: ${String(Cause.squash(cause))}`,
-            headers: { "x-should-retry": "false" }
-          }, "req_defect"),
-          {}
-        )
+        : send(broken(`the test's own code failed: ${String(Cause.squash(cause))}`), {})
 
     response.on("finish", () => settle("completed"))
     response.on("close", () => settle(cut || closing ? "cutByServer" : "closedByClient"))

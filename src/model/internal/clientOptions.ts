@@ -1,0 +1,43 @@
+import * as Effect from "effect/Effect"
+import * as Redacted from "effect/Redacted"
+import { InvalidConfig } from "../../Fault.ts"
+
+/**
+ * A credential in clear. It goes into a header: what a header cannot hold is a mistake of copying, such as a line break.
+ *
+ * @internal
+ */
+export const secret = (
+  module: string,
+  option: string,
+  given: Redacted.Redacted | string,
+  expected: string
+): Effect.Effect<string, InvalidConfig> => {
+  const value = Redacted.isRedacted(given) ? Redacted.value(given) : given
+  return value === "" || /[^\x21-\x7e]/.test(value)
+    ? Effect.fail(
+      new InvalidConfig({ module, option, value: value === "" ? "empty" : "not a single word of ASCII", expected })
+    )
+    : Effect.succeed(value)
+}
+
+/**
+ * Throws where headers cannot be sent.
+ *
+ * @internal
+ */
+export const validateHeaders = (module: string, headers: Readonly<Record<string, string>> | undefined): void => {
+  for (const [name, value] of Object.entries(headers ?? {})) {
+    try {
+      new Headers().append(name, value)
+    } catch {
+      // The value may be a secret.
+      throw new InvalidConfig({
+        module,
+        option: `headers[${JSON.stringify(name)}]`,
+        value: "a header that cannot be sent (its value is not shown)",
+        expected: "a name of letters, digits and hyphens, and a value in one line of Latin-1"
+      })
+    }
+  }
+}
