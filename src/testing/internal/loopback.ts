@@ -16,6 +16,7 @@ type Outcome = "completed" | "cutByServer" | "closedByClient"
 export interface Exchange {
   readonly method: string
   readonly path: string
+  readonly query: URLSearchParams
   readonly headers: Readonly<Record<string, string>>
   /** `undefined` for a body larger than the provider takes. */
   readonly text: string | undefined
@@ -70,8 +71,11 @@ export const listen = Effect.fnUntraced(function*(
       switch (reply.end) {
         case "finish":
           return yield* finish(response)
-        case "hang":
-          return yield* Effect.never
+        case "hang": {
+          const { beat } = reply
+          if (beat === undefined) return yield* Effect.never
+          return yield* Effect.forever(Effect.andThen(Effect.sleep(beat.everyMillis), write(response, beat.text)))
+        }
         case "reset":
           cut = true
           request.socket.resetAndDestroy()
@@ -106,6 +110,7 @@ export const listen = Effect.fnUntraced(function*(
       const exchange: Exchange = {
         method: request.method ?? "GET",
         path: (request.url ?? "/").replace(/\?.*$/, ""),
+        query: new URLSearchParams((request.url ?? "").replace(/^[^?]*/, "")),
         headers: Object.fromEntries(headers),
         text: size > largestBody ? undefined : Buffer.concat(chunks).toString("utf8"),
         send,

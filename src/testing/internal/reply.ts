@@ -9,6 +9,8 @@ export interface Reply {
   readonly head: { readonly status: number; readonly headers: Readonly<Record<string, string>> } | undefined
   readonly chunks: ReadonlyArray<string>
   readonly end: "finish" | "hang" | "reset" | "close"
+  /** What a connection that hangs sends all the same, again and again. */
+  readonly beat?: { readonly everyMillis: number; readonly text: string } | undefined
 }
 
 /** @internal */
