@@ -623,6 +623,27 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
 export const layer = (options: Options = {}): Layer.Layer<Letta, InvalidConfig> => Layer.effect(Letta, make(options))
 
 /**
+ * What the agent said, from the messages of an answer or the parts of a stream: its assistant messages, one to a line.
+ *
+ * **Example** (Reading a stream)
+ *
+ * ```ts import.meta.vitest
+ * import * as Letta from "effect-resilience/model/Letta"
+ *
+ * const parts: ReadonlyArray<Letta.Part> = [
+ *   { message_type: "assistant_message", id: "message-1", date: "2026-01-01", content: "Good " },
+ *   { message_type: "assistant_message", id: "message-1", date: "2026-01-01", content: "morning" },
+ *   { message_type: "stop_reason", stop_reason: "end_turn" }
+ * ]
+ * Letta.text(parts) // => "Good morning"
+ * ```
+ *
+ * @category getters
+ * @since 0.1.0
+ */
+export const text = (messages: Iterable<Message | Part>): string => wire.spokenText(messages)
+
+/**
  * How good the result of a check is: `healthy`, `degraded` (it works, and somebody should look), `critical`.
  *
  * @category models

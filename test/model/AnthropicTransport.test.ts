@@ -6,6 +6,7 @@ import * as AnthropicClient from "effect-resilience/model/AnthropicClient"
 import * as ProviderServer from "effect-resilience/testing/ProviderServer"
 import { type AiError, LanguageModel, type Response as AiResponse } from "effect/ai"
 import { TestClock } from "effect/testing"
+import { controlled, json, observed, sse } from "../support/fetch.ts"
 
 const message = {
   id: "msg_1",
@@ -29,36 +30,6 @@ const events = [
   event({ type: "message_delta", delta: { stop_reason: "end_turn" }, usage: { output_tokens: 1 } }),
   event({ type: "message_stop" })
 ]
-
-/** A `fetch` whose body comes when the test says so; `awaited` has an entry each time the client waits for a byte. */
-const controlled = Effect.fnUntraced(function*(init: ResponseInit) {
-  const awaited = yield* Queue.unbounded<void>()
-  const aborted = yield* Deferred.make<void>()
-  let body: ReadableStreamDefaultController<Uint8Array> | undefined
-  const stream = new ReadableStream<Uint8Array>({
-    start: (controller) => {
-      body = controller
-    },
-    pull: () => {
-      Queue.offerUnsafe(awaited, undefined)
-    }
-  }, { highWaterMark: 0 })
-  const fetch = (_: unknown, request?: RequestInit) => {
-    request?.signal?.addEventListener("abort", () => Deferred.doneUnsafe(aborted, Effect.void))
-    return Promise.resolve(new Response(stream, init))
-  }
-  return {
-    fetch,
-    aborted: Deferred.await(aborted),
-    awaited: Queue.take(awaited),
-    send: (text: string) => Effect.sync(() => body?.enqueue(new TextEncoder().encode(text))),
-    end: Effect.sync(() => body?.close()),
-    reset: Effect.sync(() => body?.error(new TypeError("terminated")))
-  }
-})
-
-const json = { headers: { "content-type": "application/json" } }
-const sse = { headers: { "content-type": "text/event-stream" } }
 
 const layer = (options: Partial<Anthropic.Options>) =>
   Layer.orDie(Anthropic.layer({ model: "claude-opus-5-5", apiKey: "test", ...options }))
@@ -266,29 +237,6 @@ describe("Anthropic: the stall watchdog", () => {
         assert.strictEqual((yield* server.requests).length, 1)
       })
   )
-})
-
-/** The real `fetch`; `awaited` is done when part of a body has come and the client waits for more. */
-const observed = Effect.gen(function*() {
-  const awaited = yield* Deferred.make<void>()
-  const fetch: typeof globalThis.fetch = async (input, init) => {
-    const response = await globalThis.fetch(input, init)
-    const reader = response.body?.getReader()
-    let chunks = 0
-    return new Response(
-      new ReadableStream({
-        pull: async (controller) => {
-          if (chunks++ > 0) Deferred.doneUnsafe(awaited, Effect.void)
-          const chunk = await reader?.read()
-          if (chunk === undefined || chunk.done) controller.close()
-          else controller.enqueue(chunk.value)
-        },
-        cancel: (reason) => reader?.cancel(reason)
-      }, { highWaterMark: 0 }),
-      response
-    )
-  }
-  return { fetch, awaited: Deferred.await(awaited) }
 })
 
 describe("Anthropic: interruption closes the connection", () => {
