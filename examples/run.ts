@@ -3,6 +3,7 @@ import { NodeRuntime, NodeServices } from "@effect/platform-node"
 import { Clock, Console, Effect, Schema } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import * as Governor from "./governor.ts"
+import * as LettaAgent from "./letta-agent/main.ts"
 import * as Outage from "./outage.ts"
 
 class UnknownExample extends Schema.TaggedError<UnknownExample>("examples/UnknownExample")("UnknownExample", {
@@ -24,6 +25,11 @@ const examples = [
     name: "governor",
     about: "the same agents with and without the governor of their provider, through too much demand and an outage",
     program: Effect.asVoid(Governor.program)
+  },
+  {
+    name: "letta-agent",
+    about: "an agent of Letta through a bad evening: the real client against a server on loopback",
+    program: Effect.asVoid(LettaAgent.program)
   }
 ] as const
 

@@ -140,7 +140,8 @@ export interface Stats {
  *
  * - `agents`: by their ids. Default one agent, `agent-1`, with the blocks `persona` and `human` and the tool
  *   `send_message`.
- * - `answer`: the healthy turn, also as an effect, which may wait. Default: `Echo: ` and the text of the message.
+ * - `answer`: the healthy turn, also as an effect, which may wait. It is not asked about a request that is refused before
+ *   the agent does anything. Default: `Echo: ` and the text of the message.
  * - `faults`: a queue for the first requests, or a rule for all.
  * - `token`: asked for in every request. Default none.
  * - `pageLimit`: the most items that a page of a list has, whatever is asked for. Default 100.
@@ -277,8 +278,8 @@ const routeOf = (method: string, path: string): Route | undefined => {
  * **Details**
  *
  * It serves the health of the server, an agent with its blocks and tools, messages as JSON and as events, and the events
- * of a run in the background. A message in the background whose `otid` the agent has seen is refused with 409 and the run
- * it belongs to. Delays run on the `Clock` of the effect that starts it. An `answer` or a rule that throws shows as a 500
+ * of a run in the background. A message in the background whose `otid` the agent has taken in is refused with 409 and the
+ * run it belongs to. Delays run on the `Clock` of the effect that starts it. An `answer` or a rule that throws shows as a 500
  * that says so. A port in use is a defect.
  *
  * **Example** (Losing an answer, and not the turn)
@@ -366,27 +367,29 @@ export const make = Effect.fnUntraced(function*(
       const now = agents.get(agentId) ?? agent
       agents.set(agentId, { ...now, turns: [...now.turns, text] })
     })
-    if (refusal !== undefined) {
-      if (made === undefined || made > 0) yield* keep
-      return server.later(latency, seed, refusal, index)
-    }
+    if (refusal !== undefined && made === 0) return server.later(latency, seed, refusal, index)
     const given = answer({ agentId, text, turnsBefore: agent.turns.length, body: request }, index)
     const content = Effect.isEffect(given) ? yield* given : given
     const date = DateTime.formatIso(DateTime.makeUnsafe(yield* Clock.currentTimeMillis))
     const healthy = turns.build(request, content, seed, index, date)
-    if (request.background === true) {
-      runs.set(healthy.runId, { turn: healthy, request, date })
-      for (const otid of turns.otidsOf(request)) runOfOtid.set(`${agentId}/${otid}`, healthy.runId)
-    }
-    if (made === undefined || made > 0) yield* keep
     const turn = fault?._tag === "RunFailed"
       ? turns.failed(healthy, fault.stopReason, made ?? 0)
       : fault?._tag === "StreamNoStopReason"
       ? { ...healthy, stopReason: null }
       : healthy
-    const streamed = () => reply.streamReply(fault, turn, request, date)
+    if (made === undefined || made > 0) {
+      yield* keep
+      if (request.background === true) {
+        const kept = made === undefined
+          ? healthy
+          : turns.failed(healthy, fault?._tag === "RunFailed" ? fault.stopReason : "error", made)
+        runs.set(healthy.runId, { turn: kept, request, date })
+        for (const otid of turns.otidsOf(request)) runOfOtid.set(`${agentId}/${otid}`, healthy.runId)
+      }
+    }
+    if (refusal !== undefined) return server.later(latency, seed, refusal, index)
     const planned = request.streaming === true
-      ? streamed()
+      ? reply.streamReply(fault, turn, request, date)
       : reply.jsonReply(fault, turns.answerJson(turn), () => reply.streamReply(undefined, turn, request, date))
     return server.later(latency, seed, planned, index)
   })

@@ -209,7 +209,7 @@ const paths = (value: unknown): ReadonlyArray<ReadonlyArray<string | number>> =>
     : [
       [],
       ...Object.entries(value).flatMap(([key, item]) =>
-        paths(item).map((path) => [Array.isArray(value) ? Number(key) : key, ...path])
+        paths(item).map((path) => path.toSpliced(0, 0, Array.isArray(value) ? Number(key) : key))
       )
     ]
 

@@ -94,6 +94,29 @@ describe("LettaServer", () => {
       assert.deepStrictEqual((yield* server.agent("agent-1")).turns, ["Hello"])
     }))
 
+  it.effect.each(
+    [
+      [{ _tag: "Unavailable" }, 0],
+      [{ _tag: "RateLimited" }, 0],
+      [{ _tag: "AgentBusy" }, 0],
+      [{ _tag: "ApprovalPending" }, 0],
+      [{ _tag: "StatusError", status: 429, message: "No", type: "llm_rate_limit" }, 0],
+      [{ _tag: "StatusError", status: 429, message: "No", type: "llm_rate_limit", afterMessages: 1 }, 1],
+      [{ _tag: "RunFailed", stopReason: "llm_api_error" }, 0],
+      [{ _tag: "RunFailed", stopReason: "llm_api_error", afterMessages: 1 }, 1],
+      [{ _tag: "ServerError" }, 1],
+      [{ _tag: "ResetBeforeHeaders" }, 1],
+      [{ _tag: "ResetMidBody" }, 1],
+      [{ _tag: "TruncatedJson" }, 1],
+      [{ _tag: "NotAnAnswer", variant: "html" }, 1]
+    ] satisfies ReadonlyArray<readonly [LettaServer.Fault, number]>
+  )("what its agents took in is known: %j, %i", ([fault, taken]) =>
+    Effect.gen(function*() {
+      const server = yield* LettaServer.make({ faults: [fault] })
+      yield* Effect.exit(promised(() => clientOf(server).agents.messages.create("agent-1", { input: "Hello" })))
+      assert.lengthOf((yield* server.agent("agent-1")).turns, taken)
+    }))
+
   it.effect("answers later by the clock of its test, and chooses faults by what is asked for", () =>
     Effect.gen(function*() {
       const server = yield* LettaServer.make({

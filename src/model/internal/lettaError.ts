@@ -1,3 +1,4 @@
+import * as Duration from "effect/Duration"
 import * as Schema from "effect/Schema"
 import * as Fault from "../../Fault.ts"
 
@@ -69,7 +70,7 @@ const messageOf = (reason: LettaErrorReason): string => {
     case "NoAnswer":
       return reason.waitedMillis === null
         ? "no answer began in time"
-        : `no answer began within ${reason.waitedMillis} ms`
+        : `no answer began within ${Duration.format(Duration.millis(reason.waitedMillis))}`
     case "ConnectionFailed":
       return `no answer began, the connection failed${because}`
     case "CutShort":

@@ -106,8 +106,14 @@ const bodyOf = (body: unknown): Body => {
 const busy = /currently being processed|already (?:being processed|running)|is busy/i
 const awaitsApproval = /waiting for approval|pending approval/i
 
+/** The client's own words for a body that is no JSON: the status and the body. */
+const plain = (text: string): string => {
+  const said = text.replace(/^\d{3} /, "").trim()
+  return said.startsWith("<") ? "a page of HTML" : excerpt(said)
+}
+
 const refusal = (status: number, body: Body, text: string): LettaErrorReason => {
-  const message = body.message ?? excerpt(text)
+  const message = body.message ?? plain(text)
   if (status === 404 && body.fromLetta) return { _tag: "NotFound", message }
   if (status === 409 && awaitsApproval.test(message)) return { _tag: "ApprovalPending", message }
   if (status === 409 && (busy.test(message) || body.runId !== null)) {

@@ -49,7 +49,8 @@ interface Meeting {
 
 /** @internal */
 export const meet = (fault: Fault | undefined, request: turns.MessageRequest, runId: string): Meeting => {
-  const refused = (refusal: replies.Reply, made: number | undefined = 0): Meeting => ({ refusal, made })
+  const refused = (refusal: replies.Reply, made = 0): Meeting => ({ refusal, made })
+  const lost = (refusal: replies.Reply): Meeting => ({ refusal, made: undefined })
   switch (fault?._tag) {
     case "RateLimited":
       return refused(detail(429, "Rate limit exceeded", {}, replies.retryAfter(fault.retryAfter)))
@@ -73,12 +74,12 @@ export const meet = (fault: Fault | undefined, request: turns.MessageRequest, ru
       const reply = fault.html === true
         ? replies.finish(status, replies.html, replies.page(`${status} Server Error`))
         : detail(status, "An internal server error occurred")
-      return refused(reply, undefined)
+      return lost(reply)
     }
     case "Hang":
-      return refused(replies.silence, undefined)
+      return lost(replies.silence)
     case "ResetBeforeHeaders":
-      return refused({ ...replies.silence, end: "reset" }, undefined)
+      return lost({ ...replies.silence, end: "reset" })
     case "RunFailed":
       return { refusal: undefined, made: fault.afterMessages ?? 0 }
     case "StreamError": {
