@@ -211,7 +211,7 @@ export interface AgentState {
 export class Letta extends Context.Service<Letta, {
   /**
    * Runs a call of the client to its end, body included. What the client returns is passed on as it is; it validates no
-   * answer. Its stream would break off with the callback.
+   * answer, and nobody watches the end of a stream that it returns: see `streamMessage`.
    */
   readonly use: <A>(call: (client: Client, signal: AbortSignal) => PromiseLike<A>) => Effect.Effect<A, LettaError>
   /** Whether Letta answers, with its version. */

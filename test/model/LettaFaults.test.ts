@@ -127,6 +127,8 @@ const cases: ReadonlyArray<Case> = [
   unsure("500", { _tag: "ServerError" }, "StatusError", Fault.transient),
   unsure("502 of a proxy", { _tag: "ServerError", status: 502, html: true }, "StatusError", Fault.transient),
   unsure("520", { _tag: "ServerError", status: 520 }, "StatusError", Fault.transient),
+  every("521, which no server saw", status(521, "Web server is down"), "StatusError", Fault.transient),
+  every("529", status(529, "Overloaded"), "StatusError", Fault.overloaded()),
   unsure("524", { _tag: "ServerError", status: 524 }, "StatusError", Fault.timedOut),
   unsure("a reset before the headers", { _tag: "ResetBeforeHeaders" }, "ConnectionFailed", Fault.transient),
   unsure("a reset in the body", { _tag: "ResetMidBody" }, "CutShort", Fault.transient),

@@ -122,9 +122,12 @@ const refusal = (status: number, body: Body, text: string): LettaErrorReason => 
   return { _tag: "StatusError", status, type: body.type, message }
 }
 
+/** No server took the request: there is none to be had, or (521, 523 of Cloudflare) the proxy did not reach it. */
+const notTaken = new Set([503, 521, 523, 529])
+
 const effectsOf = (status: number, type: string | null): Effects => {
   if (type !== null && insideTurn.test(type)) return "unknown"
-  return status === 408 || (status >= 500 && status !== 503 && status !== 529) ? "unknown" : "none"
+  return status === 408 || (status >= 500 && !notTaken.has(status)) ? "unknown" : "none"
 }
 
 const fromStatus = (error: APIError, status: number, nowMillis: number): Judged => {
