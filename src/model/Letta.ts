@@ -285,9 +285,11 @@ const validated = (options: Options) =>
       const limit = (option: "turnTimeout" | "readTimeout" | "stallTimeout", standard: Duration.Input) =>
         config.duration(moduleName, option, options[option] ?? standard, { minimum: "1 millis" })
       const stallTimeout = limit("stallTimeout", "30 seconds")
+      const turnTimeout = limit("turnTimeout", "5 minutes")
+      const readTimeout = limit("readTimeout", "30 seconds")
       return {
-        turn: { responseTimeout: limit("turnTimeout", "5 minutes"), stallTimeout },
-        read: { responseTimeout: limit("readTimeout", "30 seconds"), stallTimeout }
+        turn: { answer: { option: "turnTimeout", after: turnTimeout }, stallTimeout },
+        read: { answer: { option: "readTimeout", after: readTimeout }, stallTimeout }
       }
     },
     catch: (error) => error instanceof InvalidConfig ? error : invalid("options", String(error), "valid options")

@@ -7,7 +7,7 @@ type Fetch = (input: string | URL | Request, init?: RequestInit) => Promise<Resp
 /** @internal */
 export interface Limits {
   /** Until headers come. */
-  readonly answer: { readonly option: "responseTimeout" | "streamTimeout"; readonly after: Duration.Duration }
+  readonly answer: { readonly option: string; readonly after: Duration.Duration }
   readonly stallTimeout: Duration.Duration
 }
 
