@@ -38,7 +38,7 @@ import type { VerdictTag } from "./Fault.ts"
  *   result came from the journal.
  * - `SagaFailed`, `CompensationFailed`: a saga has failed for good, so that its steps are undone; people are asked, because
  *   one of them could not be.
- * - `EscalationOpened`, `EscalationDecided`: a person is asked, or has decided.
+ * - `EscalationOpened`, `EscalationDecided`, `EscalationClosed`: a person is asked, has decided, or is not asked any more.
  * - `IdempotencyHit`: a call was answered by an earlier one, or joined one that was under way.
  * - `ModelCalled`, `ToolCalled`, `BudgetExceeded`: what an `Agent` does.
  *
@@ -144,6 +144,12 @@ export type Event =
     readonly reason: string
   }
   | { readonly _tag: "EscalationDecided"; readonly id: string; readonly decision: string }
+  | {
+    readonly _tag: "EscalationClosed"
+    readonly id: string
+    readonly runId: string | undefined
+    readonly as: "expired" | "withdrawn"
+  }
   | { readonly _tag: "IdempotencyHit"; readonly key: string; readonly joined: boolean }
   | {
     readonly _tag: "ModelCalled"

@@ -4,27 +4,24 @@
  * @since 0.1.0
  */
 import * as Clock from "effect/Clock"
-import * as Context from "effect/Context"
 import * as DateTime from "effect/DateTime"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as PubSub from "effect/PubSub"
-import * as Random from "effect/Random"
+import * as RcRef from "effect/RcRef"
 import * as Result from "effect/Result"
-import * as Schema from "effect/Schema"
+import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as config from "../internal/config.ts"
 import { sha256 } from "../internal/sha256.ts"
 import * as Telemetry from "../Telemetry.ts"
-import * as Checkpoint from "./Checkpoint.ts"
+import { CheckpointStore, type CheckpointStoreError } from "./CheckpointStore.ts"
 import { excerpt, excerptText, summary } from "./internal/escalationExcerpt.ts"
 import * as Input from "./internal/escalationInput.ts"
 import {
-  Abandoned,
-  Decision,
   DecisionTag,
   Escalation,
   EscalationError,
@@ -32,142 +29,29 @@ import {
   Reason,
   Status
 } from "./internal/escalationModel.ts"
+import {
+  type ClaimOptions,
+  EscalationQueue,
+  pageSize,
+  randomId,
+  type Submission
+} from "./internal/escalationService.ts"
 import * as State from "./internal/escalationState.ts"
-import { type Filter, makeStoreMemory, type Store } from "./internal/escalationStore.ts"
+import { type Changed, type Filter, makeStoreMemory, type Store } from "./internal/escalationStore.ts"
 
+export { ask, cancel, type Question, reconcile } from "./internal/escalationAsk.ts"
 export * from "./internal/escalationModel.ts"
+export {
+  depthGauge,
+  layerMetrics,
+  layerResumeRuns,
+  measure,
+  oldestAgeGauge,
+  resumeRuns,
+  type ResumeRunsOptions
+} from "./internal/escalationResume.ts"
+export { type ClaimOptions, decide, EscalationQueue, type Submission, submit } from "./internal/escalationService.ts"
 export * from "./internal/escalationStore.ts"
-
-/**
- * What to ask, for {@link submit}.
- *
- * **Details**
- *
- * - `reason`, `task`: why, and about what, in words that a person understands.
- * - `runId`, `step`: which run waits, and where.
- * - `error`: the failure behind it. Its tag and message are kept.
- * - `checkpoint`: where the whole state of the agent is; `state`: the state itself, or what matters of it.
- * - `context`: whatever helps to decide.
- * - `decisions`: the decisions that make sense. Default: all.
- * - `accepts`: schema of a value that can be supplied. Other values are refused when they are supplied, as far as the
- *   schema's JSON Schema can tell them.
- * - `timeToLive`: after this time without a decision it is expired. Default: never.
- * - `dedupeKey`: a second submission with the same key is the first one, decided or not. Default: none.
- *
- * `error`, `state` and `context` are bounded (by default to 8000 characters each, with a marker where something was
- * left out) and lose what is `Redacted`, what stands under the name of a secret, and what looks like one.
- *
- * @category models
- * @since 0.1.0
- */
-export interface Submission {
-  readonly reason: Reason
-  readonly task: string
-  readonly runId?: string | undefined
-  readonly step?: string | undefined
-  readonly error?: unknown
-  readonly checkpoint?: string | undefined
-  readonly state?: unknown
-  readonly context?: unknown
-  readonly decisions?: ReadonlyArray<DecisionTag> | undefined
-  readonly accepts?: Schema.Constraint | undefined
-  readonly timeToLive?: Duration.Input | undefined
-  readonly dedupeKey?: string | undefined
-}
-
-/**
- * Who claims, and for how long. `lease` defaults to 5 minutes; claiming again prolongs it.
- *
- * @category models
- * @since 0.1.0
- */
-export interface ClaimOptions {
-  readonly by: string
-  readonly lease?: Duration.Input | undefined
-}
-
-/**
- * Service that holds escalations until they are decided.
- *
- * **When to use**
- *
- * Use it directly to supervise: list, claim, decide. Inside a run use {@link ask} and {@link reconcile}.
- *
- * **Details**
- *
- * Every method fails with {@link EscalationError}, also for values that the types do not allow. A refusal has changed
- * nothing. A store that breaks off, or does not answer in time, may have written: call again, and the answer tells.
- *
- * **Example** (Deciding an escalation)
- *
- * ```ts import.meta.vitest
- * import { Effect } from "effect"
- * import { EscalationQueue } from "effect-resilience"
- *
- * const program = Effect.gen(function*() {
- *   const queue = yield* EscalationQueue.EscalationQueue
- *   const { id } = yield* queue.submit({ reason: "IrreversibleAction", task: "delete the archive?" })
- *   yield* queue.decide(id, { _tag: "Reject", reason: "not today" }, { by: "ann" })
- *   const late = yield* Effect.flip(queue.decide(id, { _tag: "Approve" }, { by: "bob" }))
- *   return late.reason._tag
- * })
- *
- * await Effect.runPromise(Effect.provide(program, EscalationQueue.layerMemory)) // => "AlreadyDecided"
- * ```
- *
- * @category services
- * @since 0.1.0
- */
-export class EscalationQueue extends Context.Service<EscalationQueue, {
-  /** Opens an escalation, or returns the one with the same `dedupeKey`, which may be decided already. */
-  readonly submit: (submission: Submission) => Effect.Effect<Escalation, EscalationError>
-  /** Reads an escalation. */
-  readonly get: (id: string) => Effect.Effect<Escalation, EscalationError>
-  /** Lists escalations, the oldest first. */
-  readonly list: (filter?: Filter) => Effect.Effect<ReadonlyArray<Escalation>, EscalationError>
-  /**
-   * Decides an escalation. Of several deciders exactly one wins, the others get `AlreadyDecided`. While somebody holds
-   * it, nobody else can decide it.
-   */
-  readonly decide: (
-    id: string,
-    decision: Decision,
-    options?: { readonly by?: string | undefined }
-  ) => Effect.Effect<Escalation, EscalationError>
-  /**
-   * Takes back a decision that no run has used, so that it can be decided again. What somebody holds stays with them.
-   */
-  readonly reopen: (id: string) => Effect.Effect<Escalation, EscalationError>
-  /**
-   * Notes that a run goes on with the decision, which can then not be taken back. Answers whether it still stands as it
-   * was read. {@link ask} and {@link reconcile} do it.
-   */
-  readonly confirm: (escalation: Escalation) => Effect.Effect<boolean, EscalationError>
-  /** Holds an escalation for the time of a lease; once that is over, it is open again. */
-  readonly claim: (id: string, options: ClaimOptions) => Effect.Effect<Escalation, EscalationError>
-  /** Claims the oldest open escalation, if there is one. */
-  readonly claimNext: (
-    options: ClaimOptions & Pick<Filter, "reason" | "runId">
-  ) => Effect.Effect<Option.Option<Escalation>, EscalationError>
-  /** Gives a claimed escalation back before its lease is over. */
-  readonly release: (id: string, options: { readonly by: string }) => Effect.Effect<Escalation, EscalationError>
-  /** How many escalations wait for a decision, claimed or not. */
-  readonly depth: Effect.Effect<number, EscalationError>
-  /** How long the oldest of them has been waiting. */
-  readonly oldestAge: Effect.Effect<Option.Option<Duration.Duration>, EscalationError>
-  /**
-   * Every escalation that changes from now on, as it stands after the change. Several changes of one escalation in a
-   * row may be seen as one; a slow reader misses nothing else and holds nothing up.
-   */
-  readonly changes: Stream.Stream<Escalation, EscalationError>
-  /**
-   * The escalations that are open, and then each that comes to be. One that is open again because a lease ran out
-   * is found by `claimNext`.
-   */
-  readonly open: Stream.Stream<Escalation, EscalationError>
-  /** Removes what was decided, or has expired, longer ago than this, and returns how many. */
-  readonly prune: (olderThan: Duration.Input) => Effect.Effect<number, EscalationError>
-}>()("effect-resilience/durable/EscalationQueue/EscalationQueue") {}
 
 /**
  * Options of {@link make}.
@@ -186,14 +70,6 @@ export interface Options {
   readonly pollInterval?: Duration.Input | undefined
   readonly storeTimeout?: Duration.Input | undefined
 }
-
-/** Records read from the store at a time. */
-const pageSize = 100
-
-const randomId = Effect.map(
-  Effect.all(Array.from({ length: 4 }, () => Random.nextIntBetween(0, 2 ** 32, { halfOpen: true }))),
-  (words) => words.map((word) => word.toString(16).padStart(8, "0")).join("")
-)
 
 /**
  * Creates an `EscalationQueue` over a store.
@@ -224,11 +100,23 @@ export const make = Effect.fnUntraced(function*(
   // Only says that something has changed: what, is read from the store. So one place is enough for any number of
   // changes, and a reader that sleeps holds nothing up.
   const touched = yield* Effect.acquireRelease(PubSub.sliding<void>(1), PubSub.shutdown)
+  // One for all streams, and none where there is no stream. While it is down, the streams look by themselves.
+  const listening = yield* RcRef.make({
+    acquire: store.listen === undefined ? Effect.void : Effect.forkScoped(
+      Stream.runForEach(store.listen, () => PubSub.publish(touched, undefined)).pipe(
+        Effect.tapError((error) => Effect.logDebug("not listening to the escalation queue for now", error)),
+        Effect.ignore,
+        Effect.repeat(Schedule.spaced("1 second"))
+      ),
+      { startImmediately: true }
+    )
+  })
+  const ownRuns = yield* Effect.serviceOption(CheckpointStore)
 
   const asOfNow = (record: Escalation) => Effect.map(Clock.currentTimeMillis, (now) => State.asOf(record, now))
 
   const recordOf = (submission: Submission, id: string, now: DateTime.Utc): Escalation => {
-    const { accepts, checkpoint, context, decisions, error, reason, runId, state, step, task } = submission
+    const { accepts, checkpoint, context, decisions, edits, error, reason, runId, state, step, task } = submission
     const timeToLive = Input.optionally(
       submission.timeToLive,
       (value) => config.duration("EscalationQueue", "timeToLive", value, { minimum: "1 millis" })
@@ -250,6 +138,8 @@ export const make = Effect.fnUntraced(function*(
       ...(accepts === undefined
         ? {}
         : Option.match(State.acceptsOf(accepts), { onNone: () => ({}), onSome: (accepts) => ({ accepts }) })),
+      // Without a JSON Schema of its own any value may be one: the program has the last word when the run resumes.
+      ...(edits === undefined ? {} : { edits: Option.getOrElse(State.acceptsOf(edits), () => ({})) }),
       ...(timeToLive === undefined ? {} : { expiresAt: DateTime.addDuration(now, timeToLive) })
     })
   }
@@ -294,16 +184,46 @@ export const make = Effect.fnUntraced(function*(
   const change = (
     operation: string,
     id: string,
-    transition: State.Transition
+    transition: State.Transition,
+    allowed: (record: Escalation) => Effect.Effect<void, EscalationError> = () => Effect.void
   ): Effect.Effect<Escalation, EscalationError> =>
     Effect.gen(function*() {
       const now = yield* Clock.currentTimeMillis
       const before = yield* get(operation, id)
       const after = transition(before, now)
       if (Result.isFailure(after)) return yield* new EscalationError({ operation, id, reason: after.failure })
+      if (after.success === before) return before
+      yield* allowed(before)
       const written = yield* write(operation, after.success)
-      return written ?? (yield* change(operation, id, transition))
+      return written ?? (yield* change(operation, id, transition, allowed))
     })
+
+  const runIsNotCancelled = Effect.fnUntraced(function*({ id, runId }: Escalation) {
+    const runs = Option.getOrUndefined(Option.orElse(yield* Effect.serviceOption(CheckpointStore), () => ownRuns))
+    if (runs === undefined || runId === undefined) return
+    const run = yield* Effect.mapError(runs.get(runId), (error) => unreadable("decide", id, error))
+    if (Option.isSome(run) && run.value.status === "cancelled") {
+      return yield* new EscalationError({ operation: "decide", id, reason: { _tag: "RunCancelled", runId } })
+    }
+  })
+
+  const expire: Effect.Effect<number, EscalationError> = Effect.gen(function*() {
+    let count = 0
+    while (true) {
+      const now = yield* Clock.currentTimeMillis
+      const overdue = yield* store.overdue(now, { limit: pageSize })
+      let recorded = 0
+      for (const record of overdue) {
+        // Who has lost against another writer has nothing to record any more, or finds it again.
+        const closed = State.final(State.asOf(record, now), now)
+        if ((yield* write("expire", closed)) === undefined) continue
+        recorded += 1
+        yield* Telemetry.emit(() => ({ _tag: "EscalationClosed", id: record.id, runId: record.runId, as: "expired" }))
+      }
+      count += recorded
+      if (overdue.length < pageSize || recorded === 0) return count
+    }
+  })
 
   const leaseOf = (operation: string, id: string | undefined, options: ClaimOptions) =>
     Input.reading(operation, id, () => {
@@ -340,22 +260,23 @@ export const make = Effect.fnUntraced(function*(
     })
 
   /** A page of changes, as soon as there is one. */
-  const page = (subscription: PubSub.Subscription<void>, cursor: number, undecided: boolean) =>
+  const page = (subscription: PubSub.Subscription<void>, cursor: number, only: Changed) =>
     Effect.gen(function*() {
       while (true) {
-        const { records, revision } = yield* store.changedSince(cursor, { undecided, limit: pageSize })
+        const { records, revision } = yield* store.changedSince(cursor, { only, limit: pageSize })
         if (revision > cursor) return [yield* Effect.forEach(records, asOfNow), Option.some(revision)] as const
         const wait = PubSub.take(subscription)
         yield* Duration.isFinite(poll) ? Effect.timeoutOption(wait, poll) : wait
       }
     })
 
-  const watch = (from: Effect.Effect<number, EscalationError>, undecided: boolean) =>
+  const watch = (from: Effect.Effect<number, EscalationError>, only: Changed) =>
     Stream.unwrap(Effect.gen(function*() {
       // Subscribed before the first look at the store, so that nothing can come between unheard.
       const subscription = yield* PubSub.subscribe(touched)
+      yield* RcRef.get(listening)
       const cursor = yield* from
-      return Stream.paginate(cursor, (cursor) => page(subscription, cursor, undecided))
+      return Stream.paginate(cursor, (cursor) => page(subscription, cursor, only))
     }))
 
   return EscalationQueue.of({
@@ -370,12 +291,31 @@ export const make = Effect.fnUntraced(function*(
     decide: (id, decision, options) =>
       Effect.gen(function*() {
         const by = yield* Input.reading("decide", id, () => Input.optionally(options?.by, (by) => Input.text("by", by)))
-        const decided = yield* change("decide", id, State.decide(decision, by))
+        const decided = yield* change("decide", id, State.decide(decision, by), runIsNotCancelled)
         yield* Telemetry.emit(() => ({ _tag: "EscalationDecided", id, decision: decision._tag }))
         return decided
       }),
     reopen: (id) => change("reopen", id, State.reopen),
-    confirm: (escalation) => Effect.map(write("confirm", State.used(escalation)), (written) => written !== undefined),
+    withdraw: (id, options) =>
+      Effect.gen(function*() {
+        const why = yield* Input.reading("withdraw", id, () =>
+          Input.optionally(options?.reason, (reason) =>
+            excerptText(Input.text("reason", reason), limit)))
+        const { revision } = yield* get("withdraw", id)
+        const withdrawn = yield* change("withdraw", id, State.withdraw(why))
+        const { closed, runId } = withdrawn
+        if (closed?.as === "withdrawn" && withdrawn.revision !== revision) {
+          yield* Telemetry.emit(() => ({ _tag: "EscalationClosed", id, runId, as: "withdrawn" }))
+        }
+        return withdrawn
+      }),
+    expire,
+    confirm: (escalation) =>
+      Effect.flatMap(
+        Clock.currentTimeMillis,
+        (now) => Effect.map(write("confirm", State.final(escalation, now)), (written) => written !== undefined)
+      ),
+    acknowledge: (told) => change("acknowledge", told.id, State.acknowledge(told)),
     claim: (id, options) =>
       Effect.flatMap(leaseOf("claim", id, options), (transition) => change("claim", id, transition)),
     claimNext,
@@ -390,8 +330,9 @@ export const make = Effect.fnUntraced(function*(
         store.waiting(now),
         ({ oldest }) => Option.map(Option.fromUndefinedOr(oldest), (at) => Duration.millis(now - at))
       )),
-    changes: watch(store.revision, false),
-    open: Stream.filter(watch(Effect.succeed(-1), true), ({ status }) => status === "open"),
+    changes: watch(store.revision, "all"),
+    open: Stream.filter(watch(Effect.succeed(-1), "undecided"), ({ status }) => status === "open"),
+    undelivered: watch(Effect.succeed(-1), "undelivered"),
     prune: (olderThan) =>
       Effect.gen(function*() {
         const now = yield* Clock.currentTimeMillis
@@ -404,7 +345,14 @@ export const make = Effect.fnUntraced(function*(
 
 const isLost = (reason: FailureReason): boolean =>
   reason._tag === "AlreadyClaimed" || reason._tag === "AlreadyDecided" || reason._tag === "Expired" ||
-  reason._tag === "NotFound"
+  reason._tag === "Withdrawn" || reason._tag === "NotFound"
+
+const unreadable = (operation: string, id: string, cause: CheckpointStoreError) =>
+  new EscalationError({
+    operation,
+    id,
+    reason: { _tag: cause.reason._tag === "Unavailable" ? "Unavailable" : "Rejected", cause }
+  })
 
 /**
  * Provides an `EscalationQueue` in memory, for tests and for runs that need not outlive the process.
@@ -416,240 +364,3 @@ export const layerMemory: Layer.Layer<EscalationQueue> = Layer.effect(
   EscalationQueue,
   Effect.flatMap(makeStoreMemory(), (store) => make({ store }))
 )
-
-/**
- * Opens an escalation, see {@link Submission}.
- *
- * Fails with {@link EscalationError}: `InvalidRequest`, `QueueFull`, or the failure of the store.
- *
- * @category combinators
- * @since 0.1.0
- */
-export const submit = (submission: Submission): Effect.Effect<Escalation, EscalationError, EscalationQueue> =>
-  EscalationQueue.use((queue) => queue.submit(submission))
-
-/**
- * Decides an escalation.
- *
- * Fails with {@link EscalationError}: `NotFound`, `AlreadyDecided`, `Expired`, `AlreadyClaimed`, `InvalidDecision`.
- *
- * @category combinators
- * @since 0.1.0
- */
-export const decide = (
-  id: string,
-  decision: Decision,
-  options?: { readonly by?: string | undefined }
-): Effect.Effect<Escalation, EscalationError, EscalationQueue> =>
-  EscalationQueue.use((queue) => queue.decide(id, decision, options))
-
-/**
- * What to ask, for {@link ask}: a {@link Submission} with the `name` of the step. Run, step and de-duplication come
- * from the run around.
- *
- * @category models
- * @since 0.1.0
- */
-export interface Question<Accepts extends Schema.Constraint = never>
-  extends Omit<Submission, "runId" | "step" | "dedupeKey" | "accepts">
-{
-  readonly name: string
-  readonly accepts?: Accepts | undefined
-}
-
-/**
- * Asks for a decision inside a run, as a step of it.
- *
- * **When to use**
- *
- * Use it before an action that must be approved, or after a failure that no policy resolves.
- *
- * **Details**
- *
- * The escalation is opened once for the run and the step, however often the run is resumed. As long as it is undecided
- * the run ends with `Checkpoint.RunSuspended`. Once it is decided, here or in another process, running the run again
- * answers the decision, which is recorded in its journal and never asked for again. With `accepts` a supplied value is
- * one that this schema decodes.
- *
- * Fails with
- * - `Checkpoint.RunSuspended`: there is no decision yet.
- * - {@link EscalationError}: `Expired`, if its time ran out: running the run again asks anew, with a new deadline.
- *   `InvalidDecision`, if the supplied value does not decode: nothing is recorded, `reopen` the escalation to have it
- *   decided again. Otherwise the failure of the store.
- * - the errors of a step, `Checkpoint.StepError`.
- *
- * **Example** (Waiting for an approval)
- *
- * ```ts import.meta.vitest
- * import { Effect, Layer } from "effect"
- * import { Checkpoint, CheckpointStore, EscalationQueue } from "effect-resilience"
- *
- * const transfer = EscalationQueue.ask({ name: "approval", reason: "IrreversibleAction", task: "pay 900 to ann?" }).pipe(
- *   Effect.map((decision) => decision._tag === "Approve" ? "paid" : "kept"),
- *   Checkpoint.run({ id: "transfer-1" })
- * )
- *
- * const program = Effect.gen(function*() {
- *   const suspended = yield* Effect.flip(transfer)
- *   const queue = yield* EscalationQueue.EscalationQueue
- *   const [waiting] = yield* queue.list({ status: "open" })
- *   if (waiting !== undefined) yield* queue.decide(waiting.id, { _tag: "Approve" }, { by: "bob" })
- *   return [suspended._tag, yield* transfer]
- * })
- *
- * const world = Layer.mergeAll(CheckpointStore.layerMemory, EscalationQueue.layerMemory)
- * await Effect.runPromise(Effect.provide(program, world)) // => ["RunSuspended", "paid"]
- * ```
- *
- * @category combinators
- * @since 0.1.0
- */
-export const ask = <Accepts extends Schema.Constraint = never>(
-  question: Question<Accepts>
-): Effect.Effect<
-  Decision,
-  EscalationError | Checkpoint.RunSuspended | Checkpoint.StepError,
-  EscalationQueue | Checkpoint.Run | Accepts["DecodingServices"]
-> => Effect.map(answered(question), ({ decision }) => decision)
-
-const Answer = Schema.TaggedStruct("Answer", { id: Schema.String, decision: Decision })
-
-/** One question and what became of it: an answer, or none in time. */
-const Round = Schema.Union([
-  Answer,
-  Schema.TaggedStruct("Expired", { id: Schema.String, at: Schema.DateTimeUtcFromMillis })
-])
-
-/**
- * The decision as a step. It is checked, and cannot be taken back any more, before it is written into the journal: from
- * there it could not be taken back.
- */
-const answered = <Accepts extends Schema.Constraint = never>({ name, ...submission }: Question<Accepts>) => {
-  const { accepts } = submission
-
-  const once = Effect.fnUntraced(function*(runId: string, step: string) {
-    const queue = yield* EscalationQueue
-    // The journal knows which question it is: a run that was cleared and begins anew under the same id must not find
-    // the approval that the old one was given.
-    const question = yield* Checkpoint.step("question", { success: Schema.String }, randomId)
-    const dedupeKey = `${runId}/${step}/${question}`
-    while (true) {
-      const escalation = yield* queue.submit({ ...submission, runId, step, dedupeKey })
-      const { expiresAt, id, resolution, status } = escalation
-      if (resolution !== undefined) {
-        const { decision } = resolution
-        if (accepts !== undefined && decision._tag === "Supply") yield* supplied(accepts, id, decision.value)
-        if (resolution.used !== true && !(yield* queue.confirm(escalation))) continue
-        return Answer.make({ id, decision })
-      }
-      if (status === "expired" && expiresAt !== undefined) return { _tag: "Expired" as const, id, at: expiresAt }
-      const reason = `waiting for a decision (${submission.reason})`
-      return yield* new Checkpoint.RunSuspended({ runId, step, escalationId: id, reason })
-    }
-  })
-
-  return Checkpoint.step(
-    name,
-    { success: Answer },
-    Effect.gen(function*() {
-      const { runId, scope: step } = yield* Checkpoint.current
-      while (true) {
-        let told = true
-        const round = yield* Checkpoint.step(
-          "round",
-          { success: Round },
-          Effect.suspend(() => {
-            told = false
-            return once(runId, step)
-          })
-        )
-        if (round._tag === "Answer") return round
-        // Said once, by the run that found it out; the next one asks anew.
-        if (!told) {
-          const { at, id } = round
-          return yield* new EscalationError({ operation: "ask", id, reason: { _tag: "Expired", at } })
-        }
-      }
-    })
-  )
-}
-
-/** The value that a supervisor supplied, as the program reads it. */
-const supplied = <Success extends Schema.Constraint>(success: Success, id: string, value: Schema.Json) =>
-  Effect.mapError(
-    Schema.decodeUnknownEffect(Schema.toCodecJson(success))(value),
-    ({ message: issue }) =>
-      new EscalationError({ operation: "ask", id, reason: { _tag: "InvalidDecision", decision: "Supply", issue } })
-  )
-
-/**
- * Creates a `reconcile` for `Checkpoint.step` that asks a supervisor whether the step took effect.
- *
- * **Details**
- *
- * `task` says what may have happened, `success` is the schema of the step's result. `Retry` says that it has not
- * happened and executes it again; `Supply` says that it has, and with which result; `Reject` and `Abandon` end it.
- * Without a decision the run is suspended.
- *
- * Fails with
- * - {@link Abandoned}: the decision was `Reject` or `Abandon`.
- * - {@link EscalationError}: `InvalidDecision`, if the supplied value does not decode; nothing is recorded, `reopen` the
- *   escalation to have it decided again. Otherwise as {@link ask}.
- *
- * **Example** (Asking whether a payment went out)
- *
- * ```ts import.meta.vitest
- * import { Effect, Layer, Schema } from "effect"
- * import { Checkpoint, CheckpointStore, EscalationQueue } from "effect-resilience"
- *
- * const reconcile = EscalationQueue.reconcile({ task: "did payment 7 go out? supply its number", success: Schema.Int })
- *
- * const pay = Checkpoint.step(
- *   "pay",
- *   { success: Schema.Int, effects: "atMostOnce", reconcile },
- *   Effect.die("the connection broke in the middle")
- * ).pipe(Checkpoint.run({ id: "payment-7" }))
- *
- * const program = Effect.gen(function*() {
- *   const suspended = yield* Effect.flip(pay)
- *   const queue = yield* EscalationQueue.EscalationQueue
- *   const [waiting] = yield* queue.list({ status: "open" })
- *   if (waiting !== undefined) yield* queue.decide(waiting.id, { _tag: "Supply", value: 4711 })
- *   return [suspended._tag, yield* pay]
- * })
- *
- * const world = Layer.mergeAll(CheckpointStore.layerMemory, EscalationQueue.layerMemory)
- * await Effect.runPromise(Effect.provide(program, world)) // => ["RunSuspended", 4711]
- * ```
- *
- * @category combinators
- * @since 0.1.0
- */
-export const reconcile = <Success extends Schema.Constraint>(
-  options: Omit<Question, "name" | "reason" | "decisions" | "accepts"> & { readonly success: Success }
-): Effect.Effect<
-  Checkpoint.Reconciliation<Success["Type"]>,
-  Abandoned | EscalationError | Checkpoint.RunSuspended | Checkpoint.StepError,
-  EscalationQueue | Checkpoint.Run | Success["DecodingServices"]
-> => {
-  const { success, ...submission } = options
-  return Effect.gen(function*() {
-    const { decision, id } = yield* answered({
-      ...submission,
-      name: "decision",
-      reason: "AmbiguousState",
-      decisions: ["Retry", "Supply", "Reject", "Abandon"],
-      accepts: success
-    })
-    switch (decision._tag) {
-      case "Supply":
-        return Checkpoint.happened(yield* supplied(success, id, decision.value))
-      case "Reject":
-      case "Abandon":
-        return yield* new Abandoned({ escalationId: id, decision: decision._tag, reason: decision.reason })
-      case "Approve":
-      case "Retry":
-        return Checkpoint.notHappened
-    }
-  })
-}

@@ -5,14 +5,17 @@
  */
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import * as Clock from "effect/Clock"
+import * as DateTime from "effect/DateTime"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Equal from "effect/Equal"
 import { format } from "effect/Formatter"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
+import * as Struct from "effect/Struct"
 import * as TestClock from "effect/testing/TestClock"
 import { CheckpointStore, type CheckpointStoreError, type Entry } from "../durable/CheckpointStore.ts"
+import * as EscalationQueue from "../durable/EscalationQueue.ts"
 import type * as Idempotency from "../durable/Idempotency.ts"
 import * as Fault from "../Fault.ts"
 
@@ -557,6 +560,364 @@ export const idempotencyStore = <E, R, R2 = never>(
       yield* store.clear("%")
       yield* same("clear takes a scope for a name and not for a pattern", yield* outcomeOf(store, "s", "k0"), "anew")
       yield* store.clear("nobody")
+    })
+  ]
+}
+
+type Asked = EscalationQueue.Escalation
+
+const at = (millis: number) => DateTime.makeUnsafe(millis)
+
+/**
+ * The contract of an `EscalationQueue.Store`, as cases to run one by one, each on a store that `open` makes and that holds
+ * nothing.
+ *
+ * **Details**
+ *
+ * A store gets its times from the queue, so that no time has to go by. `listen` is not part of it: what it misses is found
+ * by asking, and that is.
+ *
+ * **Example** (Proving a store of escalations)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { EscalationQueue } from "effect-resilience"
+ * import { StoreContract } from "effect-resilience/testing"
+ *
+ * const cases = StoreContract.escalationStore(EscalationQueue.makeStoreMemory())
+ * const [, broken] = await Effect.runPromise(Effect.partition(cases, ({ effect }) => effect))
+ * broken // => []
+ * ```
+ *
+ * @category contracts
+ * @since 0.1.0
+ */
+export const escalationStore = <E, R>(
+  open: Effect.Effect<EscalationQueue.Store, E, R>
+): ReadonlyArray<Case<E | EscalationQueue.EscalationError, R>> => {
+  const test = (
+    name: string,
+    use: (store: EscalationQueue.Store) => Generator<
+      Effect.Effect<unknown, EscalationQueue.EscalationError | ContractBroken>,
+      void,
+      never
+    >
+  ): Case<E | EscalationQueue.EscalationError, R> => ({
+    name,
+    effect: Effect.flatMap(open, (store) => Effect.gen(() => use(store)))
+  })
+
+  const question = (id: string, fields: Partial<ConstructorParameters<typeof EscalationQueue.Escalation>[0]> = {}) =>
+    new EscalationQueue.Escalation({
+      id,
+      revision: 0,
+      reason: "RequiresHuman",
+      task: `task ${id}`,
+      decisions: ["Approve", "Reject"],
+      submittedAt: at(1_000),
+      status: "open",
+      ...fields
+    })
+  type Fields = Partial<Pick<Asked, "revision" | "status" | "claim" | "resolution" | "closed" | "delivered" | "task">>
+  const withFields = (record: Asked, fields: Fields) => {
+    const { revision, status, task } = record
+    return new EscalationQueue.Escalation(Struct.assign(record, { revision, status, task, ...fields }))
+  }
+  const claimed = (record: Asked, until: number) =>
+    withFields(record, { status: "claimed", claim: { by: "ann", until: at(until) } })
+  const decided = (record: Asked, when: number) =>
+    withFields(record, { status: "resolved", resolution: { decision: { _tag: "Approve" }, by: "ann", at: at(when) } })
+  const expired = (record: Asked, when: number) =>
+    withFields(record, { status: "expired", closed: { as: "expired", at: at(when) } })
+  const withdrawn = (record: Asked, when: number) =>
+    withFields(record, { status: "withdrawn", closed: { as: "withdrawn", at: at(when), reason: "enough" } })
+
+  const insert = (store: EscalationQueue.Store, record: Asked) =>
+    Effect.map(store.insert(record), ({ record }) => record)
+  const write = (store: EscalationQueue.Store, record: Asked) =>
+    Effect.flatMap(
+      store.replace(record),
+      (written) =>
+        written === undefined
+          ? Effect.fail(
+            new ContractBroken({
+              promise: "replace writes a record that nobody has changed",
+              expected: "the record",
+              found: "undefined"
+            })
+          )
+          : Effect.succeed(written)
+    )
+  const idsOf = (records: ReadonlyArray<Asked>) => records.map(({ id }) => id)
+  const selected = (store: EscalationQueue.Store, filter: EscalationQueue.Filter, now = 10_000) =>
+    Effect.map(store.select({ ...filter, limit: filter.limit ?? 1_000, now }), idsOf)
+  const changes = (
+    store: EscalationQueue.Store,
+    only: EscalationQueue.Changed,
+    since = -1,
+    limit = 1_000
+  ) => Effect.map(store.changedSince(since, { only, limit }), ({ records }) => idsOf(records))
+
+  return [
+    test("gives back what was written, and nothing for another id", function*(store) {
+      const whole = question("a", {
+        runId: "run",
+        step: "pay",
+        error: { tag: "Declined", message: "no" },
+        checkpoint: "run@7",
+        state: { messages: ["hello", null, 1.5] },
+        context: [true, {}],
+        accepts: { type: "integer" },
+        edits: {},
+        expiresAt: at(5_000),
+        claim: { by: "ann", until: at(3_000) },
+        status: "claimed"
+      })
+      const { inserted, record } = yield* store.insert(whole)
+      yield* same("insert says that the record is new", inserted, true)
+      yield* same("insert gives the record that it keeps", withFields(record, { revision: 0 }), whole)
+      yield* same("find gives the record that was inserted", yield* store.find("a"), record)
+      yield* same("find of another id gives nothing", yield* store.find("b"), undefined)
+      const next = yield* write(store, decided(record, 2_000))
+      yield* same("find gives the record that replaced it", yield* store.find("a"), next)
+      const last = yield* write(store, withFields(next, { delivered: true }))
+      yield* same("find gives all fields of a record", yield* store.find("a"), last)
+    }),
+    test("gives back text as it went in", function*(store) {
+      for (const [index, text] of texts.entries()) {
+        yield* store.insert(question(`${index}`, { task: text, context: { [text.slice(0, 100)]: text } }))
+      }
+      for (const [index, text] of texts.entries()) {
+        const found = yield* store.find(`${index}`)
+        yield* same("find gives the text", [found?.task, found?.context], [text, { [text.slice(0, 100)]: text }])
+      }
+    }),
+    test("keeps runs apart whatever their ids are", function*(store) {
+      for (const [index, runId] of ids.entries()) yield* store.insert(question(`${index}`, { runId }))
+      yield* store.insert(question("of no run"))
+      for (const [index, runId] of ids.entries()) {
+        yield* same(`those of run ${JSON.stringify(runId)} are its own`, yield* selected(store, { runId }), [
+          `${index}`
+        ])
+      }
+    }),
+    test("keeps the record of an id that was there first", function*(store) {
+      const first = yield* insert(store, question("a"))
+      const again = yield* store.insert(question("a", { task: "another" }))
+      yield* same("insert says that the record is not new", again.inserted, false)
+      yield* same("insert gives the record that is there", again.record, first)
+      const done = yield* write(store, decided(first, 2_000))
+      yield* same("insert gives it when it is decided, too", (yield* store.insert(question("a"))).record, done)
+      yield* same("insert leaves the record that is there", yield* store.find("a"), done)
+    }),
+    test("keeps one of those that are inserted under one id at the same time", function*(store) {
+      const all = yield* Effect.forEach(
+        Array.from({ length: 10 }, (_, n) => question("a", { task: `task ${n}` })),
+        (record) => store.insert(record),
+        { concurrency: "unbounded" }
+      )
+      yield* same("insert says of one that it is new", all.filter(({ inserted }) => inserted).length, 1)
+      yield* same("insert gives all the same record", new Set(all.map(({ record }) => record.task)).size, 1)
+      yield* same("find gives the record that all were given", yield* store.find("a"), all[0]?.record)
+    }),
+    test("replaces a record that nobody has changed since it was read, and no other", function*(store) {
+      const first = yield* insert(store, question("a"))
+      yield* store.insert(question("b"))
+      const second = yield* write(store, claimed(first, 3_000))
+      yield* holds("replace gives a newer revision", second.revision > first.revision)
+      yield* same("replace of an older reading is refused", yield* store.replace(decided(first, 2_000)), undefined)
+      yield* same("a refused replace changes nothing", yield* store.find("a"), second)
+      yield* same("a refused replace leaves what waits", (yield* store.waiting(2_000)).count, 2)
+      yield* same("replace of an id that is not there is refused", yield* store.replace(question("c")), undefined)
+      yield* same("replace inserts nothing", yield* store.find("c"), undefined)
+      yield* write(store, decided(second, 2_000))
+    }),
+    test("writes one of those that replace one reading at the same time", function*(store) {
+      const record = yield* insert(store, question("a"))
+      const all = yield* Effect.forEach(
+        Array.from({ length: 10 }, (_, n) => withFields(decided(record, 2_000), { task: `task ${n}` })),
+        (next) => store.replace(next),
+        { concurrency: "unbounded" }
+      )
+      const won = all.filter((one) => one !== undefined)
+      yield* same("one is written", won.length, 1)
+      yield* same("find gives the one that was written", yield* store.find("a"), won[0])
+    }),
+    test("gives every write a greater revision than all before", function*(store) {
+      const revisions: Array<number> = []
+      yield* holds("an empty store has a revision that is less", (yield* store.revision) >= 0)
+      for (const id of ["a", "b", "c"]) revisions.push((yield* insert(store, question(id))).revision)
+      for (const id of ["b", "a"]) {
+        const record = yield* store.find(id)
+        if (record !== undefined) revisions.push((yield* write(store, claimed(record, 3_000))).revision)
+      }
+      yield* holds(
+        "revisions grow, also from one record to the next",
+        revisions.every((revision, index) => index === 0 || revision > (revisions[index - 1] ?? 0))
+      )
+      yield* same("revision is that of the last write", yield* store.revision, revisions.at(-1))
+    }),
+    test("selects by status as of a time, by reason and by run, the oldest first", function*(store) {
+      const submit = (id: string, submittedAt: number, fields: Parameters<typeof question>[1] = {}) =>
+        insert(store, question(id, { submittedAt: at(submittedAt), ...fields }))
+      yield* submit("second", 2_000, { runId: "r1", reason: "LoopDetected" })
+      yield* submit("first", 1_000, { runId: "r1" })
+      yield* write(store, claimed(yield* submit("held", 3_000, { runId: "r2" }), 9_000))
+      yield* submit("out of time", 4_000, { expiresAt: at(8_000), reason: "LoopDetected" })
+      yield* write(store, expired(yield* submit("expired", 5_000, { expiresAt: at(6_000), runId: "r1" }), 6_500))
+      yield* write(store, decided(yield* submit("decided", 6_000, { expiresAt: at(7_000), runId: "r1" }), 6_500))
+      yield* write(store, withdrawn(yield* submit("withdrawn", 7_000, { runId: "r2", expiresAt: at(8_000) }), 7_500))
+      const everything = ["first", "second", "held", "out of time", "expired", "decided", "withdrawn"]
+      yield* same("the oldest come first", yield* selected(store, {}), everything)
+      yield* same("as many as were asked for", yield* selected(store, { limit: 3 }), everything.slice(0, 3))
+      const early = (status: EscalationQueue.Status) => selected(store, { status }, 7_900)
+      const late = (status: EscalationQueue.Status) => selected(store, { status }, 9_000)
+      yield* same("open before", yield* early("open"), ["first", "second", "out of time"])
+      yield* same("claimed before", yield* early("claimed"), ["held"])
+      yield* same("expired before", yield* early("expired"), ["expired"])
+      yield* same("open after a lease and a time to live are over", yield* late("open"), ["first", "second", "held"])
+      yield* same("claimed after that", yield* late("claimed"), [])
+      yield* same("expired after that", yield* late("expired"), ["out of time", "expired"])
+      yield* same("resolved", yield* late("resolved"), ["decided"])
+      yield* same("withdrawn", yield* late("withdrawn"), ["withdrawn"])
+      yield* same("of a reason", yield* selected(store, { reason: "LoopDetected" }), ["second", "out of time"])
+      yield* same("of a run", yield* selected(store, { runId: "r1" }), ["first", "second", "expired", "decided"])
+      yield* same("of a run that has none", yield* selected(store, { runId: "r" }), [])
+      yield* same("of a run and a status", yield* selected(store, { runId: "r1", status: "resolved" }), ["decided"])
+      const both = yield* selected(store, { runId: "r1", reason: "LoopDetected", status: "open", limit: 1 })
+      yield* same("of all of these", both, ["second"])
+    }),
+    test("selects from many, also of one time", function*(store) {
+      const many = Array.from({ length: 250 }, (_, n) => `${1_000 + n}`)
+      yield* Effect.forEach(
+        many,
+        (id, n) =>
+          store.insert(question(id, {
+            submittedAt: at(n < 220 ? 1_000 : 1_001),
+            reason: n % 50 === 49 ? "LoopDetected" : "RequiresHuman"
+          })),
+        { concurrency: 10 }
+      )
+      const every = yield* selected(store, {})
+      yield* same("all are there", new Set(every), new Set(many))
+      yield* same("each is there once", every.length, many.length)
+      yield* same("the oldest come first", new Set(every.slice(0, 220)), new Set(many.slice(0, 220)))
+      const rare = yield* selected(store, { reason: "LoopDetected", status: "open" })
+      yield* same("few among many are found", new Set(rare), new Set(["1049", "1099", "1149", "1199", "1249"]))
+      yield* same("as many as were asked for", (yield* selected(store, { limit: 120 })).length, 120)
+    }),
+    test("counts what waits, claimed or not, and tells since when", function*(store) {
+      yield* same("nothing waits", yield* store.waiting(0), { count: 0, oldest: undefined })
+      const submit = (id: string, submittedAt: number, expiresAt?: number) =>
+        insert(
+          store,
+          question(id, {
+            submittedAt: at(submittedAt),
+            ...(expiresAt === undefined ? {} : { expiresAt: at(expiresAt) })
+          })
+        )
+      const third = yield* submit("c", 3_000)
+      yield* submit("b", 2_000)
+      yield* submit("a", 1_000, 5_000)
+      yield* write(store, claimed(third, 9_000))
+      yield* same("all wait", yield* store.waiting(4_999), { count: 3, oldest: 1_000 })
+      yield* same("what is out of time does not", yield* store.waiting(5_000), { count: 2, oldest: 2_000 })
+      const first = yield* store.find("a")
+      if (first !== undefined) yield* write(store, expired(first, 5_000))
+      yield* same("nor by a clock that is late", yield* store.waiting(4_000), { count: 2, oldest: 2_000 })
+      const second = yield* store.find("b")
+      const back = second && (yield* write(store, decided(second, 5_000)))
+      yield* same("nor does what is decided", yield* store.waiting(6_000), { count: 1, oldest: 3_000 })
+      if (back !== undefined) yield* write(store, question("b", { revision: back.revision, submittedAt: at(2_000) }))
+      yield* same("what was decided waits when it is open again", (yield* store.waiting(6_000)).count, 2)
+      const held = yield* store.find("c")
+      if (held !== undefined) yield* write(store, withdrawn(held, 6_000))
+      yield* same("what was withdrawn does not", yield* store.waiting(6_000), { count: 1, oldest: 2_000 })
+    }),
+    test("tells what is out of time and not recorded as expired, the earliest first", function*(store) {
+      const submit = (id: string, expiresAt: number) => insert(store, question(id, { expiresAt: at(expiresAt) }))
+      yield* store.insert(question("for ever"))
+      yield* submit("late", 4_000)
+      yield* submit("early", 2_000)
+      yield* write(store, claimed(yield* submit("held", 3_000), 9_000))
+      yield* write(store, decided(yield* submit("decided", 2_000), 1_500))
+      yield* write(store, withdrawn(yield* submit("withdrawn", 2_000), 1_500))
+      yield* write(store, expired(yield* submit("recorded", 2_000), 2_500))
+      const overdue = (now: number, limit = 1_000) => Effect.map(store.overdue(now, { limit }), idsOf)
+      yield* same("none before its time", yield* overdue(1_999), [])
+      yield* same("those whose time is over", yield* overdue(3_000), ["early", "held"])
+      yield* same("all of them, the earliest first", yield* overdue(9_000), ["early", "held", "late"])
+      yield* same("as many as were asked for", yield* overdue(9_000, 2), ["early", "held"])
+      const [first] = yield* store.overdue(9_000, { limit: 1 })
+      yield* same("a record can be replaced as it is told", first, yield* store.find("early"))
+    }),
+    test("tells what was written after a revision, in that order", function*(store) {
+      for (const id of ["a", "b", "c"]) yield* store.insert(question(id))
+      const b = yield* store.find("b")
+      const middle = yield* store.revision
+      const held = b && (yield* write(store, claimed(b, 3_000)))
+      const d = yield* insert(store, question("d"))
+      yield* same("all, in the order of their last writes", yield* changes(store, "all"), ["a", "c", "b", "d"])
+      yield* same("those after a revision", yield* changes(store, "all", middle), ["b", "d"])
+      const page = yield* store.changedSince(-1, { only: "all", limit: 2 })
+      yield* same("as many as were asked for", idsOf(page.records), ["a", "c"])
+      yield* same("and the revision of the last", page.revision, page.records.at(-1)?.revision)
+      yield* same("from which it goes on", yield* changes(store, "all", page.revision), ["b", "d"])
+      const end = yield* store.changedSince(yield* store.revision, { only: "all", limit: 2 })
+      yield* same("nothing after the last", [end.records, end.revision], [[], yield* store.revision])
+      const now = yield* store.changedSince(page.revision, { only: "all", limit: 9 })
+      yield* same("records as they stand", now.records, held === undefined ? [] : [held, d])
+    }),
+    test("tells what is undecided, and what a run is still to hear of", function*(store) {
+      const submit = (id: string, runId?: string) =>
+        insert(store, question(id, { expiresAt: at(5_000), ...(runId === undefined ? {} : { runId }) }))
+      const open = yield* submit("open", "r")
+      yield* write(store, claimed(yield* submit("held", "r"), 9_000))
+      yield* write(store, decided(yield* submit("of no run"), 2_000))
+      yield* write(store, withdrawn(yield* submit("withdrawn", "r"), 2_000))
+      const told = yield* write(store, decided(yield* submit("told", "r"), 2_000))
+      yield* write(store, decided(yield* submit("decided", "r"), 2_000))
+      yield* write(store, expired(yield* submit("expired", "r"), 5_000))
+      yield* same("undecided", yield* changes(store, "undecided"), ["open", "held"])
+      yield* same("undelivered", yield* changes(store, "undelivered"), ["told", "decided", "expired"])
+      yield* write(store, withFields(told, { delivered: true }))
+      yield* same("not what is delivered", yield* changes(store, "undelivered"), ["decided", "expired"])
+      yield* same("as many as were asked for", yield* changes(store, "undelivered", -1, 1), ["decided"])
+      const done = yield* write(store, decided(open, 2_000))
+      yield* same("what was decided last comes last", yield* changes(store, "undelivered"), [
+        "decided",
+        "expired",
+        "open"
+      ])
+      yield* write(store, question("open", { revision: done.revision, runId: "r" }))
+      yield* same("not what is open again", yield* changes(store, "undelivered"), ["decided", "expired"])
+      yield* same("which is undecided then", yield* changes(store, "undecided"), ["held", "open"])
+    }),
+    test("removes what has been over for long enough, and nothing else", function*(store) {
+      const submit = (id: string, expiresAt?: number) =>
+        insert(store, question(id, { runId: "r", ...(expiresAt === undefined ? {} : { expiresAt: at(expiresAt) }) }))
+      yield* submit("waits")
+      yield* submit("still has time", 5_001)
+      yield* submit("out of time", 4_000)
+      yield* write(store, claimed(yield* submit("held"), 2_000))
+      yield* write(store, decided(yield* submit("decided", 3_000), 2_000))
+      yield* write(store, decided(yield* submit("decided later", 3_000), 5_001))
+      yield* write(store, withdrawn(yield* submit("withdrawn"), 5_000))
+      yield* write(store, expired(yield* submit("expired", 4_000), 4_500))
+      for (let n = 0; n < 250; n++) yield* write(store, decided(yield* submit(`old ${n}`), 2_000))
+      const last = yield* submit("last")
+      yield* same("prune tells how many it has removed", yield* store.prune(5_000), 254)
+      const left = ["waits", "still has time", "held", "decided later", "last"]
+      yield* same("select finds the others", new Set(yield* selected(store, {})), new Set(left))
+      yield* same("by run, too", new Set(yield* selected(store, { runId: "r" })), new Set(left))
+      yield* same("find finds it no more", yield* store.find("decided"), undefined)
+      yield* same("nobody hears of it any more", yield* changes(store, "undelivered"), ["decided later"])
+      yield* same("it is not told as changed", new Set(yield* changes(store, "all")), new Set(left))
+      yield* same("it is not out of time", (yield* store.overdue(4_500, { limit: 10 })).length, 0)
+      yield* same("nothing is left to be removed", yield* store.prune(5_000), 0)
+      const anew = yield* store.insert(question("decided"))
+      yield* same("its id can be used anew", anew.inserted, true)
+      yield* holds("with a greater revision than all before", anew.record.revision > last.revision)
     })
   ]
 }

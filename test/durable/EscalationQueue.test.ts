@@ -1,15 +1,19 @@
-import { NodeServices } from "@effect/platform-node"
+import { NodeRedis, NodeServices } from "@effect/platform-node"
 import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, DateTime, Effect, Equal, Exit, Fiber, FileSystem, Layer, Option, Path, Schema, Stream } from "effect"
-import { CheckpointStore, EscalationQueue, Fault } from "effect-resilience"
+import { CheckpointStore, EscalationQueue, Fault, Telemetry } from "effect-resilience"
 import * as NodeSqlite from "effect-resilience/durable/stores/NodeSqlite"
+import * as RedisCheckpointStore from "effect-resilience/durable/stores/RedisCheckpointStore"
+import * as RedisEscalationQueue from "effect-resilience/durable/stores/RedisEscalationQueue"
 import * as SqlCheckpointStore from "effect-resilience/durable/stores/SqlCheckpointStore"
 import * as SqlEscalationQueue from "effect-resilience/durable/stores/SqlEscalationQueue"
 import { SqlClient } from "effect/sql"
 import * as TestClock from "effect/testing/TestClock"
 import { excerpt, summary } from "../../src/durable/internal/escalationExcerpt.ts"
 import { describeWithPostgres, suiteSchema } from "../support/postgres.ts"
+import { describeWithRedis, redisPrefix } from "../support/redis.ts"
+import { redisUrl } from "../support/servers.ts"
 import { escalationQueueContract } from "./contracts/EscalationQueueContract.ts"
 
 const file = Effect.gen(function*() {
@@ -42,6 +46,21 @@ describeWithPostgres("EscalationQueue in PostgreSQL", () => {
       Layer.provide(
         Layer.mergeAll(SqlEscalationQueue.layer, SqlCheckpointStore.layer),
         PgClient.layer(options)
+      )),
+    { shared: true }
+  )
+})
+
+describeWithRedis("EscalationQueue in Redis", () => {
+  escalationQueueContract(
+    "contract",
+    Effect.map(redisPrefix, (prefix) =>
+      Layer.provide(
+        Layer.mergeAll(
+          RedisEscalationQueue.layer({ prefix: `${prefix}escalation:` }),
+          RedisCheckpointStore.layer({ prefix: `${prefix}checkpoint:` })
+        ),
+        NodeRedis.layer({ url: redisUrl })
       )),
     { shared: true }
   )
@@ -183,6 +202,46 @@ describe("EscalationQueue", () => {
     }).pipe(
       Effect.provide(Layer.provideMerge(SqlEscalationQueue.layer, NodeSqlite.layer({ filename: ":memory:" })))
     ))
+
+  it.effect("a listener hears once that a question is withdrawn or has expired", () =>
+    Effect.gen(function*() {
+      const service = yield* queue
+      const events: Array<Telemetry.Event> = []
+      const one = yield* service.submit({ reason: "RequiresHuman", task: "a", runId: "r" })
+      const other = yield* service.submit({ reason: "RequiresHuman", task: "b", timeToLive: "1 minute" })
+      yield* Effect.gen(function*() {
+        yield* service.withdraw(one.id)
+        yield* service.withdraw(one.id)
+        yield* TestClock.adjust("1 minute")
+        yield* service.expire
+        yield* service.expire
+      }).pipe(Effect.provideService(Telemetry.Listener, (event) => void events.push(event)))
+      assert.deepStrictEqual(events, [
+        { _tag: "EscalationClosed", id: one.id, runId: "r", as: "withdrawn" },
+        { _tag: "EscalationClosed", id: other.id, runId: undefined, as: "expired" }
+      ])
+    }).pipe(Effect.provide(EscalationQueue.layerMemory)))
+
+  it.effect("a table of the first release is brought up to date, with what it holds", () =>
+    Effect.gen(function*() {
+      const sql = yield* SqlClient.SqlClient
+      const before = yield* EscalationQueue.make({ store: yield* SqlEscalationQueue.makeStore })
+      const open = yield* before.submit({ reason: "RequiresHuman", task: "open", runId: "r" })
+      const { id } = yield* before.submit({ reason: "RequiresHuman", task: "decided" })
+      const decided = yield* before.decide(id, { _tag: "Approve" })
+      yield* sql`DROP INDEX effect_resilience_escalations_undelivered`
+      yield* sql`DROP INDEX effect_resilience_escalations_deadlines`
+      for (const column of ["outcome", "undelivered"]) {
+        yield* sql`ALTER TABLE effect_resilience_escalations DROP COLUMN ${sql(column)}`
+      }
+      yield* sql`DELETE FROM effect_resilience_escalation_migrations WHERE migration_id = 2`
+      const after = yield* EscalationQueue.make({ store: yield* SqlEscalationQueue.makeStore })
+      assert.deepStrictEqual(yield* after.list({ status: "resolved" }), [decided])
+      assert.deepStrictEqual(yield* after.list({ status: "open" }), [open])
+      yield* after.decide(open.id, { _tag: "Approve" })
+      const [told] = yield* after.undelivered.pipe(Stream.take(1), Stream.runCollect)
+      assert.strictEqual(told?.id, open.id)
+    }).pipe(Effect.provide(NodeSqlite.layer({ filename: ":memory:" }))))
 
   it.effect("options are refused when it is built", () =>
     Effect.gen(function*() {

@@ -1,8 +1,9 @@
 import type { Effect, Layer, Scope } from "effect"
-import type { CheckpointStore, Idempotency } from "effect-resilience"
+import type { CheckpointStore, EscalationQueue, Idempotency } from "effect-resilience"
 import * as PersistenceCheckpointStore from "effect-resilience/durable/stores/PersistenceCheckpointStore"
 import * as PersistenceIdempotency from "effect-resilience/durable/stores/PersistenceIdempotency"
 import * as RedisCheckpointStore from "effect-resilience/durable/stores/RedisCheckpointStore"
+import * as RedisEscalationQueue from "effect-resilience/durable/stores/RedisEscalationQueue"
 import * as RedisIdempotency from "effect-resilience/durable/stores/RedisIdempotency"
 import type { Persistence, Redis } from "effect/persistence"
 import { describe, expect, it } from "tstyche"
@@ -15,6 +16,9 @@ describe("stores in Redis", () => {
     expect(RedisCheckpointStore.layer({ prefix: "{a}:", waitReplicas: 1 })).type.toBe<Runs<Redis.Redis>>()
     expect(RedisIdempotency.layer({ timeToLive: "1 day" })).type.toBe<
       Layer.Layer<Idempotency.Idempotency, never, Redis.Redis>
+    >()
+    expect(RedisEscalationQueue.layer({ prefix: "{a}:", pollInterval: "1 second" })).type.toBe<
+      Layer.Layer<EscalationQueue.EscalationQueue, EscalationQueue.EscalationError, Redis.Redis>
     >()
   })
 })

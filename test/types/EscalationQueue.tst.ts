@@ -1,5 +1,5 @@
-import { type Effect, type Layer, Schema } from "effect"
-import { Checkpoint, EscalationQueue } from "effect-resilience"
+import { Effect, type Layer, Schema, type Scope } from "effect"
+import { Checkpoint, type CheckpointStore, EscalationQueue } from "effect-resilience"
 import * as SqlEscalationQueue from "effect-resilience/durable/stores/SqlEscalationQueue"
 import type { SqlClient } from "effect/sql"
 import { describe, expect, it } from "tstyche"
@@ -7,6 +7,7 @@ import { describe, expect, it } from "tstyche"
 type Asking = EscalationQueue.EscalationError | Checkpoint.RunSuspended | Checkpoint.StepError
 type Needs = EscalationQueue.EscalationQueue | Checkpoint.Run
 
+declare const program: Effect.Effect<string, "declined", Scope.Scope>
 declare const pay: Effect.Effect<number, "declined">
 
 describe("EscalationQueue", () => {
@@ -40,6 +41,27 @@ describe("EscalationQueue", () => {
     expect(SqlEscalationQueue.layer).type.toBe<
       Layer.Layer<EscalationQueue.EscalationQueue, EscalationQueue.EscalationError, SqlClient.SqlClient>
     >()
+  })
+
+  it("cancel and resumeRuns say what they need", () => {
+    expect(EscalationQueue.cancel("r")).type.toBe<
+      Effect.Effect<
+        CheckpointStore.RunStatus,
+        | EscalationQueue.EscalationError
+        | Checkpoint.RunNotFound
+        | Checkpoint.CheckpointCorrupt
+        | CheckpointStore.CheckpointStoreError,
+        EscalationQueue.EscalationQueue | CheckpointStore.CheckpointStore
+      >
+    >()
+    type Working = EscalationQueue.EscalationQueue | CheckpointStore.CheckpointStore | Scope.Scope
+    expect(EscalationQueue.resumeRuns({ resume: () => program })).type.toBe<
+      Effect.Effect<never, EscalationQueue.EscalationError, Working>
+    >()
+    expect(EscalationQueue.layerResumeRuns({ resume: () => Effect.void })).type.toBe<
+      Layer.Layer<never, never, EscalationQueue.EscalationQueue | CheckpointStore.CheckpointStore>
+    >()
+    expect(EscalationQueue.layerMetrics()).type.toBe<Layer.Layer<never, never, EscalationQueue.EscalationQueue>>()
   })
 
   it("a decision is one of five", () => {

@@ -35,14 +35,15 @@ export type Reason = typeof Reason.Type
  */
 export const Decision = Schema.TaggedUnion({
   Retry: {},
-  Approve: {},
+  Approve: { arguments: Schema.optionalKey(Schema.Json) },
   Reject: { reason: Schema.String },
   Supply: { value: Schema.Json },
   Abandon: { reason: Schema.String }
 })
 
 /**
- * What a supervisor answers: try again, go on, do not do it, take this value instead, or give up.
+ * What a supervisor answers: try again, go on (with other arguments, where the question takes such), do not do it, take
+ * this value instead, or give up.
  *
  * @category models
  * @since 0.1.0
@@ -71,10 +72,11 @@ export type DecisionTag = typeof DecisionTag.Type
  * @category schemas
  * @since 0.1.0
  */
-export const Status = Schema.Literals(["open", "claimed", "resolved", "expired"])
+export const Status = Schema.Literals(["open", "claimed", "resolved", "expired", "withdrawn"])
 
 /**
- * Where an escalation stands: waiting, held by somebody for the time of a lease, decided, or out of time undecided.
+ * Where an escalation stands: waiting, held by somebody for the time of a lease, decided, out of time undecided, or taken
+ * back by whoever asked.
  *
  * @category models
  * @since 0.1.0
@@ -88,9 +90,13 @@ export type Status = typeof Status.Type
  *
  * - `error`, `state` and `context` are excerpts: bounded in size, and without secrets as far as those can be told.
  * - `checkpoint` says where the whole state is.
- * - `decisions` are those it takes, and `accepts` is the JSON Schema of a value that can be supplied.
+ * - `decisions` are those it takes, `accepts` is the JSON Schema of a value that can be supplied, and `edits` that of
+ *   other arguments that can be approved.
  * - `revision` grows with every change to any record of the queue.
- * - `resolution.used` says that a run has gone on with the decision.
+ * - `resolution` is the decision; `resolution.used` says that a run has gone on with it. `closed` says that there will be
+ *   none. An escalation whose time is over is `expired` for everybody from that moment on; `closed` is there once it has
+ *   been recorded, and no clock that is late can decide it after that.
+ * - `delivered` says that the run has been woken with its outcome.
  *
  * @category models
  * @since 0.1.0
@@ -108,6 +114,7 @@ export class Escalation extends Schema.Class<Escalation>("effect-resilience/dura
   context: Schema.optionalKey(Schema.Json),
   decisions: Schema.Array(DecisionTag),
   accepts: Schema.optionalKey(Schema.Json),
+  edits: Schema.optionalKey(Schema.Json),
   submittedAt: Schema.DateTimeUtcFromMillis,
   expiresAt: Schema.optionalKey(Schema.DateTimeUtcFromMillis),
   status: Status,
@@ -117,7 +124,13 @@ export class Escalation extends Schema.Class<Escalation>("effect-resilience/dura
     by: Schema.optionalKey(Schema.String),
     at: Schema.DateTimeUtcFromMillis,
     used: Schema.optionalKey(Schema.Boolean)
-  }))
+  })),
+  closed: Schema.optionalKey(Schema.Struct({
+    as: Schema.Literals(["expired", "withdrawn"]),
+    at: Schema.DateTimeUtcFromMillis,
+    reason: Schema.optionalKey(Schema.String)
+  })),
+  delivered: Schema.optionalKey(Schema.Boolean)
 }) {}
 
 /**
@@ -130,6 +143,8 @@ export const FailureReason = Schema.TaggedUnion({
   NotFound: {},
   AlreadyDecided: { decision: DecisionTag, by: Schema.optionalKey(Schema.String) },
   Expired: { at: Schema.DateTimeUtcFromMillis },
+  Withdrawn: { at: Schema.DateTimeUtcFromMillis, why: Schema.optionalKey(Schema.String) },
+  RunCancelled: { runId: Schema.String },
   AlreadyClaimed: { by: Schema.String, until: Schema.DateTimeUtcFromMillis },
   AlreadyUsed: { decision: DecisionTag },
   InvalidDecision: { decision: Schema.String, issue: Schema.String },
@@ -150,6 +165,8 @@ export const FailureReason = Schema.TaggedUnion({
  * - `NotFound`: no escalation has this id.
  * - `AlreadyDecided`: there is a decision, and the first one stands.
  * - `Expired`: its time has run out without a decision.
+ * - `Withdrawn`: whoever asked has taken the question back, or its run was cancelled with it.
+ * - `RunCancelled`: the run that asks was cancelled, and would not hear of a decision.
  * - `AlreadyClaimed`: somebody else holds it.
  * - `AlreadyUsed`: a run has gone on with the decision, so that it cannot be taken back.
  * - `InvalidDecision`: it does not take such a decision, or not with this value, or it is no decision at all.
@@ -157,7 +174,7 @@ export const FailureReason = Schema.TaggedUnion({
  * - `QueueFull`: the queue in memory holds as many undecided escalations as it may.
  * - `Corrupt`: the stored record does not decode.
  * - `InTransaction`: the call is inside a transaction of its caller, which could take it back after it was answered.
- * - `SchemaTooNew`: the tables of the store are of a newer release.
+ * - `SchemaTooNew`: what is stored is of a newer release.
  * - `Unavailable`, `Rejected`: the store failed, for now or for good.
  *
  * A refusal has changed nothing. A store that breaks off in the middle of a write may have written.
@@ -207,6 +224,12 @@ const explain = (reason: FailureReason): string => {
       }); that decision stands`
     case "Expired":
       return `it expired undecided at ${DateTime.formatIso(reason.at)}; run the work again to ask anew`
+    case "Withdrawn":
+      return `it was withdrawn at ${DateTime.formatIso(reason.at)}${
+        reason.why === undefined ? "" : ` (${reason.why})`
+      }; there is nothing left to decide`
+    case "RunCancelled":
+      return `run "${reason.runId}" was cancelled and waits for no decision; withdraw it, or revive the run first`
     case "AlreadyClaimed":
       return `held by ${reason.by} until ${DateTime.formatIso(reason.until)}; ask them, or wait`
     case "AlreadyUsed":
@@ -216,7 +239,7 @@ const explain = (reason: FailureReason): string => {
     case "InTransaction":
       return "the call is inside a transaction of its caller, which could take it back later; call before or after it"
     case "SchemaTooNew":
-      return `the tables are of version ${reason.found}, this release knows ${reason.known}; update it`
+      return `what is stored is of version ${reason.found}, this release knows ${reason.known}; update it`
     case "InvalidDecision":
       return `${reason.decision} is not a decision it takes: ${reason.issue}; decide again`
     case "QueueFull":

@@ -1,4 +1,5 @@
 import * as DateTime from "effect/DateTime"
+import * as Equal from "effect/Equal"
 import { format } from "effect/Formatter"
 import type * as JsonSchema from "effect/JsonSchema"
 import * as Option from "effect/Option"
@@ -10,7 +11,7 @@ import * as Struct from "effect/Struct"
 import { excerptText } from "./escalationExcerpt.ts"
 import { Decision, DecisionTag, Escalation, type FailureReason } from "./escalationModel.ts"
 
-const without = <K extends "claim" | "resolution">(record: Escalation, ...keys: ReadonlyArray<K>) =>
+const without = <K extends "claim" | "resolution" | "delivered">(record: Escalation, ...keys: ReadonlyArray<K>) =>
   Struct.omit(record, keys)
 
 /**
@@ -24,12 +25,27 @@ export const changed = (
 ): Escalation => new Escalation(Struct.assign(record, fields))
 
 /**
+ * Whether it has an outcome that is recorded: a decision, or that there will be none.
+ *
+ * @internal
+ */
+export const isOver = (record: Escalation): boolean => record.resolution !== undefined || record.closed !== undefined
+
+/**
+ * Whether there is a run that is still to hear of the outcome.
+ *
+ * @internal
+ */
+export const isUndelivered = (record: Escalation): boolean =>
+  isOver(record) && record.closed?.as !== "withdrawn" && record.runId !== undefined && record.delivered !== true
+
+/**
  * The record as it stands at a time: leases and deadlines pass without anybody writing.
  *
  * @internal
  */
 export const asOf = (record: Escalation, now: number): Escalation => {
-  if (record.resolution !== undefined) return record
+  if (isOver(record)) return record
   if (record.expiresAt !== undefined && DateTime.toEpochMillis(record.expiresAt) <= now) {
     return new Escalation({ ...without(record, "claim"), status: "expired" })
   }
@@ -39,14 +55,24 @@ export const asOf = (record: Escalation, now: number): Escalation => {
   return record
 }
 
+const withdrawal = ({ closed }: Escalation): FailureReason | undefined => {
+  if (closed?.as !== "withdrawn") return undefined
+  const { at, reason: why } = closed
+  return why === undefined ? { _tag: "Withdrawn", at } : { _tag: "Withdrawn", at, why }
+}
+
+const expiry = ({ expiresAt, status }: Escalation): FailureReason | undefined =>
+  status === "expired" && expiresAt !== undefined ? { _tag: "Expired", at: expiresAt } : undefined
+
 /** Why nobody may touch the record any more, or only its holder. */
 const refusal = (record: Escalation, by: string | undefined): FailureReason | undefined => {
-  const { claim, expiresAt, resolution } = record
+  const { claim, resolution } = record
   if (resolution !== undefined) {
     const decided = { _tag: "AlreadyDecided", decision: resolution.decision._tag } as const
     return resolution.by === undefined ? decided : { ...decided, by: resolution.by }
   }
-  if (record.status === "expired" && expiresAt !== undefined) return { _tag: "Expired", at: expiresAt }
+  const ended = withdrawal(record) ?? expiry(record)
+  if (ended !== undefined) return ended
   return claim !== undefined && claim.by !== by ? { _tag: "AlreadyClaimed", ...claim } : undefined
 }
 
@@ -56,7 +82,7 @@ const isDocument = Schema.is(Schema.Struct({
   definitions: Schema.Record(Schema.String, Schema.Record(Schema.String, Schema.Json))
 }))
 
-/** What is wrong with a supplied value, as far as the JSON Schema of the record can tell. */
+/** What is wrong with a given value, as far as the JSON Schema of the record can tell. */
 const issueWith = (value: Schema.Json, accepts: Schema.Json | undefined): string | undefined => {
   if (!isDocument(accepts)) return undefined
   const document: JsonSchema.Document<"draft-2020-12"> = accepts
@@ -92,6 +118,8 @@ export const decide = (decision: Decision, by: string | undefined): Transition =
     ? `it takes ${record.decisions.join(", ")}`
     : decision._tag === "Supply"
     ? issueWith(decision.value, record.accepts)
+    : decision._tag === "Approve" && decision.arguments !== undefined
+    ? record.edits === undefined ? "it takes no other arguments" : issueWith(decision.arguments, record.edits)
     : undefined
   if (issue !== undefined) return Result.fail({ _tag: "InvalidDecision", decision: nameOf(decision), issue })
   const at = DateTime.makeUnsafe(now)
@@ -122,22 +150,54 @@ export const release = (by: string): Transition => (record) => {
 
 /** @internal */
 export const reopen: Transition = (record) => {
-  const { claim, expiresAt, resolution } = record
-  if (record.status === "expired" && expiresAt !== undefined) return Result.fail({ _tag: "Expired", at: expiresAt })
+  const { claim, resolution } = record
+  const ended = withdrawal(record) ?? expiry(record)
+  if (ended !== undefined) return Result.fail(ended)
   if (claim !== undefined) return Result.fail({ _tag: "AlreadyClaimed", ...claim })
   if (resolution?.used === true) return Result.fail({ _tag: "AlreadyUsed", decision: resolution.decision._tag })
-  return Result.succeed(new Escalation({ ...without(record, "resolution"), status: "open" }))
+  return Result.succeed(new Escalation({ ...without(record, "resolution", "delivered"), status: "open" }))
 }
 
 /**
- * The record of a decision that a run goes on with.
+ * Takes the question back. What is over stays as it is.
  *
  * @internal
  */
-export const used = (record: Escalation): Escalation =>
-  record.resolution === undefined
-    ? record
-    : new Escalation(Struct.assign(record, { resolution: { ...record.resolution, used: true } }))
+export const withdraw = (why: string | undefined): Transition => (record, now) => {
+  if (isOver(record)) return Result.succeed(record)
+  const at = DateTime.makeUnsafe(now)
+  const closed = why === undefined ? { as: "withdrawn", at } as const : { as: "withdrawn", at, reason: why } as const
+  return Result.succeed(new Escalation({ ...without(record, "claim"), status: "withdrawn", closed }))
+}
+
+const outcomeOf = ({ closed, resolution }: Escalation) => [closed, resolution?.decision, resolution?.by, resolution?.at]
+
+/**
+ * Notes that the run has heard of the outcome that was told. What has none, or another one by now, stays as it is.
+ *
+ * @internal
+ */
+export const acknowledge = (told: Escalation): Transition => (record) =>
+  Result.succeed(
+    isUndelivered(record) && Equal.equals(outcomeOf(record), outcomeOf(told))
+      ? new Escalation(Struct.assign(record, { delivered: true }))
+      : record
+  )
+
+/**
+ * The record of an outcome that does not change any more: of a decision that a run goes on with, or of an expiry.
+ *
+ * @internal
+ */
+export const final = (record: Escalation, now: number): Escalation => {
+  const { expiresAt, resolution, status } = record
+  if (resolution !== undefined) {
+    return new Escalation(Struct.assign(record, { resolution: { ...resolution, used: true } }))
+  }
+  if (record.closed !== undefined || status !== "expired" || expiresAt === undefined) return record
+  const at = DateTime.makeUnsafe(Math.max(now, DateTime.toEpochMillis(expiresAt)))
+  return new Escalation({ ...without(record, "claim"), status, closed: { as: "expired", at } })
+}
 
 /**
  * The JSON Schema of the values that a schema decodes, if it has one.

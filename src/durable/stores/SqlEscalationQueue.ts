@@ -12,7 +12,7 @@ import * as SqlClient from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import type { Fragment } from "effect/sql/Statement"
 import * as EscalationQueue from "../EscalationQueue.ts"
-import { changed } from "../internal/escalationState.ts"
+import { changed, isOver, isUndelivered } from "../internal/escalationState.ts"
 import { BigInteger, causeOf, inOneTurn, isUnavailable, migrated, outsideTransaction } from "../internal/sqlStore.ts"
 
 // Times and what is asked for in a WHERE have columns of their own; the rest of a record is one JSON text. No column is
@@ -38,6 +38,16 @@ const migrations = {
     yield* sql`CREATE INDEX effect_resilience_escalations_waiting
       ON effect_resilience_escalations (decided_at, submitted_at)`
     yield* sql`CREATE INDEX effect_resilience_escalations_run ON effect_resilience_escalations (run_id)`
+  }),
+  "0002_add_outcomes": Effect.gen(function*() {
+    const sql = yield* SqlClient.SqlClient
+    yield* sql`ALTER TABLE effect_resilience_escalations ADD COLUMN outcome TEXT NOT NULL DEFAULT ''`
+    yield* sql`ALTER TABLE effect_resilience_escalations ADD COLUMN undelivered INTEGER NOT NULL DEFAULT 0`
+    yield* sql`UPDATE effect_resilience_escalations SET outcome = 'resolved' WHERE decided_at <> ${never}`
+    yield* sql`CREATE INDEX effect_resilience_escalations_undelivered
+      ON effect_resilience_escalations (undelivered, revision)`
+    yield* sql`CREATE INDEX effect_resilience_escalations_deadlines
+      ON effect_resilience_escalations (decided_at, expires_at)`
   })
 }
 
@@ -129,16 +139,24 @@ export const makeStore: Effect.Effect<
   const columns = (record: EscalationQueue.Escalation) => ({
     expires_at: millisOr(record.expiresAt, never),
     claimed_until: millisOr(record.claim?.until, 0),
-    decided_at: millisOr(record.resolution?.at, never)
+    decided_at: millisOr(record.resolution?.at ?? record.closed?.at, never),
+    outcome: isOver(record) ? record.status : "",
+    undelivered: isUndelivered(record) ? 1 : 0
   })
 
   const undecided = sql`decided_at = ${never}`
+  const only: Record<EscalationQueue.Changed, ReadonlyArray<Fragment>> = {
+    all: [],
+    undecided: [undecided],
+    undelivered: [sql`undelivered = 1`]
+  }
   const isStatus = (status: EscalationQueue.Status, now: number): Fragment => {
     switch (status) {
       case "resolved":
-        return sql`decided_at <> ${never}`
+      case "withdrawn":
+        return sql`outcome = ${status}`
       case "expired":
-        return sql.and([undecided, sql`expires_at <= ${now}`])
+        return sql.or([sql`outcome = 'expired'`, sql.and([undecided, sql`expires_at <= ${now}`])])
       case "claimed":
         return sql.and([undecided, sql`expires_at > ${now}`, sql`claimed_until > ${now}`])
       case "open":
@@ -155,12 +173,13 @@ export const makeStore: Effect.Effect<
           const found = yield* find(record.id)
           if (found !== undefined) return { record: found, inserted: false }
           const revision = (yield* last) + 1
-          const { decided_at, claimed_until, expires_at } = columns(record)
+          const { claimed_until, decided_at, expires_at, outcome, undelivered } = columns(record)
           yield* sql`INSERT INTO effect_resilience_escalations
-            (id, revision, reason, run_id, submitted_at, expires_at, claimed_until, decided_at, record)
+            (id, revision, reason, run_id, submitted_at, expires_at, claimed_until, decided_at, outcome, undelivered,
+              record)
             VALUES (${record.id}, ${revision}, ${record.reason}, ${record.runId ?? ""},
               ${DateTime.toEpochMillis(record.submittedAt)}, ${expires_at}, ${claimed_until}, ${decided_at},
-              ${yield* encodeRecord(record)})`
+              ${outcome}, ${undelivered}, ${yield* encodeRecord(record)})`
           return { record: changed(record, { revision }), inserted: true }
         })
       ),
@@ -171,10 +190,12 @@ export const makeStore: Effect.Effect<
         record.id,
         Effect.gen(function*() {
           const revision = (yield* last) + 1
-          const { decided_at, claimed_until, expires_at } = columns(record)
+          const { claimed_until, decided_at, expires_at, outcome, undelivered } = columns(record)
           const rows = yield* sql`UPDATE effect_resilience_escalations
             SET revision = ${revision}, expires_at = ${expires_at}, claimed_until = ${claimed_until},
-              decided_at = ${decided_at}, record = ${yield* encodeRecord(record)}
+              decided_at = ${decided_at}, outcome = ${outcome}, undelivered = ${undelivered}, record = ${yield* encodeRecord(
+            record
+          )}
             WHERE id = ${record.id} AND revision = ${record.revision}
             RETURNING id`
           return rows.length === 0 ? undefined : changed(record, { revision })
@@ -205,12 +226,19 @@ export const makeStore: Effect.Effect<
         ),
         failed("depth")
       ),
+    overdue: (now, { limit }) =>
+      read(
+        "expire",
+        sql`SELECT id, revision, record FROM effect_resilience_escalations
+          WHERE ${sql.and([undecided, sql`expires_at <= ${now}`])}
+          ORDER BY expires_at, id LIMIT ${limit}`
+      ).pipe(Effect.flatMap(readable)),
     revision: Effect.mapError(last, failed("changes")),
     changedSince: (revision, options) =>
       read(
         "changes",
         sql`SELECT id, revision, record FROM effect_resilience_escalations
-          WHERE ${sql.and([sql`revision > ${revision}`, ...(options.undecided ? [undecided] : [])])}
+          WHERE ${sql.and([sql`revision > ${revision}`, ...only[options.only]])}
           ORDER BY revision LIMIT ${options.limit}`
       ).pipe(
         Effect.flatMap((rows) =>
