@@ -2,6 +2,7 @@
 import { NodeRuntime, NodeServices } from "@effect/platform-node"
 import { Clock, Console, Effect, Schema } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
+import * as Approval from "./approval/story.ts"
 import * as Governor from "./governor.ts"
 import * as LettaAgent from "./letta-agent/main.ts"
 import * as Outage from "./outage.ts"
@@ -30,6 +31,11 @@ const examples = [
     name: "letta-agent",
     about: "an agent of Letta through a bad evening: the real client against a server on loopback",
     program: Effect.asVoid(LettaAgent.program)
+  },
+  {
+    name: "approval",
+    about: "payments wait for approval while no process runs, are decided from other processes, and go on",
+    program: Approval.program
   }
 ] as const
 
