@@ -267,6 +267,7 @@ export class Governor {
     const own = Math.min(firstGate * 2 ** this.strikes, longestGate) * (0.75 + random() / 2)
     const millis = Math.min(retryAfterMillis ?? own, this.maxGate)
     const isNoise = this.strikes < noisy
+    const isSilent = this.strikes > 0
     this.strikes++
     this.gate = Math.max(this.gate, now + millis)
     this.closedBy = admission
@@ -279,7 +280,7 @@ export class Governor {
     if (isOverload) {
       if (isNoise) this.pace.interrupted(cost, this.gate, millis, random())
       else this.pace.stopped(cost, this.gate, millis, random())
-    } else this.pace.refused(cost, admission?.sentAt ?? now, this.gate, millis, random())
+    } else this.pace.refused(cost, admission?.sentAt ?? now, this.gate, millis, random(), isSilent)
     return this.gate - now
   }
 

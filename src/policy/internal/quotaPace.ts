@@ -19,9 +19,13 @@ const longestRegain = 120_000
 const firstRate = 5 / 1_000
 const firstDoubling = 1_500
 
-/** After a refusal nothing is doubled sooner, nor in fewer calls. */
+/** After a refusal nothing is doubled sooner, nor in fewer calls; and no refusal, however long it closes the key, slows more. */
 const shortestDoubling = 2_000
+const longestDoubling = 10_000
 const callsToDouble = 4
+
+/** What is left of the rate before, where nothing came through for a while, at least: others may send more by now. */
+const leftAtLeast = 0.25
 
 /** After nothing came through, the rate is doubled in so many milliseconds. */
 const recovery = 1_000
@@ -51,6 +55,8 @@ interface Stop {
   readonly span: number
   readonly used: number
   readonly rates: Amounts
+  /** What of it is to hold again. */
+  share: number
 }
 
 /** How long it takes to be allowed a cost. */
@@ -179,16 +185,23 @@ export class Pace {
 
   /**
    * The first refusal since the last change, of a call sent at `sentAt`. Nothing starts before `until`, and what starts
-   * then is spread out.
+   * then is spread out. Where it is silent, no call has come through since the refusal before.
    */
-  refused(cost: Amounts, sentAt: number, until: number, gateMillis: number, random: number): void {
+  refused(cost: Amounts, sentAt: number, until: number, gateMillis: number, random: number, isSilent: boolean): void {
     const before = this.rates()
     const millis = sentAt - (this.since ?? sentAt)
+    const hadNone = isSilent || (this.since !== undefined && this.passed.requests < 0.5)
     this.epoch++
-    if (millis <= 0 || this.passed.requests < 0.5) this.restart(cost, gateMillis, before)
+    this.since = sentAt
+    // That nothing at all comes through is no measure of a rate, however often it is said.
+    if (hadNone) {
+      if (this.stop !== undefined) this.stop.share = Math.max(leftAtLeast, this.stop.share * decrease)
+      this.passed = counts(0)
+      return this.stopped(cost, until, gateMillis, random)
+    }
+    if (millis <= 0) this.restart(cost, gateMillis, before)
     else if (this.used >= millis / 2) this.measure(millis)
     else this.decrease(cost, gateMillis, before)
-    this.since = sentAt
     this.isBlind = false
     this.stop = undefined
     this.used = 0
@@ -217,9 +230,9 @@ export class Pace {
     this.isBlind = false
     if (this.stop === undefined) {
       const { base, phase, span, used } = this
-      this.stop = { base, phase, span, used, rates: this.rates() }
+      this.stop = { base, phase, span, used, rates: this.rates(), share: 1 }
     }
-    this.restart(cost, gateMillis, this.rates())
+    this.restart(cost, gateMillis, this.rates(), 0)
     this.used = 0
     this.resume(cost, until, random)
   }
@@ -240,8 +253,9 @@ export class Pace {
   /** Where the rate before a stop has been reached again, it holds again. */
   private resumed(): void {
     const { stop } = this
-    if (stop === undefined || stop.rates.requests === Infinity || this.rates().requests < stop.rates.requests) return
-    this.base = stop.base
+    if (stop === undefined || stop.rates.requests === Infinity) return
+    if (this.rates().requests < stop.rates.requests * stop.share) return
+    this.base = each((dimension) => stop.base[dimension] * stop.share)
     this.phase = stop.phase
     this.span = stop.span
     this.used = stop.used
@@ -254,16 +268,19 @@ export class Pace {
     this.seenAt = until
   }
 
-  /** One call when the gate opens, then more and more of them. */
-  private restart(cost: Amounts, gateMillis: number, before: Amounts): void {
+  /**
+   * Begins with one call a gate, or with that part of what was sent of late, if it is more: a gate may be closed for much
+   * longer than it takes until one more call is allowed. Then more and more of them.
+   */
+  private restart(cost: Amounts, gateMillis: number, before: Amounts, kept = 0.5): void {
     this.phase = "starting"
-    this.base = each((dimension) =>
-      cost[dimension] > 0
-        ? Math.min(cost[dimension] / Math.max(gateMillis, 1_000), before[dimension] / 2)
-        : before[dimension]
-    )
+    this.base = each((dimension) => {
+      if (cost[dimension] === 0) return before[dimension]
+      const least = cost[dimension] / Math.max(gateMillis, 1_000)
+      return Math.min(Math.max(least, this.recent[dimension] * kept), before[dimension] / 2)
+    })
     const slow = this.since !== undefined ? callsToDouble * millisFor(cost, this.base) : 0
-    this.span = Math.max(shortestDoubling, gateMillis, slow)
+    this.span = Math.min(Math.max(shortestDoubling, gateMillis, slow), longestDoubling)
   }
 
   private measure(millis: number): void {
