@@ -20,6 +20,7 @@ import type * as Duration from "effect/Duration"
 import type * as Effect from "effect/Effect"
 import { dual } from "effect/Function"
 import * as Layer from "effect/Layer"
+import * as Stream from "effect/Stream"
 import type * as Types from "effect/Types"
 import * as config from "../internal/config.ts"
 import * as AdaptiveLimit from "./AdaptiveLimit.ts"
@@ -32,6 +33,7 @@ import * as attempts from "./internal/attempt.ts"
 import * as description from "./internal/policyDescription.ts"
 import * as internal from "./internal/policyOptions.ts"
 import * as stack from "./internal/policyStack.ts"
+import * as streams from "./internal/policyStream.ts"
 import * as Quota from "./Quota.ts"
 import * as Retry from "./Retry.ts"
 import * as RetryBudget from "./RetryBudget.ts"
@@ -216,16 +218,17 @@ const guardsOf = (settings: internal.Settings): stack.Guards => {
   // its services are in the type of the policy, where the options were seen
   const hedged = hedge === undefined ? undefined : Hedge.apply(hedge as Hedge.Policy<stack.HedgeServices>)
   const within = deadline === undefined ? undefined : Deadline.within(deadline, { name })
+  const one: stack.Guards["bounded"] = (self) => attempt === undefined ? self : attempt(self)
+  const tries: stack.Guards["hedged"] = (self) => hedged === undefined ? self : hedged(self)
   return {
     key,
     quota: quota === undefined ? undefined : { key: quota.key ?? key, options: quota },
     limit,
     bulkhead,
     circuit,
-    inner: (self) => {
-      const once = attempt === undefined ? self : attempt(self)
-      return hedged === undefined ? once : hedged(once)
-    },
+    inner: (self) => tries(one(self)),
+    hedged: tries,
+    bounded: one,
     attempt: timeout === undefined || hedged !== undefined ? undefined : attempts.make(timeout, name),
     outer: (self) => within === undefined ? self : within(self)
   }
@@ -413,6 +416,112 @@ export const apply: {
   // the types fold over the options as these lines do over the policy, which the compiler cannot see
   return guards.outer(answered) as Applied<A, E, R, P>
 })
+
+/**
+ * Options of {@link applyStream}.
+ *
+ * **Details**
+ *
+ * - `buffer`: whether the whole stream is collected before any of it is handed on, so that all of it can be tried again;
+ *   default no.
+ * - `stall`: fails with `Stalled` when nothing comes for so long after the first element, while somebody waits for it.
+ *   Default: no limit.
+ * - `isFirst`: which element ends the wait for the first one. Those before it are kept back and come with it; a stream that
+ *   fails among them is tried again. Default: any.
+ * - `untilWhole`: which elements are kept back until the stream has come to a good end and the guards are done with it.
+ *   Default: none.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface StreamOptions<in A = unknown> extends streams.StreamOptions<A> {}
+
+/**
+ * What a policy that {@link applyStream} takes looks like: one without a fallback.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface StreamPolicy<out E = unknown, out R = unknown> extends Policy<E, R, readonly []> {}
+
+type StallOf<O> = O extends { readonly stall: Duration.Input } ? Deadline.Stalled : never
+
+type StreamFirst = [
+  self: Stream.Stream<unknown, unknown, unknown>,
+  policy: StreamPolicy,
+  options?: StreamOptions<unknown> | undefined
+]
+type StreamLast = [policy: StreamPolicy, options?: StreamOptions<unknown> | undefined]
+
+const isStreamFirst = (args: StreamFirst | StreamLast): args is StreamFirst => Stream.isStream(args[0])
+
+const makeApplyStream = ({ [TypeId]: guards, fallback, name, retry }: StreamPolicy, options?: StreamOptions<unknown>) => {
+  const settings = streams.settings(options)
+  // also for a caller without types
+  if (fallback.length > 0) throw streams.noFallback(name)
+  return (self: Stream.Stream<unknown, unknown, unknown>) => streams.apply(self, { name, guards, retry }, settings)
+}
+
+/**
+ * Runs a stream behind the guards of a policy.
+ *
+ * **When to use**
+ *
+ * Use it where the stream itself is handed on. A stream that an effect consumes as a whole is better guarded by
+ * {@link apply} around that effect.
+ *
+ * **Details**
+ *
+ * The guards see one call, from the opening of the stream to its end: it holds its slots for as long, has its usage read
+ * from the elements at its beginning and its end, and fails for the circuit with the failure of the stream. Whoever stops
+ * reading gives all of that back.
+ *
+ * - `retry` and `hedge` repeat a stream until it has come to its first element. Once that was handed on, a failure is what
+ *   the reader gets: elements of two tries are never mixed. With `buffer` all of it is collected first, and can be tried
+ *   again to the end.
+ * - `timeout` is the time to the first element, `stall` that between two; `deadline` counts all, also the time that the
+ *   reader takes.
+ * - The first element is reported to the learned limit (`AdaptiveLimit.firstToken`), and what the elements up to it say of
+ *   the provider's limits to the quota.
+ *
+ * A policy with a `fallback` is refused: a stream cannot be an `Answer`. Throws `Fault.InvalidConfig` for an option that
+ * cannot work. The elements come from a fiber of the stream's own, at most one of them ahead of the reader.
+ *
+ * **Example** (Trying a stream again that does not begin)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Stream } from "effect"
+ * import { Backoff, Fault, Policy } from "effect-resilience"
+ *
+ * const careful = Policy.make({
+ *   name: "model",
+ *   retry: { backoff: Backoff.constant({ delay: "1 millis" }) },
+ *   bulkhead: { maxConcurrent: 3 }
+ * })
+ *
+ * let tries = 0
+ * const parts = Stream.suspend(() =>
+ *   ++tries === 1 ? Stream.fail({ [Fault.verdictOf]: Fault.overloaded() }) : Stream.make("hel", "lo")
+ * ).pipe(Policy.applyStream(careful, { stall: "30 seconds" }))
+ *
+ * await Effect.runPromise(Effect.provide(Stream.mkString(parts), Policy.layer)) // => "hello"
+ * ```
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export function applyStream<PE, PR, A = unknown, const O extends StreamOptions<A> = {}>(
+  policy: StreamPolicy<PE, PR>,
+  options?: O & StreamOptions<A>
+): <B extends A, E, R>(self: Stream.Stream<B, E, R>) => Stream.Stream<B, E | PE | StallOf<O>, R | PR>
+export function applyStream<A, E, R, PE, PR, const O extends StreamOptions<A> = {}>(
+  self: Stream.Stream<A, E, R>,
+  policy: StreamPolicy<PE, PR>,
+  options?: O & StreamOptions<A>
+): Stream.Stream<A, E | PE | StallOf<O>, R | PR>
+export function applyStream(...args: StreamFirst | StreamLast): unknown {
+  return isStreamFirst(args) ? makeApplyStream(args[1], args[2])(args[0]) : makeApplyStream(args[0], args[1])
+}
 
 /**
  * All services that a policy can ask for, with their defaults: `Quota`, `AdaptiveLimit`, `CircuitBreaker`, `Bulkhead`,

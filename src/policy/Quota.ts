@@ -95,6 +95,39 @@ export const CurrentPriority: Context.Reference<Priority> = Context.Reference(
 )
 
 /**
+ * What the calls around are thought to cost that do not bring a cost of their own: an amount, or a function that says so
+ * when a call comes. Default: none.
+ *
+ * **When to use**
+ *
+ * Use it where the quota is part of something that is made once, such as a policy, and every call costs something else.
+ *
+ * **Example** (Saying what one call costs)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { Policy, Quota } from "effect-resilience"
+ *
+ * const careful = Policy.make({ name: "anthropic", quota: { outputTokens: 8_000 } })
+ *
+ * const program = Effect.never.pipe(
+ *   Policy.apply(careful),
+ *   Effect.provideService(Quota.CurrentCost, { outputTokens: 3_000 }),
+ *   Effect.forkChild({ startImmediately: true }),
+ *   Effect.andThen(Quota.state("anthropic")),
+ *   Effect.map(({ limits }) => Math.round(limits.outputTokens?.available ?? 0)),
+ *   Effect.provide(Policy.layer)
+ * )
+ *
+ * await Effect.runPromise(program) // => 5000
+ * ```
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export const CurrentCost: Context.Reference<Cost | (() => Cost) | undefined> = quotas.CurrentCost
+
+/**
  * What a call costs, or has cost.
  *
  * **Details**
@@ -145,8 +178,8 @@ export interface QuotaOptions extends settings.QuotaOptions {}
  *
  * **Details**
  *
- * - `cost`: what it is thought to cost, or a function that says so when the call comes. Default: one request, and what
- *   calls of the key have usually cost.
+ * - `cost`: what it is thought to cost, or a function that says so when the call comes. Default: {@link CurrentCost}, else
+ *   one request, and what calls of the key have usually cost.
  * - `usage`: reads from a result what it has really cost. Default: {@link usageOf}.
  * - `observe`: reads from the end of a call what the provider has told of its limits. Default: {@link observationOf} of the
  *   result or the failure.

@@ -24,6 +24,9 @@ export interface Guards {
   readonly inner: <A, E, R>(
     self: Effect.Effect<A, E, R>
   ) => Effect.Effect<A, E | Deadline.AttemptTimeout, R | HedgeServices>
+  /** The two parts of that. */
+  readonly hedged: <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R | HedgeServices>
+  readonly bounded: <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | Deadline.AttemptTimeout, R>
   /** The attempt timeout, where that is all that stands there. */
   readonly attempt: attempts.Attempt | undefined
   /** The deadline around everything. */

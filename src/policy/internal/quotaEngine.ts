@@ -31,6 +31,12 @@ import { type Observation, observationIn, readObservation } from "./quotaTold.ts
 /** Who goes first. */
 export type Priority = "interactive" | "batch"
 
+/** What the calls around are thought to cost that do not say it themselves. */
+export const CurrentCost: Context.Reference<Cost | (() => Cost) | undefined> = Context.Reference(
+  "effect-resilience/policy/Quota/CurrentCost",
+  { defaultValue: (): Cost | (() => Cost) | undefined => undefined }
+)
+
 /** What one call brings. */
 export interface CallOptions<A = unknown> extends QuotaOptions {
   readonly cost?: Cost | (() => Cost) | undefined
@@ -246,7 +252,7 @@ export class Engine {
     if (now - this.sweptAt >= this.sweepEvery) this.sweep(now)
     const share = this.shareOf(key, options, now)
     if (share.warning !== undefined || share.starting > 0 || waitingIn(share) > 0) return undefined
-    const cost = priced(share, options)
+    const cost = priced(share, options, context)
     if (share.governor.tooLarge(cost) !== undefined) return undefined
     if (share.governor.readyAt(cost, now).at > now + rounding) return undefined
     return this.take(share, cost, now, false, context)
@@ -261,7 +267,7 @@ export class Engine {
     context: Context.Context<never>
   ): Waiter | Refusal {
     const share = this.shareOf(key, options, now)
-    const cost = priced(share, options)
+    const cost = priced(share, options, context)
     const large = share.governor.tooLarge(cost)
     if (large !== undefined) {
       const { capacity, dimension } = large
@@ -644,8 +650,12 @@ const waitingIn = ({ queues }: Share): number => queues.interactive.size + queue
 
 const noCost: Cost = {}
 
-const priced = ({ governor, settings }: Share, options: CallOptions | undefined): Amounts => {
-  const cost = options?.cost
+const priced = (
+  { governor, settings }: Share,
+  options: CallOptions | undefined,
+  context: Context.Context<never>
+): Amounts => {
+  const cost = options?.cost ?? Context.get(context, CurrentCost)
   const given = cost === undefined ? noCost : checkedCost(typeof cost === "function" ? cost() : cost)
   return governor.priced(given, settings.countCachedInput)
 }
