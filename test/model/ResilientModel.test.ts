@@ -25,7 +25,8 @@ const permanent = ScriptedModel.fail(Fault.permanent)
 const run = <A, E, R>(self: Effect.Effect<A, E, R>, forTime: Duration.Input = "1 hour") =>
   Effect.gen(function*() {
     const fiber = yield* Effect.forkChild(self, { startImmediately: true })
-    yield* TestClock.adjust(forTime)
+    // in steps, so that whoever sleeps again after a step is woken in the next one
+    yield* Effect.repeat(TestClock.adjust(Duration.divideUnsafe(Duration.fromInputUnsafe(forTime), 10)), { times: 9 })
     return yield* Fiber.join(fiber)
   })
 
