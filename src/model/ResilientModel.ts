@@ -121,7 +121,8 @@ export interface LastGoodOptions {
  *   The time to the first part is the `timeout` of the policy.
  * - `requireFinish`: whether an answer without a finish part is a failure; default yes.
  * - `lastGood`: keeps good answers of the first model, and serves them, marked as old, when no model answers. Needs a
- *   `LastGood`. Answers that call tools are not kept. Default: nothing is kept.
+ *   `LastGood`. Not kept are answers that call tools, those without a finish part, and objects with a `Redacted` in them.
+ *   Default: nothing is kept.
  *
  * @category models
  * @since 0.1.0

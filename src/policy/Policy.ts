@@ -428,8 +428,8 @@ export const apply: {
  *   Default: no limit.
  * - `isFirst`: which element ends the wait for the first one. Those before it are kept back and come with it; a stream that
  *   fails among them is tried again. Default: any.
- * - `untilWhole`: which elements are kept back until the stream has come to a good end and the guards are done with it.
- *   Default: none.
+ * - `untilWhole`: which elements are kept back until the stream has come to a good end and the guards are done with it. None
+ *   of them is a first one. Default: none.
  *
  * @category models
  * @since 0.1.0

@@ -903,6 +903,18 @@ describe("ResilientModel", () => {
         assert.deepInclude(ResilientModel.toAnswer(old), { source: "last good" })
       }).pipe(Effect.provide(everything)))
 
+    it.effect("a secret is not kept", () =>
+      Effect.gen(function*() {
+        const careful = yield* model(once(JSON.stringify({ token: "s3cret" })))
+        const ask = careful.generateObject({
+          prompt: "?",
+          schema: Schema.Struct({ token: Schema.RedactedFromValue(Schema.String) })
+        })
+        yield* ask
+        assert.strictEqual(yield* run(Effect.flip(ask)), overloaded)
+        assert.deepStrictEqual(yield* LastGood.LastGood.use((store) => store.keys("model")), [])
+      }).pipe(Effect.provide(everything)))
+
     it.effect("not of answers that call tools, nor of those of a stand-in, nor of those that are too old", () =>
       Effect.gen(function*() {
         const kit = yield* withHandler(() => Effect.succeed("found"))

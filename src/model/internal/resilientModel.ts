@@ -16,6 +16,7 @@ import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Fault from "../../Fault.ts"
+import { hasRedacted } from "../../internal/hasRedacted.ts"
 import { millisIn } from "../../internal/monotonic.ts"
 import * as AdaptiveLimit from "../../policy/AdaptiveLimit.ts"
 import * as Fallback from "../../policy/Fallback.ts"
@@ -188,7 +189,10 @@ const choose = <A>(
 const isRemembered = <A>(value: A | LastGood.Aged<Remembered>): value is LastGood.Aged<Remembered> =>
   LastGood.isAged(value)
 
-/** Keeps a good answer of the first choice. Calls of tools are not kept: they would be made again. */
+/**
+ * Keeps a good answer of the first choice. Calls of tools are not kept, since they would be made again, nor is a secret,
+ * which the store would show in clear.
+ */
 const keep = (
   { kept }: Settings,
   request: requests.Request,
@@ -196,6 +200,7 @@ const keep = (
   answer: answers.Answered
 ): Effect.Effect<void> => {
   if (kept === undefined || answer.content.some(answers.isToolCall)) return Effect.void
+  if (request.schema !== undefined && hasRedacted(request.schema)) return Effect.void
   const { slot } = kept
   return Effect.gen(function*() {
     const key = yield* kept.key(request)
@@ -284,6 +289,7 @@ const opened = (parts: Stream.Stream<answers.Part, unknown>): Effect.Effect<Open
       }).pipe(Effect.onExit((exit) => Exit.isSuccess(exit) ? Effect.void : Scope.close(scope, exit)))
     }))
 
+/** A stream is whole when its finish part comes, which is the last of its parts. */
 const remembering = (
   settings: Settings,
   request: requests.Request,
@@ -291,9 +297,10 @@ const remembering = (
 ): Stream.Stream<answers.Part, unknown> =>
   Stream.unwrap(Effect.map(now, (began) => {
     const content: Array<answers.Part> = []
-    const seen = Stream.tap(parts, (part) => Effect.sync(() => content.push(part)))
-    const rest = Stream.fromEffectDrain(Effect.suspend(() => keep(settings, request, began, { content })))
-    return Stream.concat(seen, rest)
+    return Stream.tap(parts, (part) => {
+      content.push(part)
+      return answers.isFinish(part) ? keep(settings, request, began, { content }) : Effect.void
+    })
   }))
 
 const streamOnce = (

@@ -42,7 +42,8 @@ export const settings = <A>(options: StreamOptions<A> = {}): Settings<A> => {
   return {
     buffer: buffer ?? false,
     stall: idle !== undefined && Duration.isFinite(idle) ? idle : undefined,
-    isFirst: isFirst ?? (() => true),
+    // what is kept back has not been handed on
+    isFirst: (element) => untilWhole?.(element) !== true && isFirst?.(element) !== false,
     untilWhole: untilWhole ?? (() => false)
   }
 }
