@@ -27,9 +27,9 @@
  */
 // effect/ExecutionPlan goes from layer to layer too, for effects and streams: it retries by schedule, has no guards, does
 // not say which layer answered, and retries what is around it, the tools included.
+import type * as AiError from "effect/ai/AiError"
 import * as LanguageModel from "effect/ai/LanguageModel"
 import * as Model from "effect/ai/Model"
-import type * as AiError from "effect/ai/AiError"
 import * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"

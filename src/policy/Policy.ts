@@ -455,7 +455,10 @@ type StreamLast = [policy: StreamPolicy, options?: StreamOptions<unknown> | unde
 
 const isStreamFirst = (args: StreamFirst | StreamLast): args is StreamFirst => Stream.isStream(args[0])
 
-const makeApplyStream = ({ [TypeId]: guards, fallback, name, retry }: StreamPolicy, options?: StreamOptions<unknown>) => {
+const makeApplyStream = (
+  { [TypeId]: guards, fallback, name, retry }: StreamPolicy,
+  options?: StreamOptions<unknown>
+) => {
   const settings = streams.settings(options)
   // also for a caller without types
   if (fallback.length > 0) throw streams.noFallback(name)

@@ -1,14 +1,6 @@
 import { assert, it } from "@effect/vitest"
-import { Cause, Context, Duration, Effect, Exit, Fiber, Layer, Option, Random, Schema, Stream } from "effect"
-import {
-  AdaptiveLimit,
-  Backoff,
-  Bulkhead,
-  Fault,
-  Policy,
-  Quota,
-  ResilientModel
-} from "effect-resilience"
+import { Cause, Duration, Effect, Exit, Fiber, Layer, Option, Random, Schema, Stream } from "effect"
+import { AdaptiveLimit, Backoff, Bulkhead, Fault, Policy, Quota, ResilientModel } from "effect-resilience"
 import { ScriptedModel } from "effect-resilience/testing"
 import { AiError, LanguageModel, type Response } from "effect/ai"
 import { TestClock } from "effect/testing"
@@ -206,15 +198,16 @@ const call = (
 const run = Effect.fnUntraced(function*(plan: typeof Plan.Type) {
   const services = yield* Layer.build(Policy.layer)
   const open = { count: 0 }
-  const entries: Array<ResilientModel.Entry<never, never>> = []
+  const entries: Array<ResilientModel.Entry<never, never, unknown, Layer.Success<typeof Policy.layer>>> = []
   for (const [at, setup] of plan.models.entries()) {
     entries.push({ label: `model ${at}`, model: yield* makeModel(at, setup, open), policy: policyOf(at, setup) })
   }
   const [first, ...rest] = entries
   assert.isDefined(first)
-  const model = yield* ResilientModel.makeFallback([first, ...rest], { buffer: plan.buffer }).pipe(
-    Effect.provideContext(services as Context.Context<unknown>)
-  ) as Effect.Effect<LanguageModel.LanguageModel>
+  const model = yield* Effect.provideContext(
+    ResilientModel.makeFallback([first, ...rest], { buffer: plan.buffer }),
+    services
+  )
   const all = plan.callers.map((): Seen => ({ words: [], parts: [], exit: undefined }))
   const fibers = yield* Effect.forEach(plan.callers, (caller, at) => {
     const seen = all[at]
@@ -285,4 +278,3 @@ it.effect.prop(
     }).pipe(Effect.scoped, Effect.provide(TestClock.layer()), Random.withSeed(plan.seed)),
   { arbitrary: { runs: runs(200, 5_000) }, timeout: runs(120_000, 1_800_000) }
 )
-

@@ -14,7 +14,7 @@ import {
   Telemetry
 } from "effect-resilience"
 import { ScriptedModel } from "effect-resilience/testing"
-import { AiError, LanguageModel, Model, Prompt, Response, ResponseIdTracker, Tool, Toolkit } from "effect/ai"
+import { AiError, LanguageModel, Model, Prompt, type Response, ResponseIdTracker, Tool, Toolkit } from "effect/ai"
 import { TestClock } from "effect/testing"
 import { recordingTracer } from "../recordingTracer.ts"
 
@@ -87,7 +87,11 @@ describe("ResilientModel", () => {
   describe("generateText", () => {
     it.effect("is tried again with the same prompt", () =>
       Effect.gen(function*() {
-        const [exit, requests] = yield* guarded(text("Why?"), [overloaded, "Because"], Policy.make({ name: "x", retry }))
+        const [exit, requests] = yield* guarded(
+          text("Why?"),
+          [overloaded, "Because"],
+          Policy.make({ name: "x", retry })
+        )
         assert.isTrue(Exit.isSuccess(exit) && exit.value.text === "Because")
         assert.strictEqual(requests.length, 2)
         assert.deepStrictEqual(requests[0]?.prompt, requests[1]?.prompt)
@@ -95,7 +99,11 @@ describe("ResilientModel", () => {
 
     it.effect("fails with the provider's own error when the tries are over", () =>
       Effect.gen(function*() {
-        const [exit, requests] = yield* guarded(Effect.flip(text()), () => overloaded, Policy.make({ name: "x", retry }))
+        const [exit, requests] = yield* guarded(
+          Effect.flip(text()),
+          () => overloaded,
+          Policy.make({ name: "x", retry })
+        )
         assert.isTrue(Exit.isSuccess(exit) && exit.value === overloaded)
         assert.strictEqual(requests.length, 3)
       }))
@@ -206,10 +214,12 @@ describe("ResilientModel", () => {
     it.effect("in a stream: they start when the answer is whole, and not for one that breaks off", () =>
       Effect.gen(function*() {
         const ran: Array<string> = []
-        const kit = yield* withHandler((query) => Effect.sync(() => {
-          ran.push(query)
-          return "found"
-        }))
+        const kit = yield* withHandler((query) =>
+          Effect.sync(() => {
+            ran.push(query)
+            return "found"
+          })
+        )
         const ask = streamed(LanguageModel.streamText({ prompt: "Search", toolkit: kit }))
         const plain = Policy.make({ name: "x", retry })
         const [exit] = yield* guarded(ask, [overloaded, ScriptedModel.turn("Let me see", toolCall)], plain)
@@ -222,7 +232,10 @@ describe("ResilientModel", () => {
           )
         }
         assert.deepStrictEqual(ran, ["x"])
-        const cut: ScriptedModel.Answer = [{ type: "text", text: "Let me see" }, toolCall, { type: "text", text: "and" }]
+        const cut: ScriptedModel.Answer = [{ type: "text", text: "Let me see" }, toolCall, {
+          type: "text",
+          text: "and"
+        }]
         const [broken] = yield* guarded(ask, [cut], plain)
         assert.isTrue(Exit.isSuccess(broken) && broken.value.error !== undefined)
         assert.deepStrictEqual(ran, ["x"])
@@ -238,10 +251,11 @@ describe("ResilientModel", () => {
         })
         const CarefulKit = Toolkit.make(Careful)
         const kit = yield* CarefulKit.pipe(Effect.provide(CarefulKit.toLayer({
-          search: ({ query }) => Effect.sync(() => {
-            ran.push(query)
-            return "found"
-          })
+          search: ({ query }) =>
+            Effect.sync(() => {
+              ran.push(query)
+              return "found"
+            })
         })))
         const prompt = Prompt.make([
           { role: "user", content: "Search" },
@@ -283,18 +297,22 @@ describe("ResilientModel", () => {
         )
         assert.isTrue(Exit.isSuccess(exit) && exit.value.value.name === "Ann")
         assert.strictEqual(requests.length, 3)
-        assert.isTrue(requests.every(({ responseFormat }) =>
-          responseFormat.type === "json" && responseFormat.objectName === "person"
-        ))
+        assert.isTrue(
+          requests.every(({ responseFormat }) =>
+            responseFormat.type === "json" && responseFormat.objectName === "person"
+          )
+        )
       }))
 
     it.effect("with tools that are run", () =>
       Effect.gen(function*() {
         const ran: Array<string> = []
-        const kit = yield* withHandler((query) => Effect.sync(() => {
-          ran.push(query)
-          return "found"
-        }))
+        const kit = yield* withHandler((query) =>
+          Effect.sync(() => {
+            ran.push(query)
+            return "found"
+          })
+        )
         const [exit, requests] = yield* guarded(
           LanguageModel.generateObject({ prompt: "Who?", schema: Person, toolkit: kit }),
           [overloaded, ScriptedModel.turn(json, toolCall)],
@@ -484,9 +502,10 @@ describe("ResilientModel", () => {
     }, Effect.provide(CircuitBreaker.layer()))
 
     const failing = Effect.map(scripted(() => overloaded), ({ model }) => model)
-    const of = (options?: Unremembered) =>
-    (policy: Policy.StreamPolicy<CircuitBreaker.CircuitOpen, CircuitBreaker.CircuitBreaker>) =>
-      Effect.flatMap(failing, (model) => ResilientModel.make(model, policy, options))
+    const of =
+      (options?: Unremembered) =>
+      (policy: Policy.StreamPolicy<CircuitBreaker.CircuitOpen, CircuitBreaker.CircuitBreaker>) =>
+        Effect.flatMap(failing, (model) => ResilientModel.make(model, policy, options))
 
     it.effect("provider and model as said, else that of the policy", () =>
       Effect.gen(function*() {

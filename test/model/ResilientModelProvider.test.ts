@@ -86,9 +86,10 @@ describe("ResilientModel over the official SDK", () => {
             })
           }).pipe(
             Effect.provide(
-              ResilientModel.layer(Policy.make({ name: "anthropic", quota: { requests: 50, maxWait: "1 second" } })).pipe(
-                Layer.provide(provided(server))
-              )
+              ResilientModel.layer(Policy.make({ name: "anthropic", quota: { requests: 50, maxWait: "1 second" } }))
+                .pipe(
+                  Layer.provide(provided(server))
+                )
             ),
             Effect.provideContext(services)
           )

@@ -1,15 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Context, Deferred, Duration, Effect, Exit, Fiber, Layer, Ref, Stream } from "effect"
-import {
-  AdaptiveLimit,
-  Backoff,
-  Bulkhead,
-  CircuitBreaker,
-  Fallback,
-  Fault,
-  Policy,
-  Quota
-} from "effect-resilience"
+import { AdaptiveLimit, Backoff, Bulkhead, CircuitBreaker, Fallback, Fault, Policy, Quota } from "effect-resilience"
 import { TestClock } from "effect/testing"
 import { everyCancelSource, interruptEverywhere } from "../support/interruptEverywhere.ts"
 
@@ -223,9 +214,7 @@ describe("Policy.applyStream", () => {
               isFirst: (part: object) => "type" in part && part.type === "text",
               untilWhole: (part: object) => "type" in part && part.type === "finish"
             }),
-            Stream.tap(() =>
-              Effect.map(Quota.state("told"), ({ limits }) => during.push(limits.requests?.limit))
-            )
+            Stream.tap(() => Effect.map(Quota.state("told"), ({ limits }) => during.push(limits.requests?.limit)))
           )
         )
         const { limits } = yield* Quota.state("told")
@@ -281,7 +270,10 @@ describe("Policy.applyStream", () => {
 
   it.effect("a policy with a fallback is refused, and a wrong option", () =>
     Effect.sync(() => {
-      const policy = Policy.make({ name: "x", fallback: Fallback.step("template", Effect.succeed(1), { takes: "all" }) })
+      const policy = Policy.make({
+        name: "x",
+        fallback: Fallback.step("template", Effect.succeed(1), { takes: "all" })
+      })
       assert.throws(
         // @ts-expect-error: it has a fallback
         () => Policy.applyStream(Stream.make(1), policy),
@@ -326,7 +318,10 @@ describe("Policy.applyStream", () => {
           check: () =>
             Effect.gen(function*() {
               assert.strictEqual(yield* Ref.get(open), 0)
-              assert.strictEqual(yield* Bulkhead.Bulkhead.use((bulkhead) => Effect.map(bulkhead.state("x"), ({ running }) => running)), 0)
+              assert.strictEqual(
+                yield* Bulkhead.Bulkhead.use((bulkhead) => Effect.map(bulkhead.state("x"), ({ running }) => running)),
+                0
+              )
               assert.strictEqual((yield* limits.state("x")).running, 0)
               assert.strictEqual((yield* Quota.state("x")).running, 0)
             }).pipe(Effect.provide(context))

@@ -1,4 +1,4 @@
-import { Effect, type Layer, type Scope } from "effect"
+import { Effect, type Layer, type Scope, type Stream } from "effect"
 import {
   type AdaptiveLimit,
   type Bulkhead,
@@ -208,5 +208,26 @@ describe("Policy", () => {
       | Hedge.Latencies
     expect(Policy.layer).type.toBe<Layer.Layer<All>>()
     expect(Policy.layerNoop).type.toBe<Layer.Layer<All>>()
+  })
+
+  it("applyStream adds what the guards can fail with, and Stalled where the silence is limited", () => {
+    const parts = {} as Stream.Stream<number, "down", Scope.Scope>
+    const careful = Policy.make({ name: "p", circuit: {}, timeout: "1 second" })
+    type Guarded<E = never> = Stream.Stream<
+      number,
+      "down" | CircuitBreaker.CircuitOpen | Deadline.AttemptTimeout | E,
+      Scope.Scope | CircuitBreaker.CircuitBreaker
+    >
+    expect(Policy.applyStream(parts, careful)).type.toBe<Guarded>()
+    expect(parts.pipe(Policy.applyStream(careful))).type.toBe<Guarded>()
+    expect(Policy.applyStream(parts, careful, { buffer: true, isFirst: (n) => n > 0 })).type.toBe<Guarded>()
+    expect(Policy.applyStream(parts, careful, { stall: "30 seconds" })).type.toBe<Guarded<Deadline.Stalled>>()
+    expect(parts.pipe(Policy.applyStream(careful, { stall: "30 seconds" }))).type.toBe<Guarded<Deadline.Stalled>>()
+    expect(Policy.applyStream(parts, Policy.make({ name: "p" }))).type.toBe<typeof parts>()
+    expect(Policy.applyStream).type.not.toBeCallableWith(
+      parts,
+      Policy.make({ name: "p", fallback: Fallback.step("x", Effect.succeed(1)) })
+    )
+    expect(Policy.applyStream).type.not.toBeCallableWith(parts, careful, { isFirst: (text: string) => text === "" })
   })
 })

@@ -1,6 +1,6 @@
 import * as LanguageModel from "effect/ai/LanguageModel"
 import * as Response from "effect/ai/Response"
-import * as Effect from "effect/Effect"
+import type * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
 import * as Schema from "effect/Schema"
@@ -55,13 +55,13 @@ const joined = (inner: Option.Option<Provenance>, outer: Provenance): Provenance
  *
  * @internal
  */
-export const mark = (part: Part, provenance: Provenance): Part => ({
-  ...part,
-  metadata: {
-    ...part.metadata,
-    [metadataKey]: { provenance: encode(joined(of(part.metadata), provenance)) }
-  }
-})
+export const mark = (part: Part, provenance: Provenance): Part =>
+  Object.assign({}, part, {
+    metadata: {
+      ...part.metadata,
+      [metadataKey]: { provenance: encode(joined(of(part.metadata), provenance)) }
+    }
+  })
 
 /**
  * Writes it into the finish part of a whole answer, or, where that has none, into its last part.
@@ -88,7 +88,7 @@ export const isContent = (part: Part): boolean => !preludes.has(part.type)
  * @internal
  */
 export const waitsForTheEnd = (part: Part): boolean =>
-  part.type === "finish" || (part.type === "tool-call" && part.providerExecuted !== true)
+  part.type === "finish" || (part.type === "tool-call" && !part.providerExecuted)
 
 /** @internal */
 export const isToolCall = (part: Part): part is Response.ToolCallPart<string, unknown> => part.type === "tool-call"
@@ -132,9 +132,11 @@ const noUsage = new Response.Usage({
  * @internal
  */
 export const toKeep = (content: ReadonlyArray<Part>) =>
-  encodeKept(content.map((part): Part =>
-    part.type === "finish" ? { ...part, usage: noUsage, response: undefined } : part
-  ))
+  encodeKept(
+    content.map((part): Part =>
+      part.type === "finish" ? Object.assign({}, part, { usage: noUsage, response: undefined }) : part
+    )
+  )
 
 /** @internal */
 export const fromKept = (json: unknown): Effect.Effect<ReadonlyArray<Part>, Schema.SchemaError> => decodeKept(json)

@@ -1,5 +1,5 @@
 import * as AiError from "effect/ai/AiError"
-import * as Context from "effect/Context"
+import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
@@ -77,7 +77,8 @@ export const unfinished = (method: string): AiError.AiError =>
     module,
     method,
     reason: new AiError.InvalidOutputError({
-      description: "The answer ended without its finish part, so it may not be whole. Ask again, or allow such answers " +
+      description:
+        "The answer ended without its finish part, so it may not be whole. Ask again, or allow such answers " +
         "with the option requireFinish: false",
       metadata: verdictMetadata(Fault.malformed)
     })

@@ -55,7 +55,7 @@ export interface Choice {
   readonly key: (request: requests.Request) => string
   readonly takes: Fallback.Takes
   readonly attributes: Readonly<Record<string, string>>
-  readonly maxOutputTokens: ((request: requests.Request) => number | undefined)
+  readonly maxOutputTokens: (request: requests.Request) => number | undefined
 }
 
 /** @internal */
@@ -173,7 +173,7 @@ const choose = <A>(
       LastGood.orElse(kept.slot, key, { label: kept.label, takes: kept.takes, maxAge: kept.maxAge }),
       Effect.flatMap(({ degraded, errors, source, value }): Effect.Effect<Chosen<A>, unknown> => {
         const provenance = { source, degraded, errors }
-        if (!isRemembered(value)) return Effect.succeed({ value, provenance })
+        if (!LastGood.isAged(value)) return Effect.succeed({ value, provenance })
         const { age, asOf } = value
         return Effect.map(recalled(value.value), (value) => ({
           value,
@@ -185,9 +185,6 @@ const choose = <A>(
     // the service is among those that were at hand, where there is something to keep
     key === undefined ? fresh : old(key) as Effect.Effect<Chosen<A>, unknown, Scope.Scope>)
 }
-
-const isRemembered = <A>(value: A | LastGood.Aged<Remembered>): value is LastGood.Aged<Remembered> =>
-  LastGood.isAged(value)
 
 /**
  * Keeps a good answer of the first choice. Calls of tools are not kept, since they would be made again, nor is a secret,
@@ -242,10 +239,13 @@ const spanAttributes = ({ choices: [first] }: Settings, request: requests.Reques
 const answerOnce = (settings: Settings, options: requests.CallOptions, request: requests.Request) => {
   const { method } = request
   const run = (choice: Choice, isFirst: boolean) => {
-    const call = Effect.flatMap(choice.model[method === "generateObject" ? method : "generateText"](options), wholeAnswer(
-      settings,
-      method
-    ))
+    const call = Effect.flatMap(
+      choice.model[method === "generateObject" ? method : "generateText"](options),
+      wholeAnswer(
+        settings,
+        method
+      )
+    )
     const guarded = Policy.apply(call, policyFor(choice, request)) as Effect.Effect<answers.Answered, unknown>
     const bounded = Effect.updateContext(guarded, forChoice(settings, choice, request, isFirst))
     return isFirst && settings.kept !== undefined
@@ -327,9 +327,7 @@ const streamOnce = (
       )
     ),
     Stream.unwrap,
-    Stream.catch((error) =>
-      Stream.fromEffect(Effect.flatMap(errors.toAiError("streamText")(error), Effect.fail))
-    ),
+    Stream.catch((error) => Stream.fromEffect(Effect.flatMap(errors.toAiError("streamText")(error), Effect.fail))),
     Stream.withSpan(`${errors.module}.streamText`, { attributes: spanAttributes(settings, request) }),
     Stream.updateContext(inContext(settings))
   )
@@ -342,7 +340,9 @@ const streamOnce = (
  * for: outside of all guards, so that no tool is run twice because an answer was asked for twice.
  */
 interface Resolving {
-  readonly generate: (prompt: LanguageModel.ProviderOptions["prompt"]) => Effect.Effect<answers.Answered, AiError.AiError>
+  readonly generate: (
+    prompt: LanguageModel.ProviderOptions["prompt"]
+  ) => Effect.Effect<answers.Answered, AiError.AiError>
   readonly stream: (
     prompt: LanguageModel.ProviderOptions["prompt"]
   ) => Stream.Stream<answers.Part, AiError.AiError>
@@ -357,8 +357,10 @@ const CurrentResolving = Context.Reference<Resolving | undefined>(
 const invalidOutput = (method: string) => (error: Schema.SchemaError) =>
   AiError.make({ module: errors.module, method, reason: AiError.InvalidOutputError.fromSchemaError(error) })
 
-const resolving = Effect.flatMap(CurrentResolving, (call) =>
-  call === undefined ? Effect.die(new Error("a loop of tools without a call")) : Effect.succeed(call))
+const resolving = Effect.flatMap(
+  CurrentResolving,
+  (call) => call === undefined ? Effect.die(new Error("a loop of tools without a call")) : Effect.succeed(call)
+)
 
 /** The ids of responses are the inner model's business, and not that of the loop around it. */
 const withTracker = (tracker: Resolving["tracker"]) => (context: Context.Context<never>): Context.Context<never> =>
@@ -371,12 +373,12 @@ const makeLoop = LanguageModel.make({
         Effect.flatMap(({ content }) => Effect.mapError(answers.encoded(content), invalidOutput("generateText")))
       )),
   streamText: ({ prompt }) =>
-    Stream.unwrap(Effect.map(resolving, (call) =>
-      Stream.updateContext(call.stream(prompt), withTracker(call.tracker)).pipe(
-        Stream.mapArrayEffect((parts) =>
-          Effect.mapError(answers.encodedStream(parts), invalidOutput("streamText"))
-        )
-      )))
+    Stream.unwrap(
+      Effect.map(resolving, (call) =>
+        Stream.updateContext(call.stream(prompt), withTracker(call.tracker)).pipe(
+          Stream.mapArrayEffect((parts) => Effect.mapError(answers.encodedStream(parts), invalidOutput("streamText")))
+        ))
+    )
 })
 
 /** What the loop asks for: the answer alone. Its calls of tools are checked here, where an answer may be asked for again. */
@@ -398,7 +400,8 @@ const knownTools = (request: requests.Request, options: requests.CallOptions) =>
 /** The choices, each of which fails for an answer that calls for a tool that there is not. */
 const checkingTools = (settings: Settings, request: requests.Request, options: requests.CallOptions): Settings => {
   const check = knownTools(request, options)
-  const checked = (answer: answers.Answered) => Effect.as(Effect.forEach(answer.content, check, { discard: true }), answer)
+  const checked = (answer: answers.Answered) =>
+    Effect.as(Effect.forEach(answer.content, check, { discard: true }), answer)
   const [first, ...rest] = settings.choices
   const checking = (choice: Choice): Choice => ({
     ...choice,
