@@ -205,15 +205,16 @@ export const GuardError = errors.GuardError
  */
 export type GuardError = typeof GuardError.Type
 
-type Has<O, K extends keyof AnswerOptions> = K extends keyof O ? [O[K]] extends [undefined] ? false : true : false
+/** Options, and what is kept by them: options that may be there count as there. */
+type Keeping<O, Kept> = O & { readonly lastGood?: Kept }
 
 /**
- * The services that these options need, besides those of the policies.
+ * The services that the option `lastGood` needs.
  *
  * @category type-level
  * @since 0.1.0
  */
-export type ServicesOf<O> = Has<O, "lastGood"> extends true ? LastGood.LastGood : never
+export type ServicesOf<Kept> = [Kept] extends [undefined] ? never : LastGood.LastGood
 
 type LayersOf<Entries> = Entries extends ReadonlyArray<infer Entry>
   ? Entry extends { readonly model: infer M } ? Extract<M, Layer.Layer<never, unknown, unknown>> : never
@@ -397,12 +398,12 @@ const supported = (models: ReadonlyArray<LanguageModel.LanguageModel>) => {
  * @category constructors
  * @since 0.1.0
  */
-export const make = <PE, PR, const O extends Options = {}>(
+export const make = <PE, PR, Kept extends LastGoodOptions | undefined = undefined>(
   model: LanguageModel.LanguageModel,
   policy: Policy.StreamPolicy<PE, PR>,
-  options?: O & Options
-): Effect.Effect<LanguageModel.LanguageModel, never, PR | ServicesOf<O>> =>
-  Effect.contextWith((context: Context.Context<PR | ServicesOf<O>>) =>
+  options?: Keeping<Options, Kept>
+): Effect.Effect<LanguageModel.LanguageModel, never, PR | ServicesOf<Kept>> =>
+  Effect.contextWith((context: Context.Context<PR | ServicesOf<Kept>>) =>
     Effect.suspend(() => {
       const where = "ResilientModel"
       const given: Options = options ?? {}
@@ -466,17 +467,17 @@ export const make = <PE, PR, const O extends Options = {}>(
  * @category layers
  * @since 0.1.0
  */
-export const layer = <PE, PR, const O extends Options = {}>(
+export const layer = <PE, PR, Kept extends LastGoodOptions | undefined = undefined>(
   policy: Policy.StreamPolicy<PE, PR>,
-  options?: O & Options
+  options?: Keeping<Options, Kept>
 ): Layer.Layer<
   LanguageModel.LanguageModel,
   never,
-  LanguageModel.LanguageModel | PR | ServicesOf<O>
+  LanguageModel.LanguageModel | PR | ServicesOf<Kept>
 > =>
   Layer.effect(
     LanguageModel.LanguageModel,
-    Effect.flatMap(LanguageModel.LanguageModel, (model) => make<PE, PR, O>(model, policy, options))
+    Effect.flatMap(LanguageModel.LanguageModel, (model) => make<PE, PR, Kept>(model, policy, options))
   )
 
 const unguarded = Policy.make({ name: "unguarded" })
@@ -514,13 +515,13 @@ const checkedEntries = (where: string, entries: ReadonlyArray<Entry>): void => {
  * @category constructors
  * @since 0.1.0
  */
-export const makeFallback = <const E extends Entries, const O extends AnswerOptions = {}>(
+export const makeFallback = <const E extends Entries, Kept extends LastGoodOptions | undefined = undefined>(
   entries: E,
-  options?: O & AnswerOptions
+  options?: Keeping<AnswerOptions, Kept>
 ): Effect.Effect<
   LanguageModel.LanguageModel,
   EntriesError<E>,
-  EntriesServices<E> | ServicesOf<O> | Scope.Scope
+  EntriesServices<E> | ServicesOf<Kept> | Scope.Scope
 > => {
   const where = "ResilientModel.fallback"
   const all: ReadonlyArray<Entry> = entries
@@ -552,7 +553,7 @@ export const makeFallback = <const E extends Entries, const O extends AnswerOpti
   return made as Effect.Effect<
     LanguageModel.LanguageModel,
     EntriesError<E>,
-    EntriesServices<E> | ServicesOf<O> | Scope.Scope
+    EntriesServices<E> | ServicesOf<Kept> | Scope.Scope
   >
 }
 
@@ -610,14 +611,14 @@ export const makeFallback = <const E extends Entries, const O extends AnswerOpti
  * @category layers
  * @since 0.1.0
  */
-export const fallback = <const E extends Entries, const O extends AnswerOptions = {}>(
+export const fallback = <const E extends Entries, Kept extends LastGoodOptions | undefined = undefined>(
   entries: E,
-  options?: O & AnswerOptions
-): Layer.Layer<LanguageModel.LanguageModel, EntriesError<E>, EntriesServices<E> | ServicesOf<O>> =>
-  Layer.effect(LanguageModel.LanguageModel, makeFallback<E, O>(entries, options)) as Layer.Layer<
+  options?: Keeping<AnswerOptions, Kept>
+): Layer.Layer<LanguageModel.LanguageModel, EntriesError<E>, EntriesServices<E> | ServicesOf<Kept>> =>
+  Layer.effect(LanguageModel.LanguageModel, makeFallback<E, Kept>(entries, options)) as Layer.Layer<
     LanguageModel.LanguageModel,
     EntriesError<E>,
-    EntriesServices<E> | ServicesOf<O>
+    EntriesServices<E> | ServicesOf<Kept>
   >
 
 /**

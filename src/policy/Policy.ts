@@ -444,7 +444,7 @@ export interface StreamOptions<in A = unknown> extends streams.StreamOptions<A> 
  */
 export interface StreamPolicy<out E = unknown, out R = unknown> extends Policy<E, R, readonly []> {}
 
-type StallOf<O> = O extends { readonly stall: Duration.Input } ? Deadline.Stalled : never
+type StallOf<Stall> = [Stall] extends [undefined] ? never : Deadline.Stalled
 
 type StreamFirst = [
   self: Stream.Stream<unknown, unknown, unknown>,
@@ -513,15 +513,15 @@ const makeApplyStream = (
  * @category combinators
  * @since 0.1.0
  */
-export function applyStream<PE, PR, A = unknown, const O extends StreamOptions<A> = {}>(
+export function applyStream<PE, PR, A = unknown, Stall extends Duration.Input | undefined = undefined>(
   policy: StreamPolicy<PE, PR>,
-  options?: O & StreamOptions<A>
-): <B extends A, E, R>(self: Stream.Stream<B, E, R>) => Stream.Stream<B, E | PE | StallOf<O>, R | PR>
-export function applyStream<A, E, R, PE, PR, const O extends StreamOptions<A> = {}>(
+  options?: StreamOptions<A> & { readonly stall?: Stall }
+): <B extends A, E, R>(self: Stream.Stream<B, E, R>) => Stream.Stream<B, E | PE | StallOf<Stall>, R | PR>
+export function applyStream<A, E, R, PE, PR, Stall extends Duration.Input | undefined = undefined>(
   self: Stream.Stream<A, E, R>,
   policy: StreamPolicy<PE, PR>,
-  options?: O & StreamOptions<A>
-): Stream.Stream<A, E | PE | StallOf<O>, R | PR>
+  options?: StreamOptions<NoInfer<A>> & { readonly stall?: Stall }
+): Stream.Stream<A, E | PE | StallOf<Stall>, R | PR>
 export function applyStream(...args: StreamFirst | StreamLast): unknown {
   return isStreamFirst(args) ? makeApplyStream(args[1], args[2])(args[0]) : makeApplyStream(args[0], args[1])
 }

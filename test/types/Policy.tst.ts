@@ -15,6 +15,7 @@ import {
 import { describe, expect, it } from "tstyche"
 
 declare const call: Effect.Effect<number, "down", Scope.Scope>
+declare const anyOptions: Policy.StreamOptions
 
 describe("Policy", () => {
   it("without guards adds nothing", () => {
@@ -223,6 +224,7 @@ describe("Policy", () => {
     expect(Policy.applyStream(parts, careful, { buffer: true, isFirst: (n) => n > 0 })).type.toBe<Guarded>()
     expect(Policy.applyStream(parts, careful, { stall: "30 seconds" })).type.toBe<Guarded<Deadline.Stalled>>()
     expect(parts.pipe(Policy.applyStream(careful, { stall: "30 seconds" }))).type.toBe<Guarded<Deadline.Stalled>>()
+    expect(Policy.applyStream(parts, careful, anyOptions)).type.toBe<Guarded<Deadline.Stalled>>()
     expect(Policy.applyStream(parts, Policy.make({ name: "p" }))).type.toBe<typeof parts>()
     expect(Policy.applyStream).type.not.toBeCallableWith(
       parts,
