@@ -108,7 +108,7 @@ export const CurrentPriority: Context.Reference<Priority> = Context.Reference(
  * import { Effect } from "effect"
  * import { Policy, Quota } from "effect-resilience"
  *
- * const careful = Policy.make({ name: "anthropic", quota: { outputTokens: 8_000 } })
+ * const careful = Policy.make({ name: "anthropic", quota: { outputTokens: { limit: 8_000, per: "1 day" } } })
  *
  * const program = Effect.never.pipe(
  *   Policy.apply(careful),
