@@ -48,6 +48,7 @@ import { type Call, Engine, type Outcome, type Snapshot } from "./internal/adapt
 import * as settings from "./internal/adaptiveSettings.ts"
 import { onlyFailure } from "./internal/failure.ts"
 import { answerTo } from "./internal/overloads.ts"
+import { sendingOf } from "./internal/quotaSending.ts"
 import { withoutStack } from "./internal/withoutStack.ts"
 
 /**
@@ -246,7 +247,7 @@ const afterWaiting = <A, E, R>(
   if (!call.hadToWait) return work
   const { limited: { key }, since } = call
   const heard = Telemetry.emitIn(context, () => ({ _tag: "LimitWaited", key, waitedMillis: now - since }))
-  return Effect.andThen(heard, work)
+  return Effect.andThen(heard, sendingOf(key, context)?.resume(work) ?? work)
 }
 
 const awaitTurn = <A, E, R>(
@@ -299,6 +300,7 @@ const withLimitOf = (engine: Engine): AdaptiveLimit["Service"]["withLimit"] => (
             : call.state === "Refused"
             ? refuse(call, now, context)
             : awaitTurn(call, self, context)
+          if (call.state === "Waiting") sendingOf(key, context)?.pause()
           const warning = engine.takeWarning(call)
           return warning === undefined ? turn : Effect.andThen(Effect.logWarning(warning), turn)
         }),

@@ -29,6 +29,7 @@ import * as Fault from "../Fault.ts"
 import { millisIn } from "../internal/monotonic.ts"
 import * as Telemetry from "../Telemetry.ts"
 import * as bulkheads from "./internal/bulkheadEngine.ts"
+import { sendingOf } from "./internal/quotaSending.ts"
 import { withoutStack } from "./internal/withoutStack.ts"
 
 /**
@@ -229,7 +230,8 @@ const afterWaiting = <A, E, R>(
   if (waiter.refusal !== undefined) return refuse(key, waiter.refusal, waitedMillis, context)
   engine.begin(waiter)
   if (!waiter.hadToWait) return self
-  return Effect.andThen(Telemetry.emitIn(context, () => ({ _tag: "BulkheadWaited", key, waitedMillis })), self)
+  const heard = Telemetry.emitIn(context, () => ({ _tag: "BulkheadWaited", key, waitedMillis }))
+  return Effect.andThen(heard, sendingOf(key, context)?.resume(self) ?? self)
 }
 
 const awaitTurn = <A, E, R>(
@@ -258,7 +260,10 @@ const limitWith = (engine: bulkheads.Engine): Bulkhead["Service"]["limit"] => (k
           slot = engine.tryAcquire(key, options, now)
           if (slot !== undefined) return self
           const place = engine.wait(key, options, now, context)
-          if (place._tag === "Waiter") waiter = place
+          if (place._tag === "Waiter") {
+            waiter = place
+            sendingOf(key, context)?.pause()
+          }
           const turn = place._tag === "Refusal"
             ? refuse(key, place, 0, context)
             : awaitTurn(engine, place, self, context)

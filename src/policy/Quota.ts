@@ -47,6 +47,7 @@ import { millisIn } from "../internal/monotonic.ts"
 import * as Telemetry from "../Telemetry.ts"
 import * as amounts from "./internal/quotaAmounts.ts"
 import * as quotas from "./internal/quotaEngine.ts"
+import { Current, type Sending } from "./internal/quotaSending.ts"
 import * as settings from "./internal/quotaSettings.ts"
 import * as stores from "./internal/quotaStore.ts"
 import * as told from "./internal/quotaTold.ts"
@@ -283,7 +284,7 @@ export class QuotaExceeded extends Schema.TaggedError<QuotaExceeded>("effect-res
   override get message() {
     const words = { requests: "requests", inputTokens: "input tokens", outputTokens: "output tokens", tokens: "tokens" }
     const seen = this.dimension === undefined
-      ? "the key is held back after a refusal"
+      ? "the key sends no more at the moment, by a refusal or a learned rate"
       : `it needs ${this.needed} ${words[this.dimension]}, and ${Math.floor(this.available ?? 0)} are available`
     const when = this.retryAfter === undefined ? "" : `, again in ${Duration.format(this.retryAfter)}`
     switch (this.reason) {
@@ -466,6 +467,46 @@ const endWith = (
 ): Effect.Effect<void> | undefined =>
   shared === undefined ? rest : Effect.andThen(shared.end(pass), rest ?? Effect.void)
 
+/** How a guard inside tells that it holds back a call that was let through, and no longer does. */
+const resending = (
+  engine: quotas.Engine,
+  key: string,
+  options: quotas.CallOptions | undefined,
+  context: Context.Context<never>,
+  held: () => quotas.Pass | quotas.Waiter | undefined,
+  hold: (taken: quotas.Pass | quotas.Waiter) => void
+): Sending => {
+  const passOf = (taken: quotas.Pass | quotas.Waiter | undefined) =>
+    taken instanceof quotas.Waiter ? taken.outcome : taken
+  const passNow = () => {
+    const pass = passOf(held())
+    return pass instanceof quotas.Pass && !pass.isOver ? pass : undefined
+  }
+  return {
+    key,
+    pause: () => {
+      const pass = passNow()
+      if (pass !== undefined) pass.isSent = false
+    },
+    resume: (call) =>
+      Effect.suspend(() => {
+        const pass = passNow()
+        if (pass === undefined || pass.isSent) return call
+        const priority = options?.priority ?? Context.get(context, CurrentPriority)
+        const now = millisIn(context)
+        const taken = engine.takeAgain(pass, priority, now, context)
+        hold(taken)
+        const go = (again: quotas.Pass) => {
+          again.isSent = true
+          return call
+        }
+        if (taken instanceof quotas.Pass) return go(taken)
+        // It waits without a bound of its own, and so is never refused.
+        return Effect.flatMap(Effect.orDie(awaitTurn(engine, taken, Effect.succeed)), go)
+      })
+  }
+}
+
 const withQuotaOf =
   (engine: quotas.Engine, shared: stores.Shared | undefined): Quota["Service"]["withQuota"] => (key, options) => {
     if (options !== undefined) settings.checked(options)
@@ -474,14 +515,18 @@ const withQuotaOf =
     return (self) =>
       Effect.withFiber(({ context }) => {
         let held: quotas.Pass | quotas.Waiter | undefined
+        const hold = (taken: quotas.Pass | quotas.Waiter) => {
+          held = taken
+        }
         const arrivedAt = shared === undefined ? 0 : millisIn(context)
+        const sending = shared === undefined ? resending(engine, key, plain, context, () => held, hold) : undefined
+        const sent = Effect.provideService(self, Current, sending)
         // The finalizer is in place before anything is reserved or waited for, and not after: no interruption fits in
         // between.
         return Effect.onExitPrimitive(
-          enter(engine, key, plain, context, (taken) =>
-            held = taken, (pass) =>
+          enter(engine, key, plain, context, hold, (pass) =>
             sendWith(shared, pass, plain, arrivedAt, context, () =>
-              self)),
+              sent)),
           (exit) => {
             const now = millisIn(context)
             const pass = sentPass(engine, held, now)

@@ -37,6 +37,9 @@ export const CurrentCost: Context.Reference<Cost | (() => Cost) | undefined> = C
   { defaultValue: (): Cost | (() => Cost) | undefined => undefined }
 )
 
+/** Who goes first, before them those who had been let through and were held back by something else. */
+type Rank = Priority | "returning"
+
 /** What one call brings. */
 export interface CallOptions<A = unknown> extends QuotaOptions {
   readonly cost?: Cost | (() => Cost) | undefined
@@ -60,9 +63,9 @@ interface Share {
   readonly key: string
   readonly governor: Governor
   settings: Settings
-  readonly queues: { readonly [P in Priority]: Queue<Waiter> }
+  readonly queues: { readonly [R in Rank]: Queue<Waiter> }
   /** What those who wait will cost. */
-  readonly queued: { readonly [P in Priority]: Counts }
+  readonly queued: { readonly [R in Rank]: Counts }
   /** The options of the first caller who gave any, or those seen last that say the same. */
   options: QuotaOptions | undefined
   /** Whether options of callers need no look any more: the service has some by name, or their difference has been told. */
@@ -115,6 +118,7 @@ export class Waiter {
   /** Whether it could not go when it came. */
   hadToWait = false
   isStarting = false
+  rank: Rank
   outcome: Pass | Refusal | undefined
   place: Place<Waiter> | undefined
   stopTimer: (() => void) | undefined
@@ -124,6 +128,7 @@ export class Waiter {
     this.share = share
     this.cost = cost
     this.priority = priority
+    this.rank = priority
     this.since = since
     this.context = context
   }
@@ -292,6 +297,28 @@ export class Engine {
     }
     waiter.place = share.queues[priority].push(waiter)
     add(share.queued[priority], cost)
+    this.pump(share, now)
+    return waiter
+  }
+
+  /**
+   * What a call was let through with is given back, and taken anew at the time at which it is really sent: what others
+   * wait for was not used meanwhile, and is not used twice now.
+   */
+  takeAgain(pass: Pass, priority: Priority, now: number, context: Context.Context<never>): Pass | Waiter {
+    const { admission, share } = pass
+    pass.isOver = true
+    share.running--
+    share.governor.takeBack(admission, now)
+    const { cost } = admission
+    const mayGo = share.starting === 0 && share.queues.returning.size === 0 &&
+      share.governor.readyAt(cost, now).at <= now + rounding
+    if (mayGo) return this.take(share, cost, now, waitingIn(share) > 0, context)
+    const waiter = new Waiter(share, cost, priority, now, context)
+    waiter.hadToWait = true
+    waiter.rank = "returning"
+    waiter.place = share.queues.returning.push(waiter)
+    add(share.queued.returning, cost)
     this.pump(share, now)
     return waiter
   }
@@ -483,8 +510,8 @@ export class Engine {
       key,
       governor: new Governor(settings.limits, settings.maxGate, now),
       settings,
-      queues: { interactive: new Queue(), batch: new Queue() },
-      queued: { interactive: counts(0), batch: counts(0) },
+      queues: { returning: new Queue(), interactive: new Queue(), batch: new Queue() },
+      queued: { returning: counts(0), interactive: counts(0), batch: counts(0) },
       options: options !== undefined && this.settings.concernsKey(options) ? options : undefined,
       isFixed: this.settings.isNamed(key),
       warning: undefined,
@@ -513,6 +540,7 @@ export class Engine {
     const { queued, queues, settings } = share
     if (waitingIn(share) === 0) return nothing
     const ahead = { ...queued.interactive }
+    add(ahead, queued.returning)
     if (priority === "batch") add(ahead, queued.batch)
     else {
       for (const waiter of queues.batch) {
@@ -524,7 +552,8 @@ export class Engine {
   }
 
   /** Interactive calls first, in the order in which they came; a batch call goes among them as if it had come later. */
-  private next({ queues: { batch, interactive }, settings }: Share): Waiter | undefined {
+  private next({ queues: { batch, interactive, returning }, settings }: Share): Waiter | undefined {
+    if (returning.first !== undefined) return returning.first
     const one = interactive.first
     const other = batch.first
     if (one === undefined || other === undefined) return one ?? other
@@ -598,13 +627,13 @@ export class Engine {
     })
   }
 
-  private dequeue({ cost, place, priority, share }: Waiter): void {
+  private dequeue({ cost, place, rank, share }: Waiter): void {
     if (place?.queue === undefined) return
-    const queue = share.queues[priority]
+    const queue = share.queues[rank]
     queue.remove(place)
     // Sums of fractions miss by a little, and an empty queue costs nothing.
-    if (queue.size === 0) Object.assign(share.queued[priority], nothing)
-    else add(share.queued[priority], cost, -1)
+    if (queue.size === 0) Object.assign(share.queued[rank], nothing)
+    else add(share.queued[rank], cost, -1)
   }
 
   private refusal(
@@ -646,7 +675,7 @@ export class Engine {
   }
 }
 
-const waitingIn = ({ queues }: Share): number => queues.interactive.size + queues.batch.size
+const waitingIn = ({ queues }: Share): number => queues.returning.size + queues.interactive.size + queues.batch.size
 
 const noCost: Cost = {}
 

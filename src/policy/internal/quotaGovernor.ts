@@ -241,6 +241,23 @@ export class Governor {
     }
   }
 
+  /**
+   * Takes back the leave of a call that was not sent, to be given anew. What was reserved longer ago than it takes to fill
+   * a balance is not there any more: a balance that nobody drew on would have been full since then.
+   */
+  takeBack(admission: Admission, now: number): void {
+    if (admission.isSettled) return
+    admission.isSettled = true
+    const { cost, expected, sentAt } = admission
+    for (const dimension of dimensions) {
+      const bucket = this.buckets[dimension]
+      if (bucket === undefined) continue
+      const isThere = now - sentAt <= bucket.capacity * bucket.perMillis / bucket.limit
+      if (isThere) bucket.level = Math.min(bucket.capacity, refilled(bucket, now) + cost[dimension])
+    }
+    if (admission.epoch === this.pace.epoch) this.pace.correct(each((dimension) => -expected[dimension]))
+  }
+
   /** A call came through. */
   answered(used: Amounts | undefined, now: number): void {
     if (this.strikes > 0) this.pace.recovered(used ?? this.usual, now)

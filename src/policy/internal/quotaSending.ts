@@ -1,0 +1,32 @@
+import * as Context from "effect/Context"
+import type * as Effect from "effect/Effect"
+
+/**
+ * A call that its quota has let through, and that a guard inside may hold back before it is really sent.
+ *
+ * @internal
+ */
+export interface Sending {
+  readonly key: string
+  /** It waits for something else, and has not been sent. */
+  readonly pause: () => void
+  /** It can be sent now: goes on once its share is there at this time, ahead of those who have not been let through. */
+  readonly resume: <A, E, R>(call: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+}
+
+const CurrentSending = Context.Reference<Sending | undefined>("effect-resilience/policy/Quota/Sending", {
+  defaultValue: () => undefined
+})
+
+/** @internal */
+export const Current: Context.Reference<Sending | undefined> = CurrentSending
+
+/**
+ * The call of a key that a guard around here is about to hold back.
+ *
+ * @internal
+ */
+export const sendingOf = (key: string, context: Context.Context<never>): Sending | undefined => {
+  const sending = Context.get(context, Current)
+  return sending?.key === key ? sending : undefined
+}

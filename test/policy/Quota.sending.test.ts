@@ -1,0 +1,102 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Clock, Effect, Fiber } from "effect"
+import { Fault, Policy, Quota } from "effect-resilience"
+import { TestClock } from "effect/testing"
+
+const overloaded = Effect.suspend(() => Effect.fail({ [Fault.verdictOf]: Fault.overloaded() }))
+
+/** What was sent in each stretch of ten seconds. */
+const sends = () => {
+  const counts: Array<number> = []
+  return {
+    counts,
+    send: Effect.map(Clock.currentTimeMillis, (now) => {
+      const stretch = Math.floor(now / 10_000)
+      counts[stretch] = (counts[stretch] ?? 0) + 1
+    })
+  }
+}
+
+const advance = (seconds: number) => Effect.repeat(TestClock.adjust("1 second"), { times: seconds - 1 })
+
+describe("Quota around guards that hold a call back", () => {
+  it.effect("sends no more than the limits allow when an outage ends, however many were let through before", () =>
+    Effect.gen(function*() {
+      const policy = Policy.make({
+        name: "k",
+        quota: { requests: { limit: 60, burst: 10 }, maxWait: "2 hours" },
+        limit: {},
+        retry: { maxAttempts: 20 }
+      })
+      const { counts, send } = sends()
+      const call = Effect.gen(function*() {
+        yield* send
+        yield* Effect.sleep("1 second")
+        if ((yield* Clock.currentTimeMillis) < 600_000) yield* overloaded
+      }).pipe(Policy.apply(policy), Effect.ignore)
+      yield* Effect.forkChild(Effect.replicateEffect(call, 300, { concurrency: "unbounded", discard: true }))
+      yield* advance(780)
+      for (const [stretch, count = 0] of counts.entries()) {
+        assert.isAtMost(count, 20, `${count} calls in the ten seconds from ${stretch * 10} on`)
+      }
+      assert.isAbove(counts.slice(66, 76).reduce((sum, count = 0) => sum + count, 0), 80, "and uses what they allow")
+    }).pipe(Effect.provide(Policy.layer)))
+
+  it.effect("sends no more than the limits allow after one long call, where calls waited for its slot", () =>
+    Effect.gen(function*() {
+      const policy = Policy.make({
+        name: "k",
+        quota: { requests: { limit: 60, burst: 10 }, maxWait: "2 hours" },
+        bulkhead: { maxConcurrent: 1, maxQueue: 1_000, maxWait: "2 hours" }
+      })
+      const { counts, send } = sends()
+      yield* Effect.forkChild(Policy.apply(Effect.sleep("5 minutes"), policy), { startImmediately: true })
+      const call = Policy.apply(Effect.andThen(send, Effect.sleep("10 millis")), policy)
+      yield* Effect.forkChild(Effect.replicateEffect(call, 300, { concurrency: "unbounded", discard: true }))
+      yield* advance(400)
+      for (const count of counts) assert.isAtMost(count ?? 0, 20)
+      assert.isAbove(counts.slice(31, 39).reduce((sum, count = 0) => sum + count, 0), 70)
+    }).pipe(Effect.provide(Policy.layer)))
+
+  for (const guard of ["limit", "bulkhead"] as const) {
+    it.effect(`gives back all that a call reserved that is interrupted while it waits for a slot: ${guard}`, () =>
+      Effect.gen(function*() {
+        const policy = Policy.make({
+          name: "k",
+          quota: {
+            requests: { limit: 10, per: "1 day" },
+            inputTokens: { limit: 1_000, per: "1 day" },
+            cost: { inputTokens: 100 }
+          },
+          ...(guard === "limit" ? { limit: { max: 1, initial: 1 } } : { bulkhead: { maxConcurrent: 1 } })
+        })
+        yield* Effect.forkChild(Policy.apply(Effect.never, policy), { startImmediately: true })
+        const second = yield* Effect.forkChild(Policy.apply(Effect.void, policy), { startImmediately: true })
+        yield* Fiber.interrupt(second)
+        const { limits, running, waiting } = yield* Quota.state("k")
+        assert.deepStrictEqual([running, waiting], [1, 0])
+        assert.approximately(limits.requests?.available ?? 0, 9, 0.01)
+        assert.approximately(limits.inputTokens?.available ?? 0, 900, 1)
+      }).pipe(Effect.provide(Policy.layer)))
+  }
+
+  it.effect("leaks nothing where a call is interrupted that waits for its share once more", () =>
+    Effect.gen(function*() {
+      const policy = Policy.make({
+        name: "k",
+        quota: { requests: { limit: 1, burst: 2 }, maxWait: "2 hours" },
+        bulkhead: { maxConcurrent: 1 }
+      })
+      const first = yield* Effect.forkChild(Policy.apply(Effect.sleep("10 seconds"), policy), {
+        startImmediately: true
+      })
+      const second = yield* Effect.forkChild(Policy.apply(Effect.void, policy), { startImmediately: true })
+      const third = yield* Effect.forkChild(Policy.apply(Effect.void, policy), { startImmediately: true })
+      yield* TestClock.adjust("10 seconds")
+      yield* Fiber.join(first)
+      yield* Fiber.join(second)
+      yield* Fiber.interrupt(third)
+      const { running, waiting } = yield* Quota.state("k")
+      assert.deepStrictEqual([running, waiting], [0, 0])
+    }).pipe(Effect.provide(Policy.layer)))
+})
