@@ -40,7 +40,8 @@ import type { VerdictTag } from "./Fault.ts"
  *   one of them could not be.
  * - `EscalationOpened`, `EscalationDecided`, `EscalationClosed`: a person is asked, has decided, or is not asked any more.
  * - `IdempotencyHit`: a call was answered by an earlier one, or joined one that was under way.
- * - `ModelCalled`, `ToolCalled`, `BudgetExceeded`: what an `Agent` does.
+ * - `ModelCalled`, `ToolCalled`, `BudgetExceeded`, `LoopDetected`, `ContextCompacted`, `AgentWentBack`: what an `Agent` does; `stopped` says whether it was
+ *   only told of the loop.
  *
  * @category models
  * @since 0.1.0
@@ -168,6 +169,27 @@ export type Event =
     readonly outcome: "success" | "failure"
   }
   | { readonly _tag: "BudgetExceeded"; readonly agent: string; readonly runId: string; readonly budget: string }
+  | {
+    readonly _tag: "AgentWentBack"
+    readonly agent: string
+    readonly runId: string
+    readonly turn: number
+    readonly error: string
+  }
+  | {
+    readonly _tag: "ContextCompacted"
+    readonly agent: string
+    readonly runId: string
+    readonly messages: number
+    readonly results: number
+  }
+  | {
+    readonly _tag: "LoopDetected"
+    readonly agent: string
+    readonly runId: string
+    readonly loop: "Repeated" | "Cycle" | "NoProgress"
+    readonly stopped: boolean
+  }
 
 /**
  * Why an `AdaptiveLimit` lets more or fewer calls run.

@@ -4,6 +4,8 @@
 export * as Agent from "./agent/Agent.ts"
 export * as AgentBudget from "./agent/AgentBudget.ts"
 export * as AgentTools from "./agent/AgentTools.ts"
+export * as Compaction from "./agent/Compaction.ts"
+export * as LoopDetector from "./agent/LoopDetector.ts"
 export * as Checkpoint from "./durable/Checkpoint.ts"
 export * as CheckpointStore from "./durable/CheckpointStore.ts"
 export * as Compensation from "./durable/Compensation.ts"

@@ -25,11 +25,13 @@ import type * as Idempotency from "../durable/Idempotency.ts"
 import * as config from "../internal/config.ts"
 import * as AgentBudget from "./AgentBudget.ts"
 import type * as AgentTools from "./AgentTools.ts"
+import * as Compaction from "./Compaction.ts"
 import type { AgentError } from "./internal/agentError.ts"
 import * as AgentOptions from "./internal/agentOptions.ts"
 import * as internal from "./internal/loop.ts"
 import * as ToolCall from "./internal/toolCall.ts"
 import type { Reconcile } from "./internal/toolTurn.ts"
+import * as LoopDetector from "./LoopDetector.ts"
 
 export { AgentError, AgentErrorReason } from "./internal/agentError.ts"
 export type { Counters, ModelAnswer, ModelGuard, State, Turn, TurnToolCall } from "./internal/loop.ts"
@@ -60,7 +62,8 @@ export interface Agent<in out Tools extends Record<string, Tool.Any>, out Value,
  * **Details**
  *
  * - `text`: the text of the answer.
- * - `usage`: tokens over the whole run; those of calls that failed for good are not known. `cost` is there where the
+ * - `usage`: tokens over the whole run, estimated where nobody reported them (see `Counters.unmetered`); those of calls
+ *   that failed for good are not known. `cost` is there where the
  *   budget has a price table.
  * - `elapsed`: time in which the run was active, see `AgentBudget.Options`.
  * - `turns`: where the answer comes from, call by call.
@@ -75,17 +78,28 @@ export interface ResultBase extends internal.Base {}
  *
  * **Details**
  *
+ * `review` says that people approved the answer, or supplied another one, see {@link reviewed}.
  * With `completion: "graceful"` the budget named by `budget` was used up: the text is the best answer so far, and
- * `value` is `undefined` where it does not match the result schema.
+ * `value` is `undefined` where it does not match the result schema. With `completion: "looped"` the agent went round in
+ * circles, as `loop` says, also after it was told, and the text is its best answer so far as well.
  *
  * @category models
  * @since 0.1.0
  */
 export type Result<Value> =
-  | (ResultBase & { readonly completion: "complete"; readonly value: Value })
+  | (ResultBase & {
+    readonly completion: "complete"
+    readonly value: Value
+    readonly review?: "approved" | "supplied"
+  })
   | (ResultBase & {
     readonly completion: "graceful"
     readonly budget: AgentBudget.Name
+    readonly value: Value | undefined
+  })
+  | (ResultBase & {
+    readonly completion: "looped"
+    readonly loop: LoopDetector.Loop
     readonly value: Value | undefined
   })
 
@@ -101,11 +115,13 @@ export type ToolsOptions<Tools extends Record<string, Tool.Any>> = {
 
 type ServicesOf<F> = F extends (...args: never) => Effect.Effect<unknown, unknown, infer R> ? R : never
 
-type ReconcileServices<Options> = {
-  [Name in keyof Options]-?: NonNullable<Options[Name]> extends { readonly reconcile?: infer Reconcile }
-    ? ServicesOf<Reconcile>
+type ServicesIn<Options, Key extends string> = {
+  [Name in keyof Options]-?: NonNullable<Options[Name]> extends { readonly [K in Key]?: infer F } ? ServicesOf<F>
     : never
 }[keyof Options]
+
+/** What the functions among the options of single tools need. */
+type OptionServices<Options> = ServicesIn<Options, "reconcile"> | ServicesIn<Options, "guard">
 
 /**
  * What the handlers of tools need.
@@ -158,6 +174,18 @@ export type LoopError<Tools extends Record<string, Tool.Any>> =
  *   call that must not happen twice. Default: `"declared"`.
  * - `concurrency`: how many tool calls of one answer run at the same time. Default: 4.
  * - `limits`: bounds of arguments and results, see `AgentTools.Limits`.
+ * - `loops`: when calls of tools are a loop, see `LoopDetector.Options`. The model is told first, and then asked for its
+ *   best answer without tools. `false` looks for none.
+ * - `compaction`: how a conversation is made smaller that has outgrown the model's context (verdict `ContextOverflow`),
+ *   see `Compaction.Options`. The call is then made once more, and the run goes on with the smaller one. `false` fails.
+ * - `sharedBudget`: a budget that several runs spend together, see `AgentBudget.shared`. Default: none.
+ * - `whenSpent`: what becomes of a run whose budget is used up: `"answer"` asks for the best answer so far, and the run is
+ *   over; `"fail"` fails with `BudgetExceeded`, and the run goes on where it is run again with a larger budget. What it has
+ *   spent stays spent. Default: `"answer"`.
+ * - `rollback`: after a model call whose failure another history may avoid (verdict `Refused`, `Malformed` or
+ *   `ContextOverflow`), or an answer that repairs did not make match, the run goes back to the turn before, but never past
+ *   a tool call that must not happen twice, and the model is told why. At most `max` times (default 2), by the last `keep`
+ *   turns (default 5). `false` fails. A first turn that fails has nothing to go back to.
  * - `maxRepairs`: how often a final answer that does not match `result` is asked for again. Default: 2.
  * - `version`: raise it when a change to the agent makes its unfinished runs unusable. Default: 1.
  *
@@ -184,11 +212,17 @@ export interface Options<
   readonly approval?: "declared" | "atMostOnce" | undefined
   readonly concurrency?: number | undefined
   readonly limits?: AgentTools.Limits | undefined
+  readonly loops?: LoopDetector.Options | false | undefined
+  readonly compaction?: Compaction.Options | false | undefined
+  readonly sharedBudget?: AgentBudget.Shared | undefined
+  readonly whenSpent?: "answer" | "fail" | undefined
+  readonly rollback?: { readonly max?: number | undefined; readonly keep?: number | undefined } | false | undefined
   readonly maxRepairs?: number | undefined
   readonly version?: number | undefined
 }
 
-type ErasedOptions = Pick<AgentTools.ToolOptions<Tool.Any>, "effects" | "attempts" | "dedupe"> & {
+type ErasedOptions = Pick<AgentTools.ToolOptions<Tool.Any>, "effects" | "attempts" | "dedupe" | "uncertain"> & {
+  readonly guard?: AgentTools.ToolGuard<unknown> | undefined
   readonly reconcile?: Reconcile<unknown> | undefined
 }
 
@@ -262,7 +296,7 @@ export function make<
   Tools,
   Result["Type"],
   E,
-  RM | RT | ToolServices<Tools> | ReconcileServices<ToolOptions> | Result["DecodingServices"]
+  RM | RT | ToolServices<Tools> | OptionServices<ToolOptions> | Result["DecodingServices"]
 >
 export function make<
   Tools extends Record<string, Tool.Any> = {},
@@ -272,7 +306,7 @@ export function make<
   RT = never
 >(
   options: Options<Tools, ToolOptions, E, RM, RT>
-): Agent<Tools, string, E, RM | RT | ToolServices<Tools> | ReconcileServices<ToolOptions>>
+): Agent<Tools, string, E, RM | RT | ToolServices<Tools> | OptionServices<ToolOptions>>
 export function make<Tools extends Record<string, Tool.Any>, ToolOptions extends ToolsOptions<Tools>, E, RM, RT>(
   options: Options<Tools, ToolOptions, E, RM, RT> & { readonly result?: Schema.Constraint | undefined }
 ): Agent<Tools, unknown, E | AiError.AiError | AgentError, unknown> {
@@ -287,11 +321,14 @@ export function make<Tools extends Record<string, Tool.Any>, ToolOptions extends
   const handled = Object.values(erased.tools).filter((tool) => !Tool.isProviderDefined(tool) || tool.requiresHandler)
   AgentOptions.checkTools(handled, toolOptions)
   if (result !== undefined) AgentOptions.withoutSecrets("result", result)
-  const reconcile: Array<[string, Reconcile<unknown>]> = []
-  for (const [tool, { reconcile: own } = {}] of Object.entries(toolOptions)) {
-    if (own !== undefined) reconcile.push([tool, own])
+  const reconcile = new Map<string, Reconcile<unknown>>()
+  const toolGuards = new Map<string, AgentTools.ToolGuard<unknown>>()
+  for (const [tool, options = {}] of Object.entries(toolOptions)) {
+    if (options.reconcile !== undefined) reconcile.set(tool, options.reconcile)
+    if (options.guard !== undefined) toolGuards.set(tool, options.guard)
   }
   const budget = AgentBudget.make(options.budget)
+  AgentOptions.checkShared(options.sharedBudget, budget)
   return {
     name,
     version: config.integer("Agent", "version", options.version ?? 1, 0),
@@ -308,21 +345,122 @@ export function make<Tools extends Record<string, Tool.Any>, ToolOptions extends
       budget,
       modelGuard: policies?.model ?? identity,
       toolGuard: policies?.tool ?? identity,
-      reconcile: new Map(reconcile),
+      toolGuards,
+      reconcile,
       approval: AgentOptions.oneOf("approval", options.approval ?? "declared", ["declared", "atMostOnce"]),
       concurrency: config.integer("Agent", "concurrency", options.concurrency ?? 4, 1),
       limits: ToolCall.limits(options.limits),
+      loops: options.loops === false ? undefined : LoopDetector.make(options.loops),
+      compaction: options.compaction === false ? undefined : Compaction.make(options.compaction),
+      sharedBudget: options.sharedBudget,
+      whenSpent: AgentOptions.oneOf("whenSpent", options.whenSpent ?? "answer", ["answer", "fail"]),
+      rollback: {
+        max: options.rollback === false ? 0 : config.integer("Agent", "rollback.max", options.rollback?.max ?? 2, 0),
+        keep: options.rollback === false
+          ? 1
+          : config.integer("Agent", "rollback.keep", options.rollback?.keep ?? 5, 1, 100)
+      },
+      review: undefined,
+      result: jsonOf(result ?? Schema.String),
+      accept: Schema.decodeUnknownEffect(jsonOf(result ?? Schema.String)),
       decode: decoder(result),
       maxRepairs: config.integer("Agent", "maxRepairs", options.maxRepairs ?? 2, 0)
     }
   }
 }
 
+const jsonOf = (result: Schema.Constraint) => Schema.toCodecJson(result)
+
 const decoder = (result: Schema.Constraint | undefined) => {
   if (result === undefined) return (text: string) => Effect.succeed(text)
   const decode = Schema.decodeUnknownEffect(Schema.fromJsonString(result))
   // Models like to put JSON into a code block, whatever they are told.
   return (text: string) => decode(fenced.exec(text)?.[1] ?? text)
+}
+
+/**
+ * Options of {@link reviewed}.
+ *
+ * **Details**
+ *
+ * - `when`: which answers people are asked about: a predicate, or a number in the value that is too low. What it says of an
+ *   answer is written into the journal.
+ * - `maxReviews`: how often people may send an answer back. After that they approve, supply or abandon. Default: 2.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface ReviewOptions<Value> {
+  readonly when:
+    | ((answer: { readonly text: string; readonly value: Value }) => boolean)
+    | { readonly field: keyof Value & string; readonly below: number }
+  readonly maxReviews?: number | undefined
+}
+
+/**
+ * Has people look at the answers of an agent that it is not sure of, before they are its result.
+ *
+ * **Details**
+ *
+ * They are asked through the escalation queue (`LowConfidence`), and the run is suspended until they have approved the
+ * answer, supplied another one, sent it back (`Retry`, or `Reject` with the reason), or abandoned the run. Answers of a
+ * run that was stopped by its budget or in a loop are marked as such already, and not asked about.
+ *
+ * **Example** (Asking about unsure answers)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Layer, Schema } from "effect"
+ * import { Agent, CheckpointStore, EscalationQueue } from "effect-resilience"
+ * import { ScriptedModel } from "effect-resilience/testing"
+ *
+ * const judge = Agent.make({
+ *   name: "judge",
+ *   instructions: "Judge.",
+ *   result: Schema.Struct({ guilty: Schema.Boolean, confidence: Schema.Number })
+ * })
+ * const careful = Agent.reviewed(judge, { when: { field: "confidence", below: 0.8 } })
+ * const run = Agent.run(careful, { runId: "case-1", prompt: "The butler?" })
+ *
+ * const program = Effect.gen(function*() {
+ *   const suspended = yield* Effect.flip(run)
+ *   const queue = yield* EscalationQueue.EscalationQueue
+ *   for (const { id } of yield* queue.list({ status: "open" })) yield* queue.decide(id, { _tag: "Approve" })
+ *   return [suspended._tag, (yield* run).value?.guilty]
+ * })
+ *
+ * const world = Layer.mergeAll(
+ *   ScriptedModel.layer([`{"guilty":true,"confidence":0.4}`]),
+ *   CheckpointStore.layerMemory,
+ *   EscalationQueue.layerMemory
+ * )
+ * await Effect.runPromise(Effect.provide(program, world)) // => ["RunSuspended", true]
+ * ```
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const reviewed = <Tools extends Record<string, Tool.Any>, Value, E, R>(
+  agent: Agent<Tools, Value, E, R>,
+  options: ReviewOptions<Value>
+): Agent<
+  Tools,
+  Value,
+  E | Checkpoint.RunSuspended | EscalationQueue.EscalationError,
+  R | EscalationQueue.EscalationQueue
+> => {
+  const { when } = options
+  const isUnsure = typeof when === "function" ? when : tooLow<Value>(when)
+  const max = config.integer("Agent", "maxReviews", options.maxReviews ?? 2, 0, 100)
+  return { ...agent, definition: { ...agent.definition, review: { when: isUnsure, max } } }
+}
+
+// A confidence that is none is not enough of one.
+const tooLow = <Value>({ below, field }: { readonly field: keyof Value & string; readonly below: number }) => {
+  const least = config.numberBetween("Agent", "when.below", below, -Number.MAX_VALUE, Number.MAX_VALUE)
+  return ({ value }: { readonly value: Value }): boolean => {
+    const found = value[field]
+    return typeof found !== "number" || !(found >= least)
+  }
 }
 
 /**

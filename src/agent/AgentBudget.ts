@@ -272,3 +272,129 @@ export const exceeded = (budget: AgentBudget, spent: Spent): Name | undefined =>
   if (spent.cost >= budget.cost) return "cost"
   return undefined
 }
+
+/**
+ * Options of {@link shared}.
+ *
+ * **Details**
+ *
+ * Limits of all runs together. Default: no limit. `cost` is counted by the price tables of the agents, which have to have
+ * one.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface SharedOptions {
+  readonly inputTokens?: number | undefined
+  readonly outputTokens?: number | undefined
+  readonly cost?: number | undefined
+}
+
+/**
+ * What several runs have spent together, what their calls under way may come to not included.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface SharedSpent {
+  readonly inputTokens: number
+  readonly outputTokens: number
+  readonly cost: number
+}
+
+/**
+ * A budget that several runs of this process spend together.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Shared {
+  readonly limits: SharedSpent
+  readonly spent: () => SharedSpent
+  /** Sets aside what a call may come to; names the limit that it would pass, and sets nothing aside then. @internal */
+  readonly reserve: (estimate: SharedSpent) => Extract<Name, keyof SharedSpent> | undefined
+  /** @internal */
+  readonly release: (estimate: SharedSpent) => void
+  /** What one run has spent so far. Said twice it counts once, and a run that is resumed does not begin anew. @internal */
+  readonly report: (run: string, total: SharedSpent) => void
+}
+
+const nothing: SharedSpent = { inputTokens: 0, outputTokens: 0, cost: 0 }
+
+const each = (f: (key: keyof SharedSpent) => number): SharedSpent => ({
+  inputTokens: f("inputTokens"),
+  outputTokens: f("outputTokens"),
+  cost: f("cost")
+})
+
+/** Of so many runs what each has spent is known; what older ones have spent stays in the sum. */
+const knownRuns = 10_000
+
+/**
+ * Makes a budget for several runs together, see `sharedBudget` of an agent; throws `Fault.InvalidConfig` for a limit that
+ * cannot be one.
+ *
+ * **Details**
+ *
+ * Before each model call the run sets aside what the call may come to, by an estimate that is rather too high (4096 tokens
+ * for the answer), and a call that does not fit is not made. So the limits hold however many runs spend at the same time.
+ * A run that is resumed counts with what it spent before.
+ *
+ * **Example** (One budget for all runs)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Layer } from "effect"
+ * import { Agent, AgentBudget, CheckpointStore } from "effect-resilience"
+ * import { ScriptedModel } from "effect-resilience/testing"
+ *
+ * const budget = AgentBudget.shared({ outputTokens: 5_000 })
+ * const poet = Agent.make({ name: "poet", instructions: "", sharedBudget: budget })
+ *
+ * const world = Layer.mergeAll(
+ *   ScriptedModel.layer([ScriptedModel.text("It rains.", { usage: { inputTokens: 9, outputTokens: 3 } })]),
+ *   CheckpointStore.layerMemory
+ * )
+ * await Effect.runPromise(Effect.provide(Agent.run(poet, { runId: "poem-1", prompt: "Rain" }), world))
+ *
+ * budget.spent() // => { inputTokens: 9, outputTokens: 3, cost: 0 }
+ * ```
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const shared = (options: SharedOptions = {}): Shared => {
+  const limits: SharedSpent = {
+    inputTokens: limit("shared.inputTokens", options.inputTokens, Infinity),
+    outputTokens: limit("shared.outputTokens", options.outputTokens, Infinity),
+    cost: options.cost === undefined ? Infinity : amount("shared.cost", options.cost)
+  }
+  const runs = new Map<string, SharedSpent>()
+  let sum = nothing
+  let reserved = nothing
+  return {
+    limits,
+    spent: () => sum,
+    reserve: (estimate) => {
+      const taken = reserved
+      for (const name of ["inputTokens", "outputTokens", "cost"] as const) {
+        if (sum[name] + taken[name] + estimate[name] > limits[name]) return name
+      }
+      reserved = each((key) => taken[key] + estimate[key])
+      return undefined
+    },
+    release: (estimate) => {
+      const taken = reserved
+      reserved = each((key) => Math.max(0, taken[key] - estimate[key]))
+    },
+    report: (run, total) => {
+      const before = runs.get(run) ?? nothing
+      const now = each((key) => Math.max(before[key], total[key]))
+      const spent = sum
+      sum = each((key) => spent[key] + now[key] - before[key])
+      runs.delete(run)
+      runs.set(run, now)
+      const oldest = runs.keys().next().value
+      if (runs.size > knownRuns && oldest !== undefined) runs.delete(oldest)
+    }
+  }
+}

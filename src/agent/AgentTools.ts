@@ -128,9 +128,15 @@ export interface UncertainCall<T extends Tool.Any> extends Omit<ToolCall, "attem
  *   there is none, people are asked through the escalation queue.
  * - `attempts`: how often a failing call is attempted. Default: 3. A call that must not happen twice is repeated only
  *   after a failure that proves that nothing was executed (`Throttled`, `Overloaded`, `Rejected`).
+ * - `guard`: a guard around each attempt at a call of this tool, inside of the agent's `policies.tool`: its own bulkhead,
+ *   circuit or timeout, written as `(self) => Bulkhead.limit(self, "search")`. Default: none.
  * - `dedupe`: whether the same call with the same arguments runs once per run and answers later calls with its result.
  *   Arguments that the tool's schema drops do not count. Default: yes for `"atMostOnce"`. As long as nobody knows whether a call took effect, the same call does not run
  *   anywhere in its run.
+ *
+ * - `uncertain`: what becomes of a call of which nobody knows whether it took effect, `reconcile` included: `"ask"` asks
+ *   people, `"tell"` tells the model that the outcome is unknown (`OutcomeUnknown`) and goes on. The same call does not run
+ *   again in either case. Default: `"ask"`.
  *
  * A failure of an `"atMostOnce"` tool leaves its call uncertain where the verdict says so (`Fault.mayHaveHappened`), and
  * also where no rule knows the error (`Permanent` with `unknown`): a plain `Error` may stand for a connection that broke
@@ -146,7 +152,9 @@ export interface ToolOptions<T extends Tool.Any, R = never> {
     | ((call: UncertainCall<T>) => Effect.Effect<Checkpoint.Reconciliation<Tool.Success<T>>, unknown, R>)
     | undefined
   readonly attempts?: number | undefined
+  readonly guard?: ToolGuard<R> | undefined
   readonly dedupe?: boolean | undefined
+  readonly uncertain?: "ask" | "tell" | undefined
 }
 
 /**
@@ -155,7 +163,8 @@ export interface ToolOptions<T extends Tool.Any, R = never> {
  * **Details**
  *
  * `arguments` and `results` are characters of JSON text, `depth` counts objects and arrays inside one another.
- * Defaults: 100 000, 100 000 and 64. Arguments beyond the bounds are refused, a longer result is cut and marked. What a
+ * Defaults: 100 000, 100 000 and 64. Arguments beyond the bounds are refused, and so are those with a key that would
+ * change a prototype (`__proto__`), a longer result is cut and marked. What a
  * tool shows the model in place of its result is bounded by `results` too: a file by the length of its base64, and one
  * that does not fit is left out with a mark while the other parts stay.
  *

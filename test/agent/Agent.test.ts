@@ -49,6 +49,11 @@ describe("Agent.run", () => {
           toolErrors: 0,
           retries: 0,
           repairs: 0,
+          loops: 0,
+          compactions: 0,
+          rollbacks: 0,
+          reviews: 0,
+          unmetered: 0,
           replayedSteps: 0
         })
         assert.deepStrictEqual(result.usage, {

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
-import { Agent, Fault } from "effect-resilience"
+import { Agent, AgentBudget, Fault } from "effect-resilience"
 import { Tool, Toolkit } from "effect/ai"
 import { kit } from "./support.ts"
 
@@ -36,6 +36,13 @@ describe("an agent refuses when it is made", () => {
 
   it("options of a tool that it does not have", () =>
     refuses(() => Agent.make({ ...base, toolkit: kit, tools: from(`{"nope":{}}`) }), "tools.nope", "Lookup, Refund"))
+
+  it("a shared limit of money without a price table to count it by", () =>
+    refuses(
+      () => Agent.make({ ...base, sharedBudget: AgentBudget.shared({ cost: 1 }) }),
+      "budget.prices",
+      "price table"
+    ))
 
   it("effects and an approval that there are not", () => {
     const tools = from(`{"Refund":{"effects":"banana"}}`)

@@ -1,6 +1,16 @@
 import { assert, describe } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Layer, Logger, Ref, Schema } from "effect"
-import { Agent, AgentTools, Backoff, Checkpoint, EscalationQueue, Fault, Telemetry } from "effect-resilience"
+import {
+  Agent,
+  AgentTools,
+  Backoff,
+  Bulkhead,
+  Checkpoint,
+  CircuitBreaker,
+  EscalationQueue,
+  Fault,
+  Telemetry
+} from "effect-resilience"
 import { ScriptedModel } from "effect-resilience/testing"
 import { Prompt, Tool, Toolkit } from "effect/ai"
 import { TestClock } from "effect/testing"
@@ -101,6 +111,77 @@ describe("bad calls", () => {
       const error = yield* answers(call("1", "Lookup", { order: "x".repeat(2_000) }), { arguments: 1_000 })
       assert.deepInclude(error, { message: "the arguments are longer than 1000 characters" })
     }))
+})
+
+describe("hostile arguments", () => {
+  const hostile = JSON.parse(`{"order":"7","__proto__":{"isAdmin":true}}`)
+  const nested = JSON.parse(`{"order":"7","more":[{"constructor":{"prototype":{"isAdmin":true}}}]}`)
+  const huge = { order: "x".repeat(10_000_000) }
+
+  it.effect("never reach a tool, a prototype or the journal, and the model reads why", () =>
+    Effect.gen(function*() {
+      const { handlers, lookups } = yield* counting
+      const { model, results } = told([
+        call("1", "Lookup", hostile),
+        call("2", "Lookup", nested),
+        call("3", "Lookup", huge),
+        call("4", "Lookup", { order: "7", constructor: "a name like any other" })
+      ])
+      const result = yield* Agent.run(
+        Agent.make({ name: "support", instructions: "", toolkit: kit }),
+        { runId: "run-1", prompt: "Go" }
+      ).pipe(Effect.provide(Layer.merge(handlers, model)))
+      const refused = (message: string) => ({ error: "InvalidArguments", message, attempts: 0 })
+      assert.deepStrictEqual(results(), [
+        refused(`the arguments have the key "__proto__", which no argument may have`),
+        refused(`the arguments have the key "constructor", which no argument may have`),
+        refused("the arguments are longer than 100000 characters"),
+        { price: 10 }
+      ])
+      assert.strictEqual(result.counters.toolErrors, 3)
+      assert.strictEqual(yield* Ref.get(lookups), 1)
+      assert.isFalse("isAdmin" in {})
+      const { records } = yield* Checkpoint.inspect("run-1")
+      assert.isBelow(JSON.stringify(records).length, 100_000)
+    }).pipe(Effect.provide(durable)))
+})
+
+describe("guards of single tools", () => {
+  it.effect("are their own bulkhead and circuit, inside of the guard for all", () =>
+    Effect.gen(function*() {
+      const order: Array<string> = []
+      const guarded = Agent.make({
+        name: "guarded",
+        instructions: "",
+        toolkit: kit,
+        tools: {
+          Lookup: {
+            attempts: 1,
+            guard: (self, { name }) => {
+              order.push(`own ${name}`)
+              return Bulkhead.limit(self, "lookup", { maxConcurrent: 1, maxQueue: 0 })
+            }
+          },
+          Refund: { guard: (self) => CircuitBreaker.protect(self, "refund") }
+        },
+        policies: { tool: (self, { name }) => Effect.andThen(Effect.sync(() => order.push(`all ${name}`)), self) }
+      })
+      const slow = yield* Deferred.make<void>()
+      const handlers = kit.toLayer({
+        Lookup: () => Effect.as(Deferred.await(slow), { price: 10 }),
+        Refund: ({ order }) => Effect.as(Deferred.succeed(slow, undefined), `refunded ${order}`)
+      })
+      const { model, results } = told([
+        call("1", "Lookup", { order: "1" }),
+        call("2", "Lookup", { order: "2" }),
+        call("3", "Refund", { order: "3" })
+      ])
+      yield* Agent.run(guarded, { runId: "run-1", prompt: "Go" }).pipe(Effect.provide(Layer.merge(model, handlers)))
+      assert.deepStrictEqual(results()[0], { price: 10 })
+      assert.deepInclude(results()[1], { error: "BulkheadFull", attempts: 1 })
+      assert.strictEqual(results()[2], "refunded 3")
+      assert.deepStrictEqual(order.slice(0, 2), ["own Lookup", "all Lookup"])
+    }).pipe(Effect.provide([durable, Bulkhead.layer(), CircuitBreaker.layer()])))
 })
 
 describe("failing tools", () => {

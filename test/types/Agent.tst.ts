@@ -112,6 +112,27 @@ describe("Agent", () => {
     >()
   })
 
+  it("needs what the guards of single tools need, and never fails with their errors", () => {
+    const guarded = Agent.make({
+      name: "guarded",
+      instructions: "",
+      toolkit: Toolkit.make(Search),
+      tools: { Search: { guard: (self) => CircuitBreaker.protect(self, "search") } }
+    })
+    expect(Agent.loop(guarded, { prompt: "Go" })).type.toBe<
+      Effect.Effect<
+        Agent.Result<string>,
+        AiError.AiError | Agent.AgentError | Checkpoint.StepError | ToolErrors,
+        | LanguageModel.LanguageModel
+        | CircuitBreaker.CircuitBreaker
+        | Checkpoint.Run
+        | EscalationQueue.EscalationQueue
+        | Idempotency.Idempotency
+        | Tool.Handler<"Search">
+      >
+    >()
+  })
+
   it("types the result by its schema, which may be missing only where the budget ended the run", () => {
     const judge = Agent.make({
       name: "judge",

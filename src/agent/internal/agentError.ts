@@ -2,6 +2,7 @@ import * as Response from "effect/ai/Response"
 import * as Schema from "effect/Schema"
 import * as Fault from "../../Fault.ts"
 import * as AgentBudget from "../AgentBudget.ts"
+import * as LoopDetector from "../LoopDetector.ts"
 
 /**
  * Why an agent came to no answer.
@@ -14,6 +15,9 @@ import * as AgentBudget from "../AgentBudget.ts"
  * - `IncompleteAnswer`: the answer ended in another way than a whole answer does.
  * - `InvalidResult`: the final answer did not decode, and neither did the repaired ones.
  * - `BudgetExhausted`: a budget was used up, and the last call for the best answer so far failed too.
+ * - `BudgetExceeded`: a budget was used up, and the agent is to stop then: run it again with a larger one to go on.
+ * - `LoopDetected`: the agent went round in circles, and the last call for the best answer so far failed too.
+ * - `AnswerAbandoned`: a person ended the run instead of accepting its answer.
  * - `Abandoned`: a person ended the run where it had asked about `tool`.
  *
  * @category schemas
@@ -26,6 +30,9 @@ export const AgentErrorReason = Schema.TaggedUnion({
   IncompleteAnswer: { finishReason: Response.FinishReason },
   InvalidResult: { repairs: Schema.Finite, issue: Schema.String, text: Schema.String },
   BudgetExhausted: { budget: AgentBudget.Name, cause: Schema.Defect() },
+  BudgetExceeded: { budget: AgentBudget.Name },
+  LoopDetected: { loop: LoopDetector.Loop, cause: Schema.Defect() },
+  AnswerAbandoned: { reason: Schema.String },
   Abandoned: { tool: Schema.String, reason: Schema.String }
 })
 
@@ -36,6 +43,8 @@ export const AgentErrorReason = Schema.TaggedUnion({
  * @since 0.1.0
  */
 export type AgentErrorReason = typeof AgentErrorReason.Type
+
+const messageOf = (cause: unknown): string => cause instanceof Error ? cause.message : String(cause)
 
 const say = (reason: AgentErrorReason): string => {
   switch (reason._tag) {
@@ -51,8 +60,16 @@ const say = (reason: AgentErrorReason): string => {
       return `the answer does not match the result schema after ${reason.repairs} repairs: ${reason.issue}`
     case "BudgetExhausted":
       return `the budget (${reason.budget}) is used up, and the last call for the best answer so far failed ` +
-        `(${reason.cause instanceof Error ? reason.cause.message : String(reason.cause)}); ` +
-        "run it again to ask once more"
+        `(${messageOf(reason.cause)}); run it again to ask once more`
+    case "BudgetExceeded":
+      return `the budget (${reason.budget}) is used up; run it again with a larger one to go on from here`
+    case "LoopDetected":
+      return `stopped in a loop (${
+        LoopDetector.describe(reason.loop)
+      }), and the last call for the best answer so far ` +
+        `failed (${messageOf(reason.cause)}); run it again to ask once more`
+    case "AnswerAbandoned":
+      return `abandoned by a decision about its answer: ${reason.reason}`
     case "Abandoned":
       return `abandoned by a decision about tool "${reason.tool}": ${reason.reason}`
   }

@@ -3,6 +3,7 @@ import { format } from "effect/Formatter"
 import type * as Schema from "effect/Schema"
 import * as Fault from "../../Fault.ts"
 import { hasRedacted } from "../../internal/hasRedacted.ts"
+import type { AgentBudget, Shared } from "../AgentBudget.ts"
 
 const invalid = (option: string, value: string, expected: string) =>
   new Fault.InvalidConfig({ module: "Agent", option, value, expected })
@@ -21,6 +22,13 @@ export const oneOf = <const A extends string>(option: string, value: A, allowed:
 export const withoutSecrets = (option: string, schema: Schema.Constraint): void => {
   if (hasRedacted(schema)) {
     throw invalid(option, "a schema that holds a Redacted", "a schema without secrets, which JSON would show in clear")
+  }
+}
+
+/** @internal */
+export const checkShared = (shared: Shared | undefined, budget: AgentBudget): void => {
+  if (shared !== undefined && Number.isFinite(shared.limits.cost) && budget.prices.size === 0) {
+    throw invalid("budget.prices", "missing", "a price table, to count the cost of the shared budget")
   }
 }
 

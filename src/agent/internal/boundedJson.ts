@@ -4,6 +4,8 @@ export interface Bounds {
   readonly length: number
   /** Levels of objects and arrays inside one another. */
   readonly depth: number
+  /** Whether keys are refused with which a careless copy changes the prototype of every object. */
+  readonly hostile?: boolean
 }
 
 /** @internal */
@@ -11,6 +13,7 @@ export type BoundedJson =
   | { readonly _tag: "Json"; readonly text: string }
   | { readonly _tag: "TooLong"; readonly start: string }
   | { readonly _tag: "TooDeep" }
+  | { readonly _tag: "Hostile"; readonly key: string }
   | { readonly _tag: "NotJson"; readonly found: string }
 
 /**
@@ -20,6 +23,10 @@ export type BoundedJson =
  */
 export const cut = (text: string, length: number): string =>
   text.length > length ? text.slice(0, length).toWellFormed() : text
+
+const isHostile = (key: string, value: unknown): boolean =>
+  key === "__proto__" ||
+  (key === "constructor" && typeof value === "object" && value !== null && Object.hasOwn(value, "prototype"))
 
 type Stop = Exclude<BoundedJson, { readonly _tag: "Json" }>
 
@@ -80,6 +87,7 @@ export const boundedJson = (value: unknown, bounds: Bounds): BoundedJson => {
     for (const [key, value] of Object.entries(values)) {
       if (stop !== undefined) return stop
       if (value === undefined) continue
+      if (bounds.hostile === true && isHostile(key, value)) return { _tag: "Hostile", key }
       stop = (first ? undefined : push(",")) ?? text(key) ?? push(":") ?? write(value, depth)
       first = false
     }

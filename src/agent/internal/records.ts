@@ -1,7 +1,23 @@
 import * as Prompt from "effect/ai/Prompt"
 import * as Response from "effect/ai/Response"
 import * as Schema from "effect/Schema"
-import { Usage } from "../AgentBudget.ts"
+import { Name, Usage } from "../AgentBudget.ts"
+
+/**
+ * How the conversation was made smaller before the call that succeeded. The loop goes on from the smaller one.
+ *
+ * @internal
+ */
+export const Compacted = Schema.Struct({
+  target: Schema.Finite,
+  keepResults: Schema.Finite,
+  results: Schema.Finite,
+  messages: Schema.Finite,
+  summary: Schema.optionalKey(Schema.String)
+})
+
+/** @internal */
+export type Compacted = typeof Compacted.Type
 
 /**
  * What one model call came to, as the journal keeps it: all that the loop decides from, so that a resumed run decides
@@ -16,8 +32,11 @@ export const Answer = Schema.TaggedStruct("Answer", {
   model: Schema.optionalKey(Schema.String),
   /** Why the call at this position must not run, for arguments beyond the bounds. */
   unusable: Schema.Record(Schema.String, Schema.String),
+  compacted: Schema.optionalKey(Compacted),
   usage: Usage,
   cost: Schema.Finite,
+  /** Attempts whose usage is an estimate. */
+  unmetered: Schema.Finite,
   attempts: Schema.Finite,
   /** Active time of the run when the call had ended. */
   elapsedMillis: Schema.Finite
@@ -34,12 +53,42 @@ export type Answer = typeof Answer.Type
 export const OutOfTime = Schema.TaggedStruct("OutOfTime", {
   usage: Usage,
   cost: Schema.Finite,
+  unmetered: Schema.Finite,
+  attempts: Schema.Finite,
+  elapsedMillis: Schema.Finite
+})
+
+/**
+ * A model call that failed because of what the model was told or said, after which the run goes back and on from there.
+ *
+ * @internal
+ */
+export const SetBack = Schema.TaggedStruct("SetBack", {
+  error: Schema.String,
+  message: Schema.String,
+  usage: Usage,
+  cost: Schema.Finite,
+  unmetered: Schema.Finite,
+  attempts: Schema.Finite,
+  elapsedMillis: Schema.Finite
+})
+
+/**
+ * A model call that the budget which several runs share had no room for.
+ *
+ * @internal
+ */
+export const NoRoom = Schema.TaggedStruct("NoRoom", {
+  budget: Name,
+  usage: Usage,
+  cost: Schema.Finite,
+  unmetered: Schema.Finite,
   attempts: Schema.Finite,
   elapsedMillis: Schema.Finite
 })
 
 /** @internal */
-export const ModelRecord = Schema.Union([Answer, OutOfTime])
+export const ModelRecord = Schema.Union([Answer, OutOfTime, SetBack, NoRoom])
 
 /** @internal */
 export type ModelRecord = typeof ModelRecord.Type

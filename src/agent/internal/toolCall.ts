@@ -53,6 +53,7 @@ export interface Plan {
   readonly tool: ErasedTool
   readonly effects: "idempotent" | "atMostOnce"
   readonly dedupe: boolean
+  readonly uncertain: "ask" | "tell"
   readonly retry: Retry.Policy
 }
 
@@ -73,13 +74,14 @@ const provesNothingHappened = (verdict: Fault.Verdict): boolean =>
 export const plan = (
   tool: ErasedTool,
   backoff: Schedule.Schedule<unknown, unknown> | undefined,
-  options: Pick<ToolOptions<Tool.Any>, "effects" | "attempts" | "dedupe"> = {}
+  options: Pick<ToolOptions<Tool.Any>, "effects" | "attempts" | "dedupe" | "uncertain"> = {}
 ): Plan => {
   const effects = oneOf(`tools.${tool.name}.effects`, options.effects ?? effectsOf(tool), ["idempotent", "atMostOnce"])
   return {
     tool,
     effects,
     dedupe: options.dedupe ?? effects === "atMostOnce",
+    uncertain: oneOf(`tools.${tool.name}.uncertain`, options.uncertain ?? "ask", ["ask", "tell"]),
     retry: Retry.policy({
       name: tool.name,
       backoff,
@@ -92,14 +94,16 @@ export const plan = (
 
 const messageLength = 2_000
 
-const messageOf = (error: unknown): string => {
+/** @internal */
+export const messageOf = (error: unknown): string => {
   const message = Predicate.hasProperty(error, "message") && typeof error.message === "string" ? error.message : error
   if (typeof message === "string") return cut(message, messageLength)
   const json = boundedJson(message, { length: messageLength, depth: 8 })
   return json._tag === "Json" ? json.text : json._tag === "TooLong" ? json.start : "a failure without a message"
 }
 
-const nameOf = (error: unknown): string => {
+/** @internal */
+export const nameOf = (error: unknown): string => {
   if (AiError.isAiError(error)) return error.reason._tag
   if (Predicate.hasProperty(error, "_tag") && typeof error._tag === "string") return error._tag
   return error instanceof Error ? error.name : "ToolFailure"
@@ -146,6 +150,8 @@ export interface Environment<RT> {
   readonly runId: string
   readonly kit: ErasedToolkit
   readonly guard: ToolGuard<RT>
+  /** The guards of single tools, inside of that for all. */
+  readonly guards: ReadonlyMap<string, ToolGuard<RT>>
   readonly limits: ResolvedLimits
   readonly time: ActiveTime
 }
@@ -248,12 +254,17 @@ const attempt = <RT>(
   number: number
 ): Effect.Effect<ToolAnswer, ToolFailed | Checkpoint.RunSuspended, RT> => {
   const tool = call.plan.tool.name
-  const guarded = env.guard(handle(env, call), { name: tool }).pipe(
-    Effect.catch((error) =>
+  const told = <A, R>(self: Effect.Effect<A, unknown, R>) =>
+    self.pipe(Effect.catch((error) =>
       error instanceof ToolFailed || error instanceof Checkpoint.RunSuspended
         ? Effect.fail(error)
         : Effect.flatMap(toolFailed(call, env.limits, error, "handler", undefined), (failed) => Effect.fail(failed))
-    ),
+    ))
+  const own = env.guards.get(tool)
+  const handled = handle(env, call)
+  // What the tool's own guard needs is in the type of the agent, and reaches it through the guard for all.
+  const inner = (own === undefined ? handled : told(own(handled, { name: tool }))) as typeof handled
+  const guarded = told(env.guard(inner, { name: tool })).pipe(
     Effect.provideService(CurrentToolCall, {
       agent: env.agent,
       runId: env.runId,

@@ -11,6 +11,7 @@ import { AgentError } from "./agentError.ts"
 import { boundedJson, cut } from "./boundedJson.ts"
 import * as EqualCalls from "./equalCalls.ts"
 import { knownArguments } from "./knownArguments.ts"
+import { outcomeUnknown, unknownMessage } from "./pairing.ts"
 import { Check, Outcome } from "./records.ts"
 import * as ToolCall from "./toolCall.ts"
 import { ToolFailed } from "./toolFailed.ts"
@@ -203,6 +204,12 @@ const runOne = <R>(env: Environment<R>, turn: Turn, { call, equal, known, plan }
       const known = yield* ToolCall.recorded(env, prepared)
       if (Option.isSome(known)) return Checkpoint.happened(known.value)
       const own = yield* ownAnswer
+      if (own._tag === "Unknown" && plan.uncertain === "tell") {
+        const elapsedMillis = yield* env.time.now
+        const outcome = ToolCall.failure({ error: outcomeUnknown, message: unknownMessage, attempts: 1, elapsedMillis })
+        yield* ToolCall.remember(env, prepared, outcome)
+        return Checkpoint.happened(outcome)
+      }
       const answer = own._tag === "Unknown" ? yield* peoplesAnswer : own
       return answer._tag === "Happened" ? yield* happened(answer.value) : answer
     })
