@@ -39,7 +39,7 @@ describe("Quota around guards that hold a call back", () => {
       for (const [stretch, count = 0] of counts.entries()) {
         assert.isAtMost(count, 20, `${count} calls in the ten seconds from ${stretch * 10} on`)
       }
-      assert.isAbove(counts.slice(66, 76).reduce((sum, count = 0) => sum + count, 0), 80, "and uses what they allow")
+      assert.isAbove(counts.slice(66, 76).reduce((sum, count) => sum + count, 0), 80, "and uses what they allow")
     }).pipe(Effect.provide(Policy.layer)))
 
   it.effect("sends no more than the limits allow after one long call, where calls waited for its slot", () =>
@@ -55,7 +55,7 @@ describe("Quota around guards that hold a call back", () => {
       yield* Effect.forkChild(Effect.replicateEffect(call, 300, { concurrency: "unbounded", discard: true }))
       yield* advance(400)
       for (const count of counts) assert.isAtMost(count ?? 0, 20)
-      assert.isAbove(counts.slice(31, 39).reduce((sum, count = 0) => sum + count, 0), 70)
+      assert.isAbove(counts.slice(31, 39).reduce((sum, count) => sum + count, 0), 70)
     }).pipe(Effect.provide(Policy.layer)))
 
   for (const guard of ["limit", "bulkhead"] as const) {
