@@ -3,7 +3,7 @@ import { NodeRuntime, NodeServices } from "@effect/platform-node"
 import { Clock, Console, Effect, Schema } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import * as Approval from "./approval/story.ts"
-import * as Governor from "./governor.ts"
+import * as DeskOutage from "./desk-outage.ts"
 import * as LettaAgent from "./letta-agent/main.ts"
 import * as Outage from "./outage.ts"
 
@@ -18,14 +18,14 @@ class UnknownExample extends Schema.TaggedError<UnknownExample>("examples/Unknow
 
 const examples = [
   {
-    name: "outage",
+    name: "desk-outage",
     about: "the support desk's program through a 20-minute outage, on a scripted model and the virtual clock",
-    program: Effect.asVoid(Outage.program)
+    program: Effect.asVoid(DeskOutage.program)
   },
   {
-    name: "governor",
+    name: "outage",
     about: "the same agents with and without the governor of their provider, through too much demand and an outage",
-    program: Effect.asVoid(Governor.program)
+    program: Effect.asVoid(Outage.program)
   },
   {
     name: "letta-agent",

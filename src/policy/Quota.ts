@@ -26,6 +26,7 @@
  *
  * Calls are sent in the order in which they came, `"interactive"` ones before `"batch"` ones; a batch call goes among the
  * interactive ones as if it had come `ageAfter` later, and so waits no longer than that for those who came after it.
+ * Where a limit or a bulkhead inside is what calls wait for, they go in the order in which the quota has let them through.
  *
  * @since 0.1.0
  */

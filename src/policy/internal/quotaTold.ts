@@ -41,6 +41,8 @@ const spelled = (text: string): number | undefined => {
   return millis
 }
 
+const longestReset = 600_000
+
 const resetMillis = (reset: unknown, nowMillis: number): number | undefined => {
   if (Duration.isDuration(reset)) return Duration.toMillis(reset)
   if (Predicate.isString(reset)) {
@@ -52,7 +54,8 @@ const resetMillis = (reset: unknown, nowMillis: number): number | undefined => {
     : Predicate.isString(reset)
     ? DateTime.make(reset)
     : Option.none()
-  return Option.isSome(at) ? DateTime.toEpochMillis(at.value) - nowMillis : undefined
+  // A time of day is the provider's, and the clock here may be wrong by hours: it is not taken for a limit of a long time.
+  return Option.isSome(at) ? Math.min(DateTime.toEpochMillis(at.value) - nowMillis, longestReset) : undefined
 }
 
 const told = (observed: unknown, nowMillis: number): Told | undefined => {
