@@ -70,8 +70,8 @@ export interface Refused {
 
 const minute = 60_000
 
-/** A limit is a minute's unless it is said to come back so late that no clock can be wrong by as much. */
-const longReset = 600_000
+/** A limit is a minute's unless it is said to come back later than in this time. */
+export const longReset = 600_000
 
 /** How long a refusal without a time closes the key, twice as long each time until a call comes through. */
 const firstGate = 100

@@ -81,8 +81,8 @@ const millisFor = (cost: Amounts, rates: Amounts): number => {
  * the AWS SDKs learns a send rate so): a little below it at first, then back to it, then carefully above to see
  * whether there is more. What is not sent below the plateau stays in the provider's balance and is sent above it, so that
  * the dip costs nothing. Two things are not as there. The curve is measured in calls and not in time alone, since of a
- * process that sends little most calls would be refused if it tried for more every few seconds. And where a refused call
- * had none before it that was let through, there is nothing to measure, and the rate is halved.
+ * process that sends little most calls would be refused if it tried for more every few seconds. And where
+ * nothing came through between two refusals, there is nothing to measure: what held before is kept, and come back to.
  *
  * @internal
  */

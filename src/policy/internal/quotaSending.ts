@@ -14,12 +14,10 @@ export interface Sending {
   readonly resume: <A, E, R>(call: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 }
 
-const CurrentSending = Context.Reference<Sending | undefined>("effect-resilience/policy/Quota/Sending", {
+/** @internal */
+export const Current = Context.Reference<Sending | undefined>("effect-resilience/policy/Quota/Sending", {
   defaultValue: () => undefined
 })
-
-/** @internal */
-export const Current: Context.Reference<Sending | undefined> = CurrentSending
 
 /**
  * The call of a key that a guard around here is about to hold back.

@@ -4,7 +4,7 @@ import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
 import { retryAfter } from "../../internal/httpFaults.ts"
 import { type Dimension, dimensions, each } from "./quotaAmounts.ts"
-import type { AllTold, Told } from "./quotaGovernor.ts"
+import { type AllTold, longReset, type Told } from "./quotaGovernor.ts"
 
 /** What a provider told of one limit. */
 export interface Observed {
@@ -41,8 +41,6 @@ const spelled = (text: string): number | undefined => {
   return millis
 }
 
-const longestReset = 600_000
-
 const resetMillis = (reset: unknown, nowMillis: number): number | undefined => {
   if (Duration.isDuration(reset)) return Duration.toMillis(reset)
   if (Predicate.isString(reset)) {
@@ -55,7 +53,7 @@ const resetMillis = (reset: unknown, nowMillis: number): number | undefined => {
     ? DateTime.make(reset)
     : Option.none()
   // A time of day is the provider's, and the clock here may be wrong by hours: it is not taken for a limit of a long time.
-  return Option.isSome(at) ? Math.min(DateTime.toEpochMillis(at.value) - nowMillis, longestReset) : undefined
+  return Option.isSome(at) ? Math.min(DateTime.toEpochMillis(at.value) - nowMillis, longReset) : undefined
 }
 
 const told = (observed: unknown, nowMillis: number): Told | undefined => {
