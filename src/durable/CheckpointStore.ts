@@ -212,7 +212,7 @@ export const anonymousOwner: Effect.Effect<LeaseOwner> = Effect.map(
  *
  * **Details**
  *
- * `updatedBefore` is in milliseconds since the epoch. `limit` is how many at most, the oldest first; default: all.
+ * `status` is the state that they are in. `updatedBefore` is in milliseconds since the epoch. `limit` is how many at most, the oldest first; default: all.
  *
  * @category models
  * @since 0.1.0

@@ -306,8 +306,8 @@ const kinds = { Fail: "failed", Hang: "hung", Malform: "malformed" } as const
  *
  * Of all rules that apply to a call, the delays add up, and then the first other one in the list happens. A key has a
  * random sequence of its own, made of the seed and the key and moved on by its calls alone: the n-th call of a key draws
- * the same numbers whatever other keys do and however long anything takes. Throws {@link InvalidConfig} of `Fault` for
- * options that make no sense.
+ * the same numbers whatever other keys do and however long anything takes. Throws `Fault.InvalidConfig` for options that
+ * make no sense.
  *
  * **Example** (An outage, and some bad luck)
  *

@@ -49,7 +49,7 @@ export interface Submission {
 }
 
 /**
- * Who claims, and for how long. `lease` defaults to 5 minutes; claiming again prolongs it.
+ * Who claims (`by`), and for how long. `lease` defaults to 5 minutes; claiming again prolongs it.
  *
  * @category models
  * @since 0.1.0

@@ -2,6 +2,9 @@ import * as Effect from "effect/Effect"
 import * as Redacted from "effect/Redacted"
 import { InvalidConfig } from "../../Fault.ts"
 
+/** @internal */
+export const defaults = { maxTokens: 4096, responseTimeout: "5 minutes", stallTimeout: "30 seconds" } as const
+
 /**
  * A credential in clear. It goes into a header: what a header cannot hold is a mistake of copying, such as a line break.
  *
