@@ -290,7 +290,7 @@ const isSame = (one: ReadonlyArray<Entry>, other: ReadonlyArray<Entry>): boolean
   })
 
 /**
- * Creates a store that lives as long as the process.
+ * Creates a store that lives as long as the process. `owner` is who takes its leases; default: an anonymous one.
  *
  * @category constructors
  * @since 0.1.0

@@ -24,9 +24,21 @@ const app = await typedoc.Application.bootstrap({
   disableSources: true,
   disableGit: true,
   categorizeByGroup: false,
+  highlightLanguages: ["typescript", "javascript", "shell", "json", "mermaid"],
   // A type that only helps to write another one is not exported.
   validation: { notExported: false, invalidLink: true, invalidPath: true, rewrittenLink: true },
   logLevel: typedoc.LogLevel.Warn
+})
+// TypeDoc takes the first comment of a file for the module's only where a tag says so; here it always is.
+const heads = docstrings.headsOf(docstrings.programOf(app.options.getValue("tsconfig")), modules)
+app.converter.on(typedoc.Converter.EVENT_CREATE_DECLARATION, (_, reflection) => {
+  const module = reflection.kindOf(typedoc.ReflectionKind.Module) &&
+    modules.find((file) => pageOf(file) === reflection.name)
+  if (!module) return
+  const parts = (heads.get(module) ?? "").split(/\{@link ([^}]+)\}/)
+  reflection.comment = new typedoc.Comment(
+    parts.map((text, at) => at % 2 === 0 ? { kind: "text", text } : { kind: "inline-tag", tag: "@link", text })
+  )
 })
 const project = await app.convert()
 if (project === undefined) throw new Error("typedoc could not read the sources")

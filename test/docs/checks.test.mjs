@@ -93,6 +93,17 @@ test("an option that is told nowhere is a problem, and one that another interfac
   ])
 })
 
+test("an option that a function writes out is told, too", (t) => {
+  const { problems } = docstringsOf(t, {
+    "src/Bad.ts": `${head}${
+      doc("Makes one of `size`.")
+    }export const make = (options: { readonly size: number; readonly depth: number }) => options\n`
+  })
+  assert.deepEqual(problems.map((problem) => problem.replace(/^.*?: /, "")), [
+    "the option depth of Bad.make is told nowhere"
+  ])
+})
+
 test("a link that leads nowhere is a problem, also in an internal file", (t) => {
   const { problems } = docstringsOf(t, {
     "src/Bad.ts": `${head}${doc("See {@link gone}.")}export const here = 1\n`,

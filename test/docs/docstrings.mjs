@@ -61,6 +61,19 @@ const linksIn = (node) => {
 
 const isUrl = (link) => `${link.name === undefined ? "" : link.name.getText()}${link.text}`.trim().startsWith("http")
 
+/** The object types that a function writes out for its parameter `options`. */
+const inlineOptions = (declaration) => {
+  const found = []
+  const visit = (node) => {
+    if (ts.isBlock(node)) return
+    const isOptions = ts.isParameter(node) && ts.isIdentifier(node.name) && node.name.text === "options"
+    if (isOptions && node.type !== undefined && ts.isTypeLiteralNode(node.type)) found.push(node.type)
+    ts.forEachChild(node, visit)
+  }
+  if (ts.isVariableDeclaration(declaration) || ts.isFunctionDeclaration(declaration)) visit(declaration)
+  return found
+}
+
 /** All that is wrong with the doc comments of some modules, as lines `file:line: what`. */
 export const check = (program, modules, base) => {
   const checker = program.getTypeChecker()
@@ -133,6 +146,11 @@ export const check = (program, modules, base) => {
         ) {
           checkProperties(checker.getDeclaredTypeOfSymbol(target), node, name)
         }
+        if (declaration !== undefined) {
+          for (const options of inlineOptions(declaration)) {
+            checkProperties(checker.getTypeAtLocation(options), node, name)
+          }
+        }
       }
     }
   }
@@ -175,3 +193,13 @@ export const exportsOf = (program, modules) => {
       .map((exported) => ({ module, exported: exported.name }))
   })
 }
+
+/** What the comment at the head of each module says, as it was written. */
+export const headsOf = (program, modules) =>
+  new Map(modules.flatMap((module) => {
+    const file = program.getSourceFile(module)
+    const [comment] = file === undefined ? [] : ts.getLeadingCommentRanges(file.text, 0) ?? []
+    if (comment === undefined) return []
+    const text = file.text.slice(comment.pos, comment.end).replaceAll(/^[ \t]*\/?\*+[ \t/]?/gm, "").trim()
+    return [[module, text.replaceAll(/^@since .*$/gm, "").replace(/\*\/$/, "").trim()]]
+  }))

@@ -175,7 +175,7 @@ export const submit = (submission: Submission): Effect.Effect<Escalation, Escala
   EscalationQueue.use((queue) => queue.submit(submission))
 
 /**
- * Decides an escalation.
+ * Decides an escalation; `by` is who did.
  *
  * Fails with {@link EscalationError}: `NotFound`, `AlreadyDecided`, `Expired`, `AlreadyClaimed`, `InvalidDecision`.
  *
