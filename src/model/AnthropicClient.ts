@@ -150,7 +150,7 @@ const validated = (options: Options) =>
         streamTimeout: config.duration(
           moduleName,
           "streamTimeout",
-          options.streamTimeout ?? Duration.min(Duration.seconds(30), responseTimeout),
+          options.streamTimeout ?? Duration.min(Duration.fromInputUnsafe(defaults.streamTimeout), responseTimeout),
           bounds
         ),
         stallTimeout: config.duration(moduleName, "stallTimeout", options.stallTimeout ?? defaults.stallTimeout, bounds)

@@ -23,6 +23,8 @@ describe("the table of defaults", () => {
     ["Anthropic", "maxTokens", 4096],
     ["Anthropic", "stallTimeout", "30s"],
     ["ResilientModel", "stall", "30s"],
+    ["Letta.checkReachable", "healthy", "1s"],
+    ["Letta.checkReachable", "degraded", "3s"],
     ["Checkpoint.rollback", "limit", 5],
     ["Agent", "tools.*.attempts", 3],
     ["Agent", "rollback.keep", 5],

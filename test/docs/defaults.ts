@@ -18,6 +18,7 @@ import * as Hedge from "../../src/policy/Hedge.ts"
 import * as limitSettings from "../../src/policy/internal/adaptiveSettings.ts"
 import * as backoff from "../../src/policy/internal/backoff.ts"
 import * as bulkhead from "../../src/policy/internal/bulkheadEngine.ts"
+import * as circuitRedis from "../../src/policy/internal/circuitRedisSettings.ts"
 import * as circuitSettings from "../../src/policy/internal/circuitSettings.ts"
 import * as latencies from "../../src/policy/internal/hedgeLatencies.ts"
 import * as lastGood from "../../src/policy/internal/lastGoodStores.ts"
@@ -95,6 +96,13 @@ export const all: ReadonlyArray<Defaults> = [
     }
   },
   { module: "CircuitBreaker.rate", options: tripOf(CircuitBreaker.rate()) },
+  {
+    module: "CircuitBreaker.layerRedis",
+    options: read(
+      { ...circuitRedis.storeSettings("CircuitBreaker", {}), isLocal: undefined },
+      ["probeLease", "holdLease", "idleTimeToLive", "storeTimeout"]
+    )
+  },
   { module: "Bulkhead", options: { ...read(bulkhead.defaults, ["maxWait"]), ...bounds(bulkheads) } },
   {
     module: "Quota",
@@ -120,7 +128,8 @@ export const all: ReadonlyArray<Defaults> = [
   { module: "LastGood", options: read(lastGood.defaults, ["timeToLive", "storeTimeout"]) },
   { module: "SafeMode", options: read(safeModes.defaults, ["idleTimeToLive"]) },
   { module: "ResilientModel", options: { stall: time(models.defaultStall) } },
-  { module: "Anthropic", options: read(clients.defaults, ["responseTimeout", "stallTimeout"]) },
+  { module: "Anthropic", options: read(clients.defaults, ["responseTimeout", "streamTimeout", "stallTimeout"]) },
+  { module: "Letta.checkReachable", options: read(clients.reachable, ["healthy", "degraded"]) },
   {
     module: "Checkpoint.run",
     options: read(

@@ -1,8 +1,8 @@
 import { assert, it } from "@effect/vitest"
 import { Effect } from "effect"
-import { Fallback, Policy } from "effect-resilience"
 import * as fs from "node:fs"
 import * as path from "node:path"
+import { Fallback, Policy } from "../../src/index.ts"
 
 const readme = fs.readFileSync(path.join(import.meta.dirname, "../../README.md"), "utf8")
 
