@@ -24,12 +24,12 @@ import { dual } from "effect/Function"
 import * as Layer from "effect/Layer"
 import * as PubSub from "effect/PubSub"
 import * as Schedule from "effect/Schedule"
-import * as Scope from "effect/Scope"
-import * as Stream from "effect/Stream"
+import type * as Scope from "effect/Scope"
+import type * as Stream from "effect/Stream"
 import * as Fault from "../Fault.ts"
 import * as config from "../internal/config.ts"
 import { millisOf } from "../internal/monotonic.ts"
-import { CircuitBreaker, isolateScoped } from "../policy/CircuitBreaker.ts"
+import { type CircuitBreaker, isolateScoped } from "../policy/CircuitBreaker.ts"
 import * as Telemetry from "../Telemetry.ts"
 import type * as HealthCheck from "./HealthCheck.ts"
 import * as announcer from "./internal/announcer.ts"
@@ -61,9 +61,10 @@ const module = "HealthMonitor"
  * **Details**
  *
  * - `closeAfter`: after how many critical observations in a row it closes; default 3. An observation is a call that ends,
- *   or a check that is run; it is critical where the status of the key is, once that call or check is counted.
- * - `closedFor`: how long it stays closed at least; default 30 seconds. Each failure that is observed while it is closed
- *   begins the time anew.
+ *   or a check that is run; it is critical where the key is, by its checks or by its calls since the gate last reopened.
+ * - `closedFor`: how long it stays closed at least; default 30 seconds. What goes wrong while it is closed begins the time
+ *   anew: a critical check, the failure of one that was let through to try, and, of calls that nobody leads through the
+ *   gate, a share of failures above `criticalAbove`.
  * - `reopenAfter`: after how many good observations in a row it reopens, once that time is over; default 2. A good one is
  *   a call that succeeds, or a check after which no check of the key is critical.
  * - `probeTimeout`: how long one that was let through to try keeps the others out; default 5 minutes. It does not end it.
@@ -168,8 +169,7 @@ export type Gate = "open" | "closed" | "probing"
  *
  * **Details**
  *
- * `status` is the worst of what its calls and its checks say, and `critical` while its gate is not open; `since` is when
- * it became so. `calls`, `errors` and `latency` are those of the calls that count (see {@link KeyOptions}), `errorRate` is
+ * `status` is the worst of what its calls and its checks say; `since` is when it became so. `calls`, `errors` and `latency` are those of the calls that count (see {@link KeyOptions}), `errorRate` is
  * from 0 to 1. Without calls the rate is 0 and there is no latency.
  *
  * @category models
@@ -207,8 +207,8 @@ export interface CheckHealth extends HealthCheck.Result {
  *
  * **Details**
  *
- * `status` is the worst of all keys and checks, where what is not `required` counts as degraded at most. `message` names
- * whatever is not healthy. `pending` are the checks that have not had a result yet.
+ * `status` is the worst of all keys and checks, where what is not `required` counts as degraded at most, and a gate that
+ * is not open as degraded at least. `message` names whatever is not healthy. `pending` are the checks that have not had a result yet.
  *
  * @category models
  * @since 0.1.0
@@ -527,11 +527,11 @@ export const make = Effect.fnUntraced(function*<const Check extends HealthCheck.
     const now = measured(at, context)
     history.begin(at.now)
     history.put(whole, now.status)
-    for (const { name, status } of now.checks) history.put(lanes.get(name) ?? whole, status)
-    for (const { key, status } of now.keys) {
-      const { lane } = keys.view(key, at)
+    for (const { name, status } of now.checks) {
+      const lane = lanes.get(name)
       if (lane !== undefined) history.put(lane, status)
     }
+    keys.remember()
   })
 
   yield* Effect.forkIn(runs.forever, scope)
@@ -574,19 +574,19 @@ export const make = Effect.fnUntraced(function*<const Check extends HealthCheck.
         const entered = Effect.contextWith((context: Context.Context<R>): Effect.Effect<A, E | HealthGateClosed, R> => {
           const at = momentOf(context)
           const { admission, ticket } = keys.enter(key, at)
-          const told = announce(context)
           if (admission._tag === "Refused") {
-            const { gateReason, since } = keys.view(key, at)
+            const { closedSince, gateReason } = keys.view(key, at)
             const refusal = new HealthGateClosed({
               key,
-              since: DateTime.makeUnsafe(since),
+              since: DateTime.makeUnsafe(closedSince),
               reason: gateReason,
               ...(admission.waitMillis === undefined
                 ? {}
                 : { retryAfter: Duration.millis(Math.ceil(admission.waitMillis)) })
             })
-            return Effect.andThen(told, Effect.fail(refusal))
+            return Effect.andThen(announce(context), Effect.fail(refusal))
           }
+          const told = announce(context)
           if (ticket === undefined) return Effect.andThen(told, self)
           probe = ticket
           return Effect.andThen(
@@ -684,7 +684,7 @@ const checksOf = <Check extends HealthCheck.Any>(
   }
   // That each of them needs what all of them need is what the union of their types says.
   const all = checks as unknown as ReadonlyArray<HealthCheck.HealthCheck<HealthCheck.Services<Check>>>
-  return all.map((check) => ({ ...check, run: Effect.scoped(check.run) }))
+  return all.map(({ run, ...check }) => Object.assign(check, { run: Effect.scoped(run) }))
 }
 
 /**
@@ -743,7 +743,7 @@ export const layerNoop: Layer.Layer<HealthMonitor> = Layer.effect(
  * **Details**
  *
  * Counts the time and whether it was a failure: see `countsAsFailure` in {@link KeyOptions}. An interrupted call counts
- * for nothing, and so does one that began before the gate of the key last closed or reopened. When the
+ * for nothing, and so does one that began before the gate of the key last reopened. When the
  * `Fault.Classifier` throws, the call dies of it and counts for nothing.
  *
  * **Example** (Telling the health of a provider)
@@ -789,8 +789,7 @@ export const track: {
  * The gate closes and reopens by what {@link track}, {@link record} and the checks say of the key: see
  * {@link GateOptions}. While a check of the key is critical nothing is let through, and the check finds out when it works
  * again. Otherwise, once the time for which it stays closed at least is over, one at a time is let through to try: how it
- * ends is an observation. When the gate reopens, the calls from before are forgotten. Work that has begun is never
- * stopped.
+ * ends is an observation. Work that has begun is never stopped.
  *
  * **Gotchas**
  *

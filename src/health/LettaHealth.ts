@@ -8,10 +8,10 @@ import * as Effect from "effect/Effect"
 import * as Letta from "../model/Letta.ts"
 import * as HealthCheck from "./HealthCheck.ts"
 
-const resultOf = ({ message, name: _, status, ...details }: Letta.Check): HealthCheck.Result => ({
-  status,
-  message,
-  details: { ...details }
+const resultOf = (check: Letta.Check): HealthCheck.Result => ({
+  status: check.status,
+  message: check.message,
+  details: { ...check }
 })
 
 /**

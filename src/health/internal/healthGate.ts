@@ -10,6 +10,8 @@ export interface GateSettings {
   readonly closeAfter: number
   readonly reopenAfter: number
   readonly closedFor: number
+  /** The share of failures above which calls that pass by a closed gate keep it closed. */
+  readonly criticalAbove: number
   readonly probeTimeout: number
 }
 
@@ -43,6 +45,8 @@ export class Gate {
   private closed = false
   private row = 0
   private notBefore = 0
+  /** The calls that have passed by since it closed, or since they last spoke for that. */
+  private passing = { calls: 0, errors: 0 }
   private probe: Probe | undefined
   /** How often it has closed or reopened: a call from before says nothing about now. */
   epoch = 0
@@ -55,22 +59,35 @@ export class Gate {
     return this.closed
   }
 
-  /** While open: how the key is after something has been heard of it. */
-  observe(critical: boolean, now: number): void {
+  /** While open: how the key is after something has been heard of it. Says whether it closes. */
+  observe(critical: boolean, now: number): boolean {
     this.row = critical ? this.row + 1 : 0
-    if (this.row < this.settings.closeAfter) return
+    if (this.row < this.settings.closeAfter) return false
     this.turn(true)
     this.notBefore = now + this.settings.closedFor
+    return true
   }
 
-  /** While closed: whether something worked. */
+  /** While closed: whether a probe or a check went well. */
   tried(good: boolean, now: number): void {
     if (good) {
       this.row++
     } else {
       this.row = 0
+      this.passing = { calls: 0, errors: 0 }
       this.notBefore = now + this.settings.closedFor
     }
+  }
+
+  /**
+   * While closed: how a call ended that nobody led through the gate. There may be many of them, and a few of many fail
+   * where all is well: only their share is a bad sign.
+   */
+  passed(good: boolean, now: number): void {
+    this.passing.calls++
+    if (!good) this.passing.errors++
+    if (this.passing.errors > this.settings.criticalAbove * this.passing.calls) this.tried(false, now)
+    else if (good) this.row++
   }
 
   /** Whether it reopens now. */
@@ -114,6 +131,7 @@ export class Gate {
   private turn(closed: boolean): void {
     this.closed = closed
     this.row = 0
+    this.passing = { calls: 0, errors: 0 }
     this.probe = undefined
     this.epoch++
   }

@@ -17,7 +17,7 @@ export interface KeySettings {
   readonly degradedAbove: number
   readonly slowAbove: number
   readonly required: boolean
-  readonly gate: GateSettings
+  readonly gate: Omit<GateSettings, "criticalAbove">
 }
 
 /**
@@ -69,8 +69,9 @@ interface Entry {
   checked: Status
   status: Status
   since: number
-  /** Why the gate has closed. */
+  /** Why the gate has closed, and when. */
   reason: string
+  closedSince: number
   running: number
   lastUsed: number
 }
@@ -102,6 +103,7 @@ export interface View extends Figures {
   readonly gate: GateTag
   readonly gateWaitMillis: number | undefined
   readonly gateReason: string
+  readonly closedSince: number
   readonly lane: Lane | undefined
 }
 
@@ -116,9 +118,8 @@ const percent = (share: number): string => `${Math.round(share * 100)} %`
 const seconds = (millis: number): string => `${Math.round(millis / 100) / 10} s`
 
 const callStatus = ({ calls, errors, meanMillis }: Figures, settings: KeySettings): Status => {
-  const rate = calls === 0 ? 0 : errors / calls
-  if (rate > settings.criticalAbove && calls >= settings.minimumCalls) return "critical"
-  if (rate > settings.degradedAbove) return "degraded"
+  if (calls >= settings.minimumCalls && errors > settings.criticalAbove * calls) return "critical"
+  if (errors > settings.degradedAbove * calls) return "degraded"
   return meanMillis > settings.slowAbove ? "slow" : "healthy"
 }
 
@@ -174,7 +175,11 @@ export class HealthKeys {
   settle({ counts, entry, epoch }: Ticket, outcome: Outcome, elapsed: number, at: Moment): void {
     entry.running--
     entry.lastUsed = at.now
-    if (outcome !== "ignored" && epoch === entry.gate.epoch) this.count(entry, outcome, elapsed, counts, at)
+    const isLate = epoch !== entry.gate.epoch
+    // After the gate has reopened, what began before says nothing about now.
+    if (outcome !== "ignored" && !(isLate && !entry.gate.isClosed)) {
+      this.count(entry, outcome, elapsed, counts && !isLate, at)
+    }
     this.rest(entry, at)
   }
 
@@ -234,6 +239,7 @@ export class HealthKeys {
         gate: "open",
         gateWaitMillis: undefined,
         gateReason: "",
+        closedSince: at.wall,
         lane: undefined
       }
     }
@@ -250,6 +256,7 @@ export class HealthKeys {
       gate: entry.gate.tag(blocked, at.now),
       gateWaitMillis: entry.gate.waitMillis(blocked, at.now),
       gateReason: entry.reason,
+      closedSince: entry.closedSince,
       lane: entry.lane
     }
   }
@@ -269,11 +276,17 @@ export class HealthKeys {
     return counted(status, this.byKey.get(key)?.settings.required ?? true)
   }
 
-  /** How the calls of a key are, whatever its checks say. */
+  /** How a key is but for its checks. A closed gate is something to look at, also when it has kept the calls away. */
   callsOf(key: string, at: Moment): Status {
     const entry = this.byKey.get(key)
     if (entry === undefined) return "healthy"
-    return entry.gate.isClosed ? "critical" : callStatus(entry.window.figures(at.now), entry.settings)
+    const status = callStatus(entry.window.figures(at.now), entry.settings)
+    return entry.gate.isClosed ? worse(status, "degraded") : status
+  }
+
+  /** Writes the status of every key into the round that has begun. */
+  remember(): void {
+    for (const { lane, status } of this.byKey.values()) this.history.put(lane, status)
   }
 
   get size(): number {
@@ -282,42 +295,41 @@ export class HealthKeys {
 
   private count(entry: Entry, outcome: "success" | "failure", elapsed: number, counts: boolean, at: Moment): void {
     entry.window.add(at.now, elapsed, outcome === "failure")
-    if (entry.gate.isClosed && counts) entry.gate.tried(outcome === "success", at.now)
+    if (entry.gate.isClosed && counts) entry.gate.passed(outcome === "success", at.now)
     this.observe(entry, counts, at)
   }
 
   /** Something was heard of the key. */
   private observe(entry: Entry, counts: boolean, at: Moment): void {
+    this.refresh(entry, at)
     if (entry.gate.isClosed) {
       this.onTouch()
       this.reopen(entry, at)
-    } else if (counts) {
-      const figures = entry.window.figures(at.now)
-      const status = worse(callStatus(figures, entry.settings), entry.checked)
-      entry.gate.observe(status === "critical", at.now)
-      if (entry.gate.isClosed) {
-        this.onTouch()
-        entry.reason = this.say(entry, figures)
-        this.onGate({ key: entry.key, to: "closed", message: entry.reason })
-      }
+      return
     }
-    this.refresh(entry, at)
+    if (!counts) return
+    const { calls, errors } = entry.window.sinceMark
+    const { criticalAbove, minimumCalls } = entry.settings
+    const isCritical = entry.checked === "critical" || (calls >= minimumCalls && errors > criticalAbove * calls)
+    if (!entry.gate.observe(isCritical, at.now)) return
+    entry.reason = this.say(entry, entry.window.figures(at.now))
+    entry.closedSince = at.wall
+    this.onTouch()
+    this.onGate({ key: entry.key, to: "closed", message: entry.reason })
   }
 
   private reopen(entry: Entry, at: Moment): void {
     if (!entry.gate.reopen(entry.checked === "critical", at.now)) return
     entry.reason = ""
-    // The calls that closed it are not those it begins with.
-    entry.window.clear()
+    // The calls that closed it shall not close it again.
+    entry.window.mark()
     this.onTouch()
     this.onGate({ key: entry.key, to: "open", message: "it works again" })
-    this.refresh(entry, at)
   }
 
   private refresh(entry: Entry, at: Moment): void {
     const figures = entry.window.figures(at.now)
-    const heard = worse(callStatus(figures, entry.settings), entry.checked)
-    const to = entry.gate.isClosed ? "critical" : heard
+    const to = worse(callStatus(figures, entry.settings), entry.checked)
     const from = entry.status
     if (from === to) return
     entry.status = to
@@ -333,7 +345,7 @@ export class HealthKeys {
     if (calls !== "healthy" || (bad.length === 0 && (figures.calls > 0 || entry.checks.size === 0))) {
       bad.push(sayCalls(figures))
     }
-    if (entry.reason !== "") bad.unshift(`the gate has closed, because ${entry.reason}`)
+    if (entry.reason !== "") bad.unshift(`the gate is closed (${entry.reason})`)
     return bad.length === 0 ? "every check is healthy" : bad.join("; ")
   }
 
@@ -346,13 +358,14 @@ export class HealthKeys {
       key,
       settings,
       window: new HealthWindow(settings.size, settings.maxAge),
-      gate: new Gate(settings.gate),
+      gate: new Gate({ ...settings.gate, criticalAbove: settings.criticalAbove }),
       lane: this.history.lane(),
       checks: new Map(),
       checked: "healthy",
       status: "healthy",
       since: at.wall,
       reason: "",
+      closedSince: at.wall,
       running: 0,
       lastUsed: at.now
     }

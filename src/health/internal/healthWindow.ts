@@ -20,6 +20,9 @@ export class HealthWindow {
   private length = 0
   private errors = 0
   private sum = 0
+  /** How many of the newest came after {@link mark}, and how many of those failed. */
+  private marked = 0
+  private markedErrors = 0
 
   constructor(size: number, maxAge: number) {
     this.maxAge = maxAge
@@ -35,8 +38,12 @@ export class HealthWindow {
     this.latencies[index] = latency
     this.failed[index] = failed ? 1 : 0
     this.length++
+    this.marked++
     this.sum += latency
-    if (failed) this.errors++
+    if (failed) {
+      this.errors++
+      this.markedErrors++
+    }
     // Sums that are added to and subtracted from for ever drift away: once in each turn they are made anew.
     if (index === 0) this.sum = this.latest().reduce((sum, one) => sum + one, 0)
   }
@@ -53,10 +60,15 @@ export class HealthWindow {
     return percents.map((percent) => sorted[Math.max(0, Math.ceil((percent / 100) * sorted.length) - 1)] ?? 0)
   }
 
-  clear(): void {
-    this.length = 0
-    this.errors = 0
-    this.sum = 0
+  /** From now on {@link sinceMark} tells of what is added later alone. */
+  mark(): void {
+    this.marked = 0
+    this.markedErrors = 0
+  }
+
+  /** What was added since {@link mark}, of that which {@link figures} counts. */
+  get sinceMark(): { readonly calls: number; readonly errors: number } {
+    return { calls: this.marked, errors: this.markedErrors }
   }
 
   private latest(): Float64Array {
@@ -65,8 +77,13 @@ export class HealthWindow {
   }
 
   private drop(): void {
+    const failed = this.failed[this.oldest] ?? 0
     this.sum -= this.latencies[this.oldest] ?? 0
-    this.errors -= this.failed[this.oldest] ?? 0
+    this.errors -= failed
+    if (this.marked === this.length) {
+      this.marked--
+      this.markedErrors -= failed
+    }
     this.oldest = (this.oldest + 1) % this.times.length
     this.length--
   }

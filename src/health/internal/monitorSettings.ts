@@ -1,7 +1,6 @@
 import * as Duration from "effect/Duration"
 import * as Fault from "../../Fault.ts"
 import * as config from "../../internal/config.ts"
-import type { GateSettings } from "./healthGate.ts"
 import type { KeySettings } from "./healthKeys.ts"
 
 /** @internal */
@@ -32,7 +31,7 @@ export interface Settings extends KeySettings {
   readonly counts: (verdict: Fault.Verdict, error: unknown) => boolean
 }
 
-const gateOf = (path: string, gate: GateOptions, base: GateSettings): GateSettings => {
+const gateOf = (path: string, gate: GateOptions, base: Settings["gate"]): Settings["gate"] => {
   const millis = (option: string, value: Duration.Input | undefined, otherwise: number) =>
     value === undefined
       ? otherwise
