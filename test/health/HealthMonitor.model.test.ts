@@ -79,7 +79,7 @@ it.effect.prop(
         }
       }
     })).pipe(Effect.provide(TestClock.layer())),
-  { arbitrary: { runs: runs(100, 5_000), size: 120, seed: 1 }, timeout: runs(60_000, 1_800_000) }
+  { arbitrary: { runs: runs(40, 2_000), size: 120, seed: 1 }, timeout: runs(60_000, 1_800_000) }
 )
 
 it.effect.prop(

@@ -24,6 +24,17 @@ export interface KeyOptions {
   readonly gate?: GateOptions | undefined
 }
 
+/** @internal */
+export interface Options extends KeyOptions {
+  readonly keys?: Readonly<Record<string, KeyOptions>> | undefined
+  readonly interval?: Duration.Input | undefined
+  readonly timeout?: Duration.Input | undefined
+  readonly historySize?: number | undefined
+  readonly maxKeys?: number | undefined
+  readonly idleTimeToLive?: Duration.Input | undefined
+  readonly maxMetricKeys?: number | undefined
+}
+
 const module = "HealthMonitor"
 
 /** @internal */
