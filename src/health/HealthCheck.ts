@@ -55,11 +55,7 @@ export type Status = typeof Status.Type
  * @category models
  * @since 0.1.0
  */
-export interface Result {
-  readonly status: Status
-  readonly message: string
-  readonly details?: Readonly<Record<string, unknown>> | undefined
-}
+export interface Result extends model.Result {}
 
 /**
  * A named check. Made by {@link make} and the constructors below; run by `HealthMonitor`. `R` is what it needs.
@@ -67,14 +63,7 @@ export interface Result {
  * @category models
  * @since 0.1.0
  */
-export interface HealthCheck<out R = never> {
-  readonly name: string
-  readonly key: string
-  readonly timeout: Duration.Duration | undefined
-  readonly interval: Duration.Duration | undefined
-  readonly required: boolean
-  readonly run: Effect.Effect<Result, unknown, R>
-}
+export interface HealthCheck<out R = never> extends model.Check<R> {}
 
 /**
  * Any check, whatever it needs.
@@ -105,12 +94,7 @@ export type Services<Check> = Check extends HealthCheck<infer R> ? R : never
  * @category models
  * @since 0.1.0
  */
-export interface Options {
-  readonly key?: string | undefined
-  readonly timeout?: Duration.Input | undefined
-  readonly interval?: Duration.Input | undefined
-  readonly required?: boolean | undefined
-}
+export interface Options extends model.CheckOptions {}
 
 /**
  * Creates a check from an effect that says how something is.
@@ -185,6 +169,11 @@ export const critical = saying("critical")
  * **When to use**
  *
  * Use it for an agent, a model or a service, with the cheapest request that it answers.
+ *
+ * **Gotchas**
+ *
+ * A request to a model costs tokens each time: give it a long `interval`, or let `HealthMonitor.track` watch the calls
+ * that are made anyway.
  *
  * **Example** (Asking an agent for a sign of life)
  *
@@ -459,16 +448,12 @@ export const circuits = (
       const down = refusing.some((state) =>
         state._tag === "Open" && needed.has(state.key) && Duration.isPositive(state.retryAfter)
       )
-      return (down ? critical : degraded)(namesOf(refusing.map(({ _tag, key }) => `${key} is ${words[_tag]}`)))
+      return (down ? critical : degraded)(model.listed(refusing.map(({ _tag, key }) => `${key} is ${words[_tag]}`)))
     }),
     options
   )
 
 const words = { Open: "open", HalfOpen: "half-open", Isolated: "isolated", Closed: "closed", MetricsOnly: "closed" }
-
-/** A sentence stays one however many there are. */
-const namesOf = (names: ReadonlyArray<string>): string =>
-  names.length <= 10 ? names.join(", ") : `${names.slice(0, 10).join(", ")} and ${names.length - 10} more`
 
 /**
  * Checks that nothing is in safe mode: degraded while a key answers with its safe response.
@@ -500,7 +485,9 @@ export const safeMode = (
     Effect.gen(function*() {
       const states = yield* SafeMode.use((service) => service.states)
       const active = states.filter((state) => state.active).map(({ key }) => key)
-      return active.length === 0 ? healthy("nothing is in safe mode") : degraded(`in safe mode: ${namesOf(active)}`)
+      return active.length === 0
+        ? healthy("nothing is in safe mode")
+        : degraded(`in safe mode: ${model.listed(active)}`)
     }),
     options
   )

@@ -34,6 +34,8 @@ export interface Options {
   readonly prefix?: string | undefined
 }
 
+const maxKeys = 100
+
 const headers = { "cache-control": "no-store" }
 
 // What the checks say in their messages is for everybody; their details, which may tell an error, are not.
@@ -51,7 +53,9 @@ const bodyOf = (report: HealthMonitor.Report) => ({
     checkedAt: DateTime.formatIso(checkedAt),
     tookMillis: Math.round(Duration.toMillis(took))
   })),
-  keys: report.keys.map(({ calls, errorRate, gate, key, message, since, status }) => ({
+  keys: report.keys.filter(({ gate, status }) => status !== "healthy" || gate !== "open").slice(0, maxKeys).map((
+    { calls, errorRate, gate, key, message, since, status }
+  ) => ({
     key,
     status,
     message,
@@ -69,8 +73,8 @@ const bodyOf = (report: HealthMonitor.Report) => ({
  *
  * - `GET /health/live` is 200 as long as the process answers: nothing is looked at.
  * - `GET /health/ready` is 200, or 503 while the health of the whole is `critical` or a check has not had its first
- *   result. The body tells in JSON the status and the message of the whole, of each check and of each key. It tells what
- *   the checks last said, and runs none.
+ *   result. The body tells in JSON the status and the message of the whole, of each check and of at most 100 of the keys that
+ *   are not healthy or whose gate is not open. It tells what the checks last said, and runs none.
  * - `GET /metrics` has all metrics of Effect in Prometheus' text format, with the gauges of the health as it is now:
  *   `effect_resilience_health_status{key}` (0 healthy, 1 slow, 2 degraded, 3 critical),
  *   `effect_resilience_health_gate_closed{key}` and `effect_resilience_health_keys{status}`.

@@ -21,11 +21,11 @@ import { dual } from "effect/Function"
 import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
 import type * as Stream from "effect/Stream"
-import type * as Fault from "../Fault.ts"
 import { type CircuitBreaker, isolateScoped } from "../policy/CircuitBreaker.ts"
 import type * as HealthCheck from "./HealthCheck.ts"
 import { HealthGateClosed } from "./internal/healthGateClosed.ts"
 import * as monitorService from "./internal/monitorService.ts"
+import type * as monitorSettings from "./internal/monitorSettings.ts"
 
 export { HealthGateClosed }
 
@@ -48,12 +48,7 @@ export { HealthGateClosed }
  * @category models
  * @since 0.1.0
  */
-export interface GateOptions {
-  readonly closeAfter?: number | undefined
-  readonly closedFor?: Duration.Input | undefined
-  readonly reopenAfter?: number | undefined
-  readonly probeTimeout?: Duration.Input | undefined
-}
+export interface GateOptions extends monitorSettings.GateOptions {}
 
 /**
  * How the health of a key is told from its calls.
@@ -75,17 +70,7 @@ export interface GateOptions {
  * @category models
  * @since 0.1.0
  */
-export interface KeyOptions {
-  readonly size?: number | undefined
-  readonly maxAge?: Duration.Input | undefined
-  readonly criticalAbove?: number | undefined
-  readonly minimumCalls?: number | undefined
-  readonly degradedAbove?: number | undefined
-  readonly slowAbove?: Duration.Input | undefined
-  readonly countsAsFailure?: ((verdict: Fault.Verdict, error: unknown) => boolean) | undefined
-  readonly required?: boolean | undefined
-  readonly gate?: GateOptions | undefined
-}
+export interface KeyOptions extends monitorSettings.KeyOptions {}
 
 /**
  * Options of {@link make} and {@link layer}: how every key is told, what single keys do differently, and the checks.
@@ -106,15 +91,8 @@ export interface KeyOptions {
  * @category models
  * @since 0.1.0
  */
-export interface Options<Check extends HealthCheck.Any = never> extends KeyOptions {
-  readonly keys?: Readonly<Record<string, KeyOptions>> | undefined
+export interface Options<Check extends HealthCheck.Any = never> extends monitorSettings.Options {
   readonly checks?: ReadonlyArray<Check> | undefined
-  readonly interval?: Duration.Input | undefined
-  readonly timeout?: Duration.Input | undefined
-  readonly historySize?: number | undefined
-  readonly maxKeys?: number | undefined
-  readonly idleTimeToLive?: Duration.Input | undefined
-  readonly maxMetricKeys?: number | undefined
 }
 
 /**

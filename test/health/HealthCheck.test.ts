@@ -2,6 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Duration, Effect, Exit, Fiber, Scope } from "effect"
 import { CircuitBreaker, EscalationQueue, HealthCheck, HealthMonitor, SafeMode } from "effect-resilience"
 import { TestClock } from "effect/testing"
+import { interruptEverywhere } from "../support/interruptEverywhere.ts"
 import { invalid } from "../support/invalid.ts"
 
 const ran = <R>(check: HealthCheck.HealthCheck<R>) => check.run
@@ -160,6 +161,31 @@ describe("HealthCheck: run by the monitor", () => {
       assert.deepStrictEqual(messages(yield* Fiber.join(second)), ["healthy: reachable"])
     }))
 
+  it.effect("interrupted at any step it leaves nothing behind that would keep it from being run again", () =>
+    interruptEverywhere({
+      arrange: Effect.gen(function*() {
+        let running = 0
+        const check = Effect.acquireUseRelease(
+          Effect.sync(() => running++),
+          () => Effect.sleep("1 second"),
+          () => Effect.sync(() => running--)
+        )
+        const monitor = yield* alone(HealthCheck.reachable("check", check), { interval: "1 day" })
+        yield* TestClock.adjust("1 second")
+        return {
+          effect: monitor.check,
+          check: () =>
+            Effect.gen(function*() {
+              assert.strictEqual(running, 0)
+              const again = yield* Effect.forkChild(monitor.check, { startImmediately: true })
+              yield* TestClock.adjust("1 second")
+              assert.deepStrictEqual(messages(yield* Fiber.join(again)), ["healthy: reachable"])
+            }),
+          sleepsLeft: 0
+        }
+      })
+    }))
+
   it.effect("as long as the scope of the monitor, whose end waits until it has stopped", () =>
     Effect.gen(function*() {
       let started = 0
@@ -292,7 +318,7 @@ describe("HealthCheck.circuits", () => {
   it.effect("one sentence however many there are", () =>
     Effect.gen(function*() {
       for (let n = 0; n < 30; n++) yield* down(`c${n}`)
-      assert.match((yield* ran(HealthCheck.circuits())).message, /c9 is open and 20 more$/)
+      assert.match((yield* ran(HealthCheck.circuits())).message, /c9 is open, and 20 more$/)
     }).pipe(Effect.provide(CircuitBreaker.layer({ trip: CircuitBreaker.consecutive(1) }))))
 })
 

@@ -6,6 +6,7 @@ import * as NodeSqlite from "effect-resilience/durable/stores/NodeSqlite"
 import * as SqlCheckpointStore from "effect-resilience/durable/stores/SqlCheckpointStore"
 import { SqlClient } from "effect/sql"
 import * as net from "node:net"
+import { pipeline } from "node:stream"
 import { sqliteFile } from "../durable/sqliteFile.ts"
 import { describeWithPostgres } from "../support/postgres.ts"
 import { connectPostgres, postgresSchema } from "../support/postgresServer.ts"
@@ -77,16 +78,9 @@ const proxy = Effect.gen(function*() {
       near.destroy()
       return
     }
-    const far = net.connect(Number(target.port || 5432), target.hostname)
-    for (const [socket, other] of [[near, far], [far, near]] as const) {
-      sockets.add(socket)
-      socket.on("error", () => other.destroy())
-      socket.on("close", () => {
-        sockets.delete(socket)
-        other.destroy()
-      })
-      socket.pipe(other)
-    }
+    sockets.add(near)
+    // Either end that goes takes the other one with it.
+    pipeline(near, net.connect(Number(target.port || 5432), target.hostname), near, () => sockets.delete(near))
   })
   yield* Effect.acquireRelease(
     Effect.callback<void>((resume) => {

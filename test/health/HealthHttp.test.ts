@@ -97,6 +97,21 @@ describe("HealthHttp, over a server on loopback", () => {
       assert.notInclude(text, "hunter2")
     }))
 
+  it.effect("/health/ready tells of the keys that are not healthy, and of no more than 100", () =>
+    Effect.gen(function*() {
+      const monitor = yield* HealthMonitor.make()
+      const get = yield* served(monitor)
+      yield* monitor.record("fine", { outcome: "success", latency: 1 })
+      yield* monitor.record("slow", { outcome: "success", latency: "10 seconds" })
+      const few = yield* get("/health/ready")
+      assert.deepStrictEqual(few.body.keys.map((key: { readonly key: string }) => key.key), ["slow"])
+      for (let n = 0; n < 500; n++) yield* monitor.record(`key ${n}`, { outcome: "failure", latency: 1 })
+      const many = yield* get("/health/ready")
+      assert.lengthOf(many.body.keys, 100)
+      assert.isBelow(many.text.length, 40_000)
+      assert.match(many.body.message, /and 491 more$/)
+    }))
+
   it.effect("/health/ready runs no check", () =>
     Effect.gen(function*() {
       let runs = 0

@@ -84,3 +84,13 @@ export const resultOf = (exit: Exit.Exit<Result, unknown>): Result => {
 /** @internal */
 export const format = (duration: Duration.Duration): string =>
   Duration.format(Duration.millis(Math.round(Duration.toMillis(duration))))
+
+/**
+ * A sentence stays one however many there are.
+ *
+ * @internal
+ */
+export const listed = (names: ReadonlyArray<string>, separator = ", "): string =>
+  names.length <= 10
+    ? names.join(separator)
+    : `${names.slice(0, 10).join(separator)}${separator}and ${names.length - 10} more`

@@ -208,7 +208,7 @@ export class HealthKeys {
 
   enter(key: string, at: Moment): { readonly admission: Admission; readonly ticket: ProbeTicket | undefined } {
     const entry = this.byKey.get(key)
-    if (entry === undefined) return { admission: { _tag: "Pass" }, ticket: undefined }
+    if (entry === undefined || this.isExpired(entry, at.now)) return { admission: { _tag: "Pass" }, ticket: undefined }
     this.reopen(entry, at)
     const admission = entry.gate.enter(entry.checked === "critical", at.now)
     if (admission._tag !== "Probe") return { admission, ticket: undefined }

@@ -13,7 +13,7 @@ import * as config from "../../internal/config.ts"
 import { millisOf } from "../../internal/monotonic.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import * as announcer from "./announcer.ts"
-import type { Check } from "./checkModel.ts"
+import { type Check, listed } from "./checkModel.ts"
 import * as checkRuns from "./checkRuns.ts"
 import type { Outcome } from "./healthGate.ts"
 import { HealthGateClosed } from "./healthGateClosed.ts"
@@ -198,7 +198,7 @@ export const make = Effect.fnUntraced(function*<R>(
     ]
     return {
       status: [...ofChecks, ...ofKeys].reduce<Status>(worse, "healthy"),
-      message: unwell.length === 0 ? "all is well" : unwell.join("; "),
+      message: unwell.length === 0 ? "all is well" : listed(unwell, "; "),
       at: DateTime.makeUnsafe(at.wall),
       checks: results.map(({ health }) => health),
       pending: runs.pending(),
