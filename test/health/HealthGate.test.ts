@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Exit, Fiber, Layer, Schema, Stream } from "effect"
+import { Deferred, Effect, Exit, Fiber, Layer, Schema, Scope, Stream } from "effect"
 import { CircuitBreaker, Fault, HealthCheck, HealthMonitor } from "effect-resilience"
 import { TestClock } from "effect/testing"
 import { interruptEverywhere } from "../support/interruptEverywhere.ts"
@@ -130,6 +130,19 @@ describe("HealthMonitor.gate: reopening", () => {
       assert.strictEqual(yield* gateOf(monitor, "key"), "probing")
       yield* Effect.void.pipe(monitor.gate("key"))
       assert.strictEqual(yield* gateOf(monitor, "key"), "open")
+    }))
+
+  it.effect("of a hundred that come at the same time one is let through", () =>
+    Effect.gen(function*() {
+      const monitor = yield* HealthMonitor.make()
+      yield* close(monitor, "key")
+      yield* TestClock.adjust("30 seconds")
+      const work = Effect.exit(Effect.sleep("1 second").pipe(monitor.gate("key")))
+      const all = yield* Effect.forkChild(
+        Effect.forEach(Array.from({ length: 100 }), () => work, { concurrency: "unbounded" })
+      )
+      yield* TestClock.adjust("1 second")
+      assert.lengthOf((yield* Fiber.join(all)).filter(Exit.isSuccess), 1)
     }))
 
   it.effect("a probe that fails begins the time anew; one that is interrupted or refused does not count", () =>
@@ -380,6 +393,48 @@ describe("HealthMonitor.isolateCircuit", () => {
       yield* Effect.scoped(program())
       assert.strictEqual(yield* stateOf("anthropic"), "Closed")
     }).pipe(Effect.provide(Layer.merge(HealthMonitor.layer(), CircuitBreaker.layer()))))
+
+  it.effect("lets the circuit go when the monitor ends before it does", () =>
+    Effect.gen(function*() {
+      const scope = yield* Scope.make()
+      const monitor = yield* HealthMonitor.make().pipe(Effect.provideService(Scope.Scope, scope))
+      const breaker = yield* CircuitBreaker.make()
+      yield* HealthMonitor.isolateCircuit("model").pipe(
+        Effect.provideService(HealthMonitor.HealthMonitor, monitor),
+        Effect.provideService(CircuitBreaker.CircuitBreaker, breaker)
+      )
+      yield* close(monitor, "model")
+      yield* settled
+      assert.strictEqual((yield* breaker.state("model"))._tag, "Isolated")
+      yield* Scope.close(scope, Exit.void)
+      yield* settled
+      assert.strictEqual((yield* breaker.state("model"))._tag, "Closed")
+      // What is called after its end still works.
+      yield* close(monitor, "other")
+      assert.strictEqual(yield* gateOf(monitor, "other"), "closed")
+    }))
+
+  it.effect("interrupted at any step, and however the gate changes, it leaves no hold behind", () =>
+    interruptEverywhere({
+      arrange: Effect.gen(function*() {
+        const monitor = yield* HealthMonitor.make({ interval: "10 days", minimumCalls: 1, gate: { closeAfter: 1 } })
+        const breaker = yield* CircuitBreaker.make()
+        const changing = Effect.gen(function*() {
+          yield* HealthMonitor.isolateCircuit("model")
+          yield* monitor.record("model", failure)
+          yield* Effect.sleep("31 seconds")
+          yield* monitor.record("model", failure)
+          yield* Effect.sleep("10 seconds")
+        })
+        return {
+          effect: Effect.scoped(changing).pipe(
+            Effect.provideService(HealthMonitor.HealthMonitor, monitor),
+            Effect.provideService(CircuitBreaker.CircuitBreaker, breaker)
+          ),
+          check: () => Effect.map(breaker.state("model"), ({ _tag }) => assert.strictEqual(_tag, "Closed"))
+        }
+      })
+    }).pipe(withoutLogs))
 
   it.effect("its hold never makes the check of the circuits critical, which would hold it for ever", () =>
     Effect.gen(function*() {

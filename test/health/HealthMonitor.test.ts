@@ -377,11 +377,17 @@ describe("HealthMonitor.trend", () => {
 
   it.effect("goes over hours, and remembers no more rounds than it may", () =>
     Effect.gen(function*() {
-      const monitor = yield* rounds(["healthy"], { historySize: 90 })
+      const monitor = yield* HealthMonitor.make({ interval: "1 minute", historySize: 90 })
       yield* calls(monitor, "search", 10, 0)
+      yield* TestClock.adjust("30 minutes")
+      const { percentages } = yield* Effect.flatMap(
+        monitor.trend({ over: "6 hours", key: "search" }),
+        (trend) => trend._tag === "Trend" ? Effect.succeed(trend) : Effect.die("no data")
+      )
+      assert.isAbove(percentages.critical, 0)
+      assert.isAbove(percentages.healthy, 50)
       yield* TestClock.adjust("6 hours")
-      const whole = yield* monitor.trend({ over: "6 hours" })
-      assert.deepInclude(whole, { samples: 90 })
+      assert.deepInclude(yield* monitor.trend({ over: "6 hours" }), { samples: 90 })
       // A key that was forgotten has no trend any more.
       assert.strictEqual((yield* monitor.trend({ over: "6 hours", key: "search" }))._tag, "NoData")
     }))

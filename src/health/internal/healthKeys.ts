@@ -3,6 +3,7 @@ import { type Admission, Gate, type GateSettings, type GateTag, type Outcome, ty
 import type { HealthHistory, Lane } from "./healthHistory.ts"
 import { counted, type Status, worse } from "./healthStatus.ts"
 import { type Figures, HealthWindow } from "./healthWindow.ts"
+import { IdleList, type Place } from "./idleList.ts"
 
 /**
  * Times are in milliseconds.
@@ -74,6 +75,8 @@ interface Entry {
   closedSince: number
   running: number
   lastUsed: number
+  /** Its place among the idle ones. */
+  place: Place<Entry> | undefined
 }
 
 /**
@@ -143,7 +146,7 @@ export class HealthKeys {
   private readonly onTouch: () => void
   private readonly byKey = new Map<string, Entry>()
   /** The keys without a running call or a check, the one unused for longest first. */
-  private readonly idle = { open: new Map<string, Entry>(), closed: new Map<string, Entry>() }
+  private readonly idle = { open: new IdleList<Entry>(), closed: new IdleList<Entry>() }
 
   constructor(
     history: HealthHistory,
@@ -367,7 +370,8 @@ export class HealthKeys {
       reason: "",
       closedSince: at.wall,
       running: 0,
-      lastUsed: at.now
+      lastUsed: at.now,
+      place: undefined
     }
     this.byKey.set(key, entry)
     return entry
@@ -377,9 +381,8 @@ export class HealthKeys {
     return running === 0 && checks.size === 0 && now - Math.max(lastUsed, gate.busyUntil) >= this.bounds.idleTimeToLive
   }
 
-  private unrest(entry: Entry): void {
-    this.idle.open.delete(entry.key)
-    this.idle.closed.delete(entry.key)
+  private unrest({ place }: Entry): void {
+    if (place !== undefined) place.list?.remove(place)
   }
 
   private rest(entry: Entry, at: Moment): void {
@@ -387,7 +390,8 @@ export class HealthKeys {
     this.unrest(entry)
     this.makeRoom(at)
     const idle = entry.gate.isClosed ? this.idle.closed : this.idle.open
-    idle.set(entry.key, entry)
+    entry.place ??= { of: entry, list: undefined, before: undefined, after: undefined }
+    idle.add(entry.place)
   }
 
   private forget(entry: Entry): void {
@@ -403,10 +407,9 @@ export class HealthKeys {
     }
   }
 
-  private sweep(at: Moment): void {
+  private sweep({ now }: Moment): void {
     for (const entries of [this.idle.open, this.idle.closed]) {
-      for (const entry of entries.values()) {
-        if (!this.isExpired(entry, at.now)) break
+      for (let entry = entries.oldest; entry !== undefined && this.isExpired(entry, now); entry = entries.oldest) {
         this.forget(entry)
       }
     }
@@ -416,7 +419,7 @@ export class HealthKeys {
     this.sweep(at)
     const { closed, open } = this.idle
     while (open.size + closed.size >= this.bounds.maxKeys) {
-      const [unused] = open.size > 0 ? open.values() : closed.values()
+      const unused = open.oldest ?? closed.oldest
       if (unused === undefined) return
       this.forget(unused)
     }

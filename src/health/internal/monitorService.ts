@@ -128,10 +128,14 @@ export const make = Effect.fnUntraced(function*<R>(
   const changes = yield* announcer.make<Change>()
   const gateChanges = yield* announcer.make<GateChange>()
   const touches = yield* PubSub.sliding<void>(1)
+  // Who waits for a gate of a monitor that has ended is let go, with whatever it holds.
+  yield* Effect.addFinalizer(() => PubSub.shutdown(touches))
 
   let fresh: Array<Change> = []
   let freshGates: Array<GateChange> = []
   let isTouched = false
+  /** How many wait to be told of what is heard of closed gates. */
+  let watchers = 0
   const keys = new HealthKeys(history, bounds, settingsOf, {
     change: (change) => fresh.push(change),
     gate: (change) => freshGates.push(change),
@@ -159,12 +163,13 @@ export const make = Effect.fnUntraced(function*<R>(
           : Effect.logInfo(`Health gate "${key}" has reopened: ${message}`)
       )
     }
+    if (fresh.length > 0) told.unshift(changes.publish)
+    if (freshGates.length > 0) told.unshift(gateChanges.publish)
+    if (isTouched && watchers > 0) told.unshift(Effect.asVoid(PubSub.publish(touches, undefined)))
     fresh = []
     freshGates = []
     isTouched = false
-    return Effect.all([changes.publish, gateChanges.publish, PubSub.publish(touches, undefined), ...told], {
-      discard: true
-    })
+    return Effect.all(told, { discard: true })
   }
 
   /** One step, and what it has changed is told. */
@@ -317,6 +322,7 @@ export const make = Effect.fnUntraced(function*<R>(
     effect: Effect.Effect<unknown, never, R>
   ): Effect.Effect<void, never, Exclude<R, Scope.Scope> | Scope.Scope> =>
     Effect.gen(function*() {
+      yield* Effect.acquireRelease(Effect.sync(() => watchers++), () => Effect.sync(() => watchers--))
       const heard = yield* PubSub.subscribe(touches)
       const once = Effect.scoped(Effect.andThen(effect, until(key, false, heard)))
       yield* Effect.forkScoped(Effect.forever(Effect.andThen(until(key, true, heard), once)), {
