@@ -96,7 +96,7 @@ export interface Options<Check extends HealthCheck.Any = never> extends monitorS
 }
 
 /**
- * How calls of a key have taken: the mean, and nearest-rank percentiles.
+ * How long the calls of a key have taken: the mean, and nearest-rank percentiles.
  *
  * @category models
  * @since 0.1.0

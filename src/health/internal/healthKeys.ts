@@ -292,10 +292,6 @@ export class HealthKeys {
     for (const { lane, status } of this.byKey.values()) this.history.put(lane, status)
   }
 
-  get size(): number {
-    return this.byKey.size
-  }
-
   private count(entry: Entry, outcome: "success" | "failure", elapsed: number, counts: boolean, at: Moment): void {
     entry.window.add(at.now, elapsed, outcome === "failure")
     if (entry.gate.isClosed && counts) entry.gate.passed(outcome === "success", at.now)
