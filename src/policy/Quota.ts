@@ -162,10 +162,10 @@ export interface Limit extends settings.LimitInput {}
  *
  * - `requests`, `inputTokens`, `outputTokens`, `tokens`: a number for each minute, or a {@link Limit}. Those left out are
  *   learned from headers and refusals. A key of which nothing is known starts with 5 requests a second, twice as many
- *   every 1.5 seconds in which calls had to wait.
+ *   every 1.5 seconds in which calls had to wait, up to 500.
  * - `countCachedInput`: whether input read from a cache counts as input; default `false`.
  * - `maxWait`: how long a call waits, the work itself not counted; default 1 minute. What could not be sent by then, by
- *   what is known, is refused at once.
+ *   what is known, is refused at once. Where a rate is still growing, that counts.
  * - `maxQueue`: how many wait; default 1,000. With 0 nobody waits.
  * - `ageAfter`: how much later than it came a batch call stands in the queue; default 30 seconds.
  * - `maxGate`: for how long a refusal may close the key, whatever it says; default 5 minutes.

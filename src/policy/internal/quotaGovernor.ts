@@ -177,13 +177,8 @@ export class Governor {
     }
     const paced = Math.max(this.pace.readyAt(), this.share.readyAt)
     if (paced > found.at) found.at = paced
-    const rates = ahead === nothing ? undefined : this.pace.rates()
+    if (ahead !== nothing) found.at = this.pace.forecast(ahead, found.at)
     for (const dimension of dimensions) {
-      const rate = rates?.[dimension] ?? Infinity
-      if (rate < Infinity) {
-        const at = Math.max(now, this.gate, paced) + ahead[dimension] / rate
-        if (at > found.at) found.at = at
-      }
       const bucket = this.buckets[dimension]
       if (bucket === undefined) continue
       // What a provider told may be less than it takes of a single call, and then the whole of it has to do.
