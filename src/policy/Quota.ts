@@ -687,7 +687,14 @@ export interface StoreOptions extends stores.StoreOptions {}
  *
  * While the store is away, no call fails of it: each process goes by the limits alone, so that together they may send as
  * many times too much, and find out by refusals what they may. That is logged once, and once when it is over. After three
- * operations in a row without an answer, only one call a second waits for one.
+ * operations in a row without an answer, only one call a second waits for one. An answer is given up after 10 seconds, and
+ * the layer closes when nothing is asked any more: so long after the last call at most.
+ *
+ * **Gotchas**
+ *
+ * A node-redis client that has lost its connection holds back what it is asked for 5 seconds (`commandOptions.timeout`),
+ * and closes only after that. With `disableOfflineQueue: true`, as below, it fails at once instead: while Redis is away no
+ * call waits for it, and a program ends without delay.
  *
  * **Example** (Sharing the limits of a provider over Redis)
  *
@@ -699,7 +706,7 @@ export interface StoreOptions extends stores.StoreOptions {}
  *
  * export const Live = Quota.layerStore({ keys: { anthropic: { requests: 1_000, inputTokens: 400_000 } } }).pipe(
  *   Layer.provide(RateLimiter.layerStoreRedis()),
- *   Layer.provide(NodeRedis.layer({ url: "redis://127.0.0.1:6379" }))
+ *   Layer.provide(NodeRedis.layer({ url: "redis://127.0.0.1:6379", disableOfflineQueue: true }))
  * )
  * ```
  *
