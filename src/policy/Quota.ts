@@ -68,7 +68,7 @@ export type Dimension = amounts.Dimension
  * @category models
  * @since 0.1.0
  */
-export type Priority = quotas.Priority
+export type Priority = settings.Priority
 
 /**
  * The priority of the calls around that do not bring one of their own. Default: `"interactive"`.
@@ -198,7 +198,9 @@ export interface CallOptions<in A = unknown> extends quotas.CallOptions<A> {}
  *
  * **Details**
  *
- * - `keys`: options that replace those above for the keys named, also where a caller brings options of its own.
+ * - `keys`: options that replace those above for the keys named. What a caller says of such a key does nothing, its
+ *   limits, too: name here all limits that the key has. Where a caller has one that is not named here, that is logged as
+ *   a warning, once for each key. `maxWait` is the caller's own, unless it is named here.
  * - `maxKeys`: how many keys are remembered; default 10,000. The ones unused for longest make room, a tenth at a time. A
  *   key with a call, a closed gate or a limit that has not refilled is never forgotten, so there are more while so many
  *   are.
@@ -510,7 +512,7 @@ const resending = (
 
 const withQuotaOf =
   (engine: quotas.Engine, shared: stores.Shared | undefined): Quota["Service"]["withQuota"] => (key, options) => {
-    if (options !== undefined) settings.checked(options)
+    settings.checkCall(key, options)
     // A result is handed to the function that came with the very effect that gives it.
     const plain = options as quotas.CallOptions | undefined
     return (self) =>
@@ -542,7 +544,7 @@ const withQuotaOf =
 
 const reserveOf =
   (engine: quotas.Engine, shared: stores.Shared | undefined): Quota["Service"]["reserve"] => (key, options) => {
-    if (options !== undefined) settings.checked(options)
+    settings.checkCall(key, options)
     const giveBack = (holder: { readonly held: quotas.Pass | quotas.Waiter | undefined }) =>
       step((now, context) => {
         const pass = sentPass(engine, holder.held, now)
@@ -770,7 +772,7 @@ type EffectLast = [key: string, options?: CallOptions | undefined]
 const isEffectFirst = (args: EffectFirst | EffectLast): args is EffectFirst => Effect.isEffect(args[0])
 
 const makeWithQuota = (key: string, options?: CallOptions) => {
-  if (options !== undefined) settings.checked(options)
+  settings.checkCall(key, options)
   return <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E | QuotaExceeded, R | Quota> =>
     Effect.contextWith((context: Context.Context<Quota>) => Context.get(context, Quota).withQuota(key, options)(self))
 }
@@ -797,7 +799,8 @@ const makeWithQuota = (key: string, options?: CallOptions) => {
  *
  * The options of the key are those of {@link QuotaOptions}, used for a key that the service does not configure by name
  * (`keys`). Those of the first caller hold for as long as the key is remembered; another caller with other limits is warned
- * of once. Throws `InvalidConfig` when an option is out of range, and dies with it when a cost is no amount.
+ * of once. Throws `InvalidConfig` when an option is out of range, a cost is no amount or the key is empty, and dies with it
+ * where a function gives a cost that is none.
  *
  * `Telemetry` gets `QuotaWaited` when a call is sent after waiting, `QuotaRejected`, and `QuotaGated` when a refusal closes
  * the key.
@@ -876,7 +879,7 @@ export const reserve = (
   key: string,
   options?: CallOptions
 ): Effect.Effect<Reservation, QuotaExceeded, Quota | Scope.Scope> => {
-  if (options !== undefined) settings.checked(options)
+  settings.checkCall(key, options)
   return Quota.use((quota) => quota.reserve(key, options))
 }
 

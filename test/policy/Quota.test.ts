@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Clock, Deferred, Duration, Effect, Exit, Fiber, Logger, Random, Schema } from "effect"
-import { Bulkhead, Deadline, Fault, Quota, Telemetry } from "effect-resilience"
+import { Bulkhead, Deadline, Fault, Policy, Quota, Telemetry } from "effect-resilience"
 import { TestClock } from "effect/testing"
 import { Engine } from "../../src/policy/internal/quotaEngine.ts"
 import { everyCancelSource, interruptEverywhere } from "../support/interruptEverywhere.ts"
@@ -600,9 +600,9 @@ describe("Quota", () => {
     })
 
     it("are refused when they cannot work, by name", () => {
-      const refused = (options: Quota.QuotaOptions, option: string) => {
+      const refused = (options: Quota.CallOptions, option: string, key = "k") => {
         try {
-          Quota.withQuota("k", options)
+          Quota.withQuota(key, options)
         } catch (error) {
           assert.instanceOf(error, Fault.InvalidConfig)
           assert.strictEqual(error.option, option)
@@ -617,11 +617,52 @@ describe("Quota", () => {
       refused({ outputTokens: { limit: 1, burst: Infinity } }, "outputTokens.burst")
       refused({ maxQueue: -1 }, "maxQueue")
       refused({ maxWait: "never" as "1 second" }, "maxWait")
+      refused({ priority: "urgent" as "batch" }, "priority")
+      refused({ cost: { outputTokens: -1 } }, "cost.outputTokens")
+      refused({}, "key", "")
+      const misspelt = { limit: 1, bursts: 1 }
+      refused({ requests: misspelt }, "requests.bursts")
+      assert.throws(() => Quota.reserve("k", { priority: "urgent" as "batch" }), Fault.InvalidConfig)
+      assert.throws(() => Policy.make({ name: "k", quota: { priority: "urgent" as "batch" } }), Fault.InvalidConfig)
     })
 
-    it.effect("a cost that is no amount is a defect of the program", () =>
+    it.effect("a key of the layer keeps the caller's maxWait, unless it names one", () =>
       Effect.gen(function*() {
-        const exit = yield* Effect.exit(Quota.withQuota(Effect.void, "k", { cost: { inputTokens: Number.NaN } }))
+        const calls = { k: "WaitTooLong", named: undefined } as const
+        for (const [key, reason] of Object.entries(calls)) {
+          yield* Quota.withQuota(Effect.void, key)
+          const fiber = yield* start(Effect.exit(Quota.withQuota(Effect.void, key, { maxWait: 0 })))
+          yield* TestClock.adjust("1 minute")
+          const exit = yield* Fiber.join(fiber)
+          assert.strictEqual(Exit.isSuccess(exit) ? undefined : exceeded(exit).reason, reason)
+        }
+      }).pipe(withLayer({
+        keys: {
+          k: { requests: { limit: 60, burst: 1 } },
+          named: { requests: { limit: 60, burst: 1 }, maxWait: "1 minute" }
+        }
+      })))
+
+    it.effect("a caller's limit that a key of the layer does not name is warned of once", () => {
+      const logs: Array<string> = []
+      return Effect.gen(function*() {
+        yield* Quota.withQuota(Effect.void, "k", { requests: 10, outputTokens: 5 })
+        yield* Quota.withQuota(Effect.void, "k", { requests: 10, outputTokens: 5 })
+        yield* Quota.withQuota(Effect.void, "other", { requests: 10 })
+        assert.deepStrictEqual(logs, [
+          "Quota \"k\" is configured by name in the layer (\"keys\"), without a limit on outputTokens; that of a caller " +
+          "does nothing: name it in the layer, too"
+        ])
+      }).pipe(
+        withLayer({ keys: { k: { requests: 3 }, other: { requests: 3 } } }),
+        Effect.provide(Logger.layer([Logger.make(({ message }) => logs.push(String(message)))]))
+      )
+    })
+
+    it.effect("a function that gives a cost that is no amount is a defect of the program", () =>
+      Effect.gen(function*() {
+        const cost = () => ({ inputTokens: Number.NaN })
+        const exit = yield* Effect.exit(Quota.withQuota(Effect.void, "k", { cost }))
         const error = Exit.isFailure(exit) ? Cause.squash(exit.cause) : undefined
         assert.instanceOf(error, Fault.InvalidConfig)
         assert.strictEqual(error.option, "cost.inputTokens")

@@ -4,7 +4,7 @@ import * as Predicate from "effect/Predicate"
 import { InvalidConfig } from "../../Fault.ts"
 import * as config from "../../internal/config.ts"
 import { lookedAt } from "./lookedAt.ts"
-import { type Dimension, dimensions, each } from "./quotaAmounts.ts"
+import { checkedCost, type Cost, type Dimension, dimensions, each } from "./quotaAmounts.ts"
 import type { Limit, Limits } from "./quotaGovernor.ts"
 
 const module = "Quota"
@@ -27,6 +27,15 @@ export interface QuotaOptions {
   readonly maxQueue?: number | undefined
   readonly ageAfter?: Duration.Input | undefined
   readonly maxGate?: Duration.Input | undefined
+}
+
+/** Who goes first. */
+export type Priority = "interactive" | "batch"
+
+/** Options of a caller, as far as they can be looked at before there is a call. */
+export interface CallerOptions extends QuotaOptions {
+  readonly cost?: Cost | (() => Cost) | undefined
+  readonly priority?: Priority | undefined
 }
 
 /** @internal */
@@ -56,6 +65,8 @@ const positive = (option: string, value: number): number => {
   throw new InvalidConfig({ module, option, value: format(value), expected: "a finite number above 0" })
 }
 
+const limitOptions: ReadonlySet<string> = new Set(["limit", "per", "burst"] satisfies ReadonlyArray<keyof LimitInput>)
+
 const limit = (option: string, given: number | LimitInput): Limit => {
   if (Predicate.isNumber(given)) {
     const value = positive(option, given)
@@ -63,6 +74,12 @@ const limit = (option: string, given: number | LimitInput): Limit => {
   }
   if (!Predicate.isObject(given)) {
     throw new InvalidConfig({ module, option, value: format(given), expected: "a number, or an object with a limit" })
+  }
+  // A burst that is misspelt would be the whole limit at once, and the type of a policy does not look in here.
+  for (const [name, value] of Object.entries(given)) {
+    if (limitOptions.has(name)) continue
+    const expected = `no such option: a limit has ${Array.from(limitOptions).join(", ")}`
+    throw new InvalidConfig({ module, option: `${option}.${name}`, value: format(value), expected })
   }
   const value = positive(`${option}.limit`, given.limit)
   const per = config.duration(module, `${option}.per`, given.per ?? "1 minute", { minimum: "1 millis" })
@@ -92,7 +109,22 @@ const given = (options: QuotaOptions, path = ""): Given => ({
  *
  * @internal
  */
-export const checked = lookedAt((options: QuotaOptions): Given => given(options))
+export const checked = lookedAt((options: CallerOptions): Given => {
+  const { cost, priority } = options
+  if (priority !== undefined) config.oneOf(module, "priority", priority, ["interactive", "batch"])
+  if (cost !== undefined && !Predicate.isFunction(cost)) checkedCost(cost)
+  return given(options)
+})
+
+/**
+ * Throws `InvalidConfig` for what cannot work, before there is a call.
+ *
+ * @internal
+ */
+export const checkCall = (key: string, options: CallerOptions | undefined): void => {
+  config.nonEmpty(module, "key", key)
+  if (options !== undefined) checked(options)
+}
 
 const over = (base: Settings, own: Given): Settings => ({
   limits: each((dimension) => own.limits[dimension] ?? base.limits[dimension]),
@@ -124,6 +156,8 @@ export class ServiceSettings {
   readonly idleTimeToLive: number
   private readonly base: Settings
   private readonly named: ReadonlyMap<string, Settings>
+  /** The keys that the service itself says `maxWait` of. */
+  private readonly patient: ReadonlySet<string>
 
   constructor(options: ServiceOptions) {
     this.base = over(defaults, given(options))
@@ -132,6 +166,9 @@ export class ServiceSettings {
         key,
         over(this.base, given(own, `keys[${JSON.stringify(key)}].`))
       ])
+    )
+    this.patient = new Set(
+      Object.entries(options.keys ?? {}).flatMap(([key, own]) => own.maxWait === undefined ? [] : [key])
     )
     this.maxKeys = config.integer(module, "maxKeys", options.maxKeys ?? 10_000, 1)
     this.idleTimeToLive = Duration.toMillis(
@@ -149,7 +186,7 @@ export class ServiceSettings {
 
   /** How long this caller waits: by its own word, unless the service says otherwise for the very key. */
   maxWait(key: string, options: QuotaOptions | undefined): number {
-    const own = options === undefined || this.named.has(key) ? undefined : checked(options).maxWait
+    const own = options === undefined || this.patient.has(key) ? undefined : checked(options).maxWait
     return own ?? this.of(key, undefined).maxWait
   }
 
@@ -160,6 +197,12 @@ export class ServiceSettings {
       !isSameLimit(asked.limits[dimension], held.limits[dimension])
     )
     return [...limits, ...names.filter((name) => asked[name] !== held[name])]
+  }
+
+  /** The limits of a caller that are lost, since the service names the key and says nothing of them. */
+  lost(options: QuotaOptions, held: Settings): ReadonlyArray<Dimension> {
+    const { limits } = checked(options)
+    return dimensions.filter((dimension) => limits[dimension] !== undefined && held.limits[dimension] === undefined)
   }
 
   /** Whether a caller's options say anything about the key, and not about this call alone. */
