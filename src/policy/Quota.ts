@@ -213,6 +213,7 @@ export interface Options extends settings.ServiceOptions {}
 
 /**
  * What a provider told of one limit: its size, what is left of it, and when all of it is back (a time, or in how long).
+ * What cannot be is not believed: a limit under 1, less than nothing that is left, and a time of more than a day.
  *
  * @category models
  * @since 0.1.0

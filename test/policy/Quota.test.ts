@@ -455,6 +455,26 @@ describe("Quota", () => {
       assert.isUndefined(Quota.fromHeaders({ "content-type": "text/html" }, 0))
     })
 
+    it.effect("what cannot be keeps no key closed", () =>
+      Effect.gen(function*() {
+        const told = [
+          { limit: 100, remaining: -1e18 },
+          { limit: 1e-300, remaining: 0 },
+          { limit: 100, remaining: 0, reset: "8760000h" },
+          { limit: 1e308, remaining: 1e308 },
+          { limit: -1, remaining: -1, reset: "-1s" }
+        ]
+        for (const requests of told) {
+          const key = JSON.stringify(requests)
+          yield* Quota.observe(key, { requests })
+          for (let times = 0; times < 3; times++) {
+            const call = yield* start(Quota.withQuota(Effect.void, key, { maxWait: "15 minutes" }))
+            yield* TestClock.adjust("15 minutes")
+            yield* Fiber.join(call)
+          }
+        }
+      }).pipe(withLayer()))
+
     it.effect("a limit that is back only after hours is not taken for a minute's", () =>
       Effect.gen(function*() {
         yield* Quota.observe("k", { requests: { limit: 200, remaining: 0, reset: "24h" } })

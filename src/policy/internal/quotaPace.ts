@@ -45,8 +45,11 @@ const longestPause = 300_000
 /** The curves do not stop growing; beyond this they hold nothing back. */
 const steepest = 1_000
 
-/** What doubles stops at so many requests in a millisecond: those who waited are a millisecond apart at least. */
-const fastest = 0.5
+/** How far apart those who wait are at least where the rate doubles, in milliseconds. */
+const leastApart = 1
+
+/** A key that nothing is known of sends no more requests in a millisecond, and so keeps that distance. */
+const fastest = 0.5 / leastApart
 
 const never = Number.NEGATIVE_INFINITY
 
@@ -151,11 +154,9 @@ export class Pace {
       : Math.min(1 + dip * (time - 1) ** 3, steepest)
   }
 
-  /** How much faster than at first it gets by doubling. The rate before a stop is reached, whatever it is. */
+  /** How much faster than at first it gets by doubling. */
   private ceiling(): number {
-    const { base: { requests } } = this
-    if (requests === Infinity || this.before() < Infinity) return steepest
-    return Math.max(1, Math.min(steepest, fastest / requests))
+    return this.isBlind ? fastest / firstRate : steepest
   }
 
   /** The rate that holds again once it has been reached. */
@@ -222,7 +223,11 @@ export class Pace {
         this.nextAt[dimension] = Math.max(this.turnAt[dimension] - pause * random / 2, now + pause / 2)
       } else {
         const pause = Math.min(cost[dimension] / rates[dimension], longestPause)
-        this.nextAt[dimension] = Math.max(earliest, this.nextAt[dimension]) + pause * (0.5 + random)
+        const least = this.phase === "starting" && hadToWait && dimension === "requests" && pause > 0 ? leastApart : 0
+        this.nextAt[dimension] = Math.max(
+          Math.max(earliest, this.nextAt[dimension]) + pause * (0.5 + random),
+          earliest + least
+        )
         this.turnAt[dimension] = this.nextAt[dimension]
       }
     }
