@@ -148,7 +148,8 @@ export const CurrentCost: Context.Reference<Cost | (() => Cost) | undefined> = q
 export interface Cost extends amounts.Cost {}
 
 /**
- * A limit: `limit` in the time `per` (default one minute), and `burst` at once (default: as much as `limit`).
+ * A limit: `limit` in the time `per` (default one minute), and `burst` at once (default: as much as `limit`; of requests
+ * at least 1).
  *
  * @category models
  * @since 0.1.0
@@ -287,9 +288,11 @@ export class QuotaExceeded extends Schema.TaggedError<QuotaExceeded>("effect-res
   }
   override get message() {
     const words = { requests: "requests", inputTokens: "input tokens", outputTokens: "output tokens", tokens: "tokens" }
+    const several = words[this.dimension ?? "requests"]
+    const unit = this.needed === 1 ? several.slice(0, -1) : several
     const seen = this.dimension === undefined
       ? "the key sends no more at the moment, by a refusal or a learned rate"
-      : `it needs ${this.needed} ${words[this.dimension]}, and ${Math.floor(this.available ?? 0)} are available`
+      : `it needs ${this.needed} ${unit}, and ${Math.floor(this.available ?? 0)} are available`
     const when = this.retryAfter === undefined ? "" : `, again in ${Duration.format(this.retryAfter)}`
     switch (this.reason) {
       case "TooLarge":
@@ -698,6 +701,9 @@ export interface StoreOptions extends stores.StoreOptions {}
  * A node-redis client that has lost its connection holds back what it is asked for 5 seconds (`commandOptions.timeout`),
  * and closes only after that. With `disableOfflineQueue: true`, as below, it fails at once instead: while Redis is away no
  * call waits for it, and a program ends without delay.
+ *
+ * What has come back since the last call is counted by the clocks of the processes, which have to agree: after one whose
+ * clock is ahead by a minute has ended, the others do not see what comes back for up to a minute.
  *
  * **Example** (Sharing the limits of a provider over Redis)
  *

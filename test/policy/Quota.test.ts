@@ -65,6 +65,17 @@ describe("Quota", () => {
         assert.strictEqual(yield* available("requests"), 5)
       }).pipe(withLayer()))
 
+    it.effect("less than one request in a minute is one in some minutes", () =>
+      Effect.gen(function*() {
+        const options = { requests: 0.5, maxWait: "2 minutes" } as const
+        yield* Quota.withQuota(Effect.void, "k", options)
+        const next = yield* start(Quota.withQuota(Effect.void, "k", options))
+        yield* TestClock.adjust("119 seconds")
+        assert.isUndefined(next.pollUnsafe())
+        yield* TestClock.adjust("1 second")
+        yield* Fiber.join(next)
+      }).pipe(withLayer()))
+
     it.effect("a call waits for all of its limits together", () =>
       Effect.gen(function*() {
         const options = { requests: 60, inputTokens: 6_000, outputTokens: 600, tokens: 6_100 }
@@ -637,6 +648,7 @@ describe("Quota", () => {
       refused({ outputTokens: { limit: 1, burst: Infinity } }, "outputTokens.burst")
       refused({ maxQueue: -1 }, "maxQueue")
       refused({ maxWait: "never" as "1 second" }, "maxWait")
+      refused({ requests: { limit: 10, burst: 0.5 } }, "requests.burst")
       refused({ priority: "urgent" as "batch" }, "priority")
       refused({ cost: { outputTokens: -1 } }, "cost.outputTokens")
       refused({}, "key", "")

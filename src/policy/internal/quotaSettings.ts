@@ -67,10 +67,11 @@ const positive = (option: string, value: number): number => {
 
 const limitOptions: ReadonlySet<string> = new Set(["limit", "per", "burst"] satisfies ReadonlyArray<keyof LimitInput>)
 
-const limit = (option: string, given: number | LimitInput): Limit => {
+/** `least` is what every call costs. */
+const limit = (option: string, given: number | LimitInput, least: number): Limit => {
   if (Predicate.isNumber(given)) {
     const value = positive(option, given)
-    return { limit: value, perMillis: 60_000, burst: value }
+    return { limit: value, perMillis: 60_000, burst: Math.max(value, least) }
   }
   if (!Predicate.isObject(given)) {
     throw new InvalidConfig({ module, option, value: format(given), expected: "a number, or an object with a limit" })
@@ -83,7 +84,11 @@ const limit = (option: string, given: number | LimitInput): Limit => {
   }
   const value = positive(`${option}.limit`, given.limit)
   const per = config.duration(module, `${option}.per`, given.per ?? "1 minute", { minimum: "1 millis" })
-  const burst = positive(`${option}.burst`, given.burst ?? value)
+  const burst = positive(`${option}.burst`, given.burst ?? Math.max(value, least))
+  if (burst < least) {
+    const expected = "a finite number of at least 1, or no call is ever sent"
+    throw new InvalidConfig({ module, option: `${option}.burst`, value: format(burst), expected })
+  }
   return { limit: value, perMillis: Duration.toMillis(per), burst }
 }
 
@@ -93,7 +98,7 @@ const millis = (option: string, value: Duration.Input | undefined): number | und
 const given = (options: QuotaOptions, path = ""): Given => ({
   limits: each((dimension) => {
     const own = options[dimension]
-    return own === undefined ? undefined : limit(`${path}${dimension}`, own)
+    return own === undefined ? undefined : limit(`${path}${dimension}`, own, dimension === "requests" ? 1 : 0)
   }),
   countCachedInput: options.countCachedInput,
   maxWait: millis(`${path}maxWait`, options.maxWait),
