@@ -288,4 +288,35 @@ describeWithRedisServer("Quota.layerStore on a Redis that dies", () => {
       const closed = yield* Effect.timeoutOption(Fiber.join(closing), "9 seconds")
       assert.isTrue(Option.isSome(closed))
     }).pipe(Effect.scoped, Effect.provide(Logger.layer([]))), 30_000)
+
+  it.live("when it is back, empty, limits are shared again", () =>
+    Effect.gen(function*() {
+      const server = yield* redisServer()
+      const connected = Effect.gen(function*() {
+        const driver = NodeRedis.layer({ url: server.url, disableOfflineQueue: true })
+        const store = yield* Layer.build(RateLimiter.layerStoreRedis().pipe(Layer.provide(driver)))
+        return yield* processOn(Context.get(store, RateLimiter.RateLimiterStore), {
+          requests: { limit: 6, burst: 1 },
+          maxWait: 0,
+          storeTimeout: "2 seconds"
+        })
+      })
+      const one = yield* connected
+      const two = yield* connected
+      let keys = 0
+      /** Whether a call of one process is refused for a call of the other one. */
+      const isShared = Effect.gen(function*() {
+        const key = `k${keys++}`
+        yield* one.withQuota(key)(Effect.void)
+        return Exit.isFailure(yield* Effect.exit(two.withQuota(key)(Effect.void)))
+      })
+      assert.isTrue(yield* isShared)
+      yield* server.kill
+      assert.isFalse(yield* isShared)
+      yield* server.start
+      yield* isShared.pipe(
+        Effect.andThen((shared) => Effect.as(Effect.sleep("50 millis"), shared)),
+        Effect.repeat({ until: (shared) => shared })
+      )
+    }).pipe(Effect.scoped, Effect.provide(Logger.layer([]))), 30_000)
 })
