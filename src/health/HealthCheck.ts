@@ -413,9 +413,9 @@ export const escalationBacklog = (
  *
  * **Details**
  *
- * Critical while one of the keys named in `critical` is open and its open time is not over. Then it may probe, and a gate
- * that kept the probe away would keep the circuit open. Nor is an isolated circuit ever critical: somebody, such as the
- * gate of `HealthMonitor`, holds it open.
+ * One that is open counts until its open time is over: then it may probe, and a gate that kept the probe away would keep
+ * the circuit open. Critical while one of the keys named in `critical` is open. An isolated circuit never is: somebody,
+ * such as the gate of `HealthMonitor`, holds it open.
  *
  * **Example** (Not being ready while the only provider is down)
  *
@@ -442,12 +442,15 @@ export const circuits = (
     options.name ?? "circuits",
     Effect.gen(function*() {
       const states = yield* CircuitBreaker.use((breaker) => breaker.states)
-      const refusing = states.filter(({ _tag }) => _tag === "Open" || _tag === "HalfOpen" || _tag === "Isolated")
-      if (refusing.length === 0) return healthy("all circuits are closed")
-      const needed = new Set(options.critical)
-      const down = refusing.some((state) =>
-        state._tag === "Open" && needed.has(state.key) && Duration.isPositive(state.retryAfter)
+      // An open one whose time is over refuses nobody: it waits for the next call, which may never come.
+      const refusing = states.filter((state) =>
+        state._tag === "Open"
+          ? Duration.isPositive(state.retryAfter)
+          : state._tag === "HalfOpen" || state._tag === "Isolated"
       )
+      if (refusing.length === 0) return healthy("no circuit refuses calls")
+      const needed = new Set(options.critical)
+      const down = refusing.some(({ _tag, key }) => _tag === "Open" && needed.has(key))
       return (down ? critical : degraded)(model.listed(refusing.map(({ _tag, key }) => `${key} is ${words[_tag]}`)))
     }),
     options
