@@ -231,10 +231,17 @@ export const responseTime = <A, E, R>(
     readonly degraded?: Duration.Input | undefined
   } = {}
 ): HealthCheck<R> => {
-  const good = config.duration(module, "healthy", options.healthy ?? "1 second", { minimum: "1 millis" })
-  const bad = config.duration(module, "degraded", options.degraded ?? Duration.max(good, Duration.seconds(3)), {
-    minimum: good
+  const good = config.duration(module, "healthy", options.healthy ?? model.responseDefaults.healthy, {
+    minimum: "1 millis"
   })
+  const bad = config.duration(
+    module,
+    "degraded",
+    options.degraded ?? Duration.max(good, Duration.fromInputUnsafe(model.responseDefaults.degraded)),
+    {
+      minimum: good
+    }
+  )
   const timed = Effect.gen(function*() {
     const clock = yield* Clock.Clock
     const started = millisOf(clock)
@@ -377,13 +384,19 @@ export const escalationBacklog = (
       | undefined
   } = {}
 ): HealthCheck<EscalationQueue> => {
-  const many = config.integer(module, "depth.degraded", options.depth?.degraded ?? 10, 0)
-  const tooMany = config.integer(module, "depth.critical", options.depth?.critical ?? Math.max(100, many), many)
-  const old = config.duration(module, "age.degraded", options.age?.degraded ?? "1 hour")
+  const defaults = model.backlogDefaults
+  const many = config.integer(module, "depth.degraded", options.depth?.degraded ?? defaults.depth.degraded, 0)
+  const tooMany = config.integer(
+    module,
+    "depth.critical",
+    options.depth?.critical ?? Math.max(defaults.depth.critical, many),
+    many
+  )
+  const old = config.duration(module, "age.degraded", options.age?.degraded ?? defaults.age.degraded)
   const tooOld = config.duration(
     module,
     "age.critical",
-    options.age?.critical ?? Duration.max(old, Duration.hours(24)),
+    options.age?.critical ?? Duration.max(old, Duration.fromInputUnsafe(defaults.age.critical)),
     {
       minimum: old
     }
