@@ -4,6 +4,7 @@ import { Clock, Console, Effect, Schema } from "effect"
 import { Argument, Command, Flag } from "effect/cli"
 import * as Approval from "./approval/example.ts"
 import * as DeskOutage from "./desk-outage.ts"
+import * as DocumentPipeline from "./document-pipeline/example.ts"
 import * as LettaAgent from "./letta-agent/example.ts"
 import * as Outage from "./outage.ts"
 import * as SupportDesk from "./support-desk/example.ts"
@@ -20,6 +21,7 @@ class UnknownExample extends Schema.TaggedError<UnknownExample>("examples/Unknow
 
 const examples: ReadonlyArray<Example> = [
   SupportDesk.example,
+  DocumentPipeline.example,
   Approval.example,
   LettaAgent.example,
   DeskOutage.example,

@@ -74,6 +74,7 @@ describe("npm run example", () => {
       const names = output.split("\n").flatMap((line) => /^ {2}(\S+)/.exec(line)?.[1] ?? [])
       assert.deepStrictEqual(names, [
         "support-desk",
+        "document-pipeline",
         "approval",
         "letta-agent",
         "desk-outage",
