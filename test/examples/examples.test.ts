@@ -75,6 +75,7 @@ describe("npm run example", () => {
       assert.deepStrictEqual(names, [
         "support-desk",
         "document-pipeline",
+        "research",
         "approval",
         "letta-agent",
         "desk-outage",
@@ -84,12 +85,12 @@ describe("npm run example", () => {
 
   it.live("runs one by its name and seed, the same each time", () =>
     Effect.gen(function*() {
-      const once = yield* command("approval", "--virtual", "--seed", "4")
-      const again = yield* command("approval", "--virtual", "--seed", "4")
+      const once = yield* command("research", "--virtual", "--seed", "4")
+      const again = yield* command("research", "--virtual", "--seed", "4")
       assert.strictEqual(once.code, 0, once.errors)
       const withoutTimes = (text: string) => text.replaceAll(/\(\d+ ms of real time\)/g, "")
       assert.strictEqual(withoutTimes(again.output), withoutTimes(once.output))
-      assert.include(once.output, "approval, in virtual time, seed 4")
+      assert.include(once.output, "research, in virtual time, seed 4")
     }))
 
   it.live("says in a line that there is no such example", () =>
