@@ -2,9 +2,10 @@
  * An agent that answers a question from the sources. Each claim of its report says where it comes from, by what was really
  * found and not by what the model says of it; what nobody found is no claim; and the gaps are part of the report.
  */
-import { type Duration, Effect, Schema } from "effect"
-import { Agent, Backoff, Checkpoint, type Fallback, Fault, Policy } from "effect-resilience"
+import { Context, type Duration, Effect, Schema } from "effect"
+import { Agent, Backoff, Checkpoint, CircuitBreaker, type Fallback, Fault, Policy } from "effect-resilience"
 import { Tool, Toolkit } from "effect/ai"
+import { HttpClient } from "effect/http"
 import * as Sources from "./Sources.ts"
 
 /** No source answers at all. */
@@ -32,24 +33,24 @@ export const tools = Toolkit.make(
 
 export const toolsLayer = (patience?: Sources.Patience) => {
   const searchAll = Sources.make(patience)
-  return tools.toLayer(
-    Effect.map(
-      Effect.context<Effect.Services<ReturnType<typeof searchAll>>>(),
-      (context) =>
-        tools.of({
-          search: ({ query }) =>
-            searchAll(query).pipe(
-              Effect.catch((error) =>
-                Effect.flatMap(
-                  Fault.classify(error),
-                  (verdict) => Effect.fail(new NothingFound({ query, problem: error.message, verdict }))
-                )
-              ),
-              Effect.provideContext(context)
-            )
-        })
+  return tools.toLayer(Effect.gen(function*() {
+    // These services and nothing else of what is around here: the clock, say, is that of the run.
+    const services = Context.pick(HttpClient.HttpClient, Sources.Addresses, CircuitBreaker.CircuitBreaker)(
+      yield* Effect.context<HttpClient.HttpClient | Sources.Addresses | CircuitBreaker.CircuitBreaker>()
     )
-  )
+    return tools.of({
+      search: ({ query }) =>
+        searchAll(query).pipe(
+          Effect.catch((error) =>
+            Effect.flatMap(
+              Fault.classify(error),
+              (verdict) => Effect.fail(new NothingFound({ query, problem: error.message, verdict }))
+            )
+          ),
+          Effect.provideContext(services)
+        )
+    })
+  }))
 }
 
 export const instructions =

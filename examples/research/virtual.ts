@@ -1,8 +1,8 @@
 /** The bad day on the virtual clock, with an HTTP client that is scripted and a model that is overloaded now and then. */
-import { Clock, Console, Effect, Layer, References } from "effect"
+import { Clock, Console, Effect, Layer, References, Schema } from "effect"
 import { CheckpointStore, EscalationQueue, Fault, Idempotency, Policy } from "effect-resilience"
 import { FaultPlan, ScriptedModel } from "effect-resilience/testing"
-import { HttpClient, HttpClientError, HttpClientResponse } from "effect/http"
+import { HttpClient, HttpClientError, type HttpClientRequest, HttpClientResponse } from "effect/http"
 import { inVirtualTime } from "../support/virtualTime.ts"
 import { script } from "./model.ts"
 import { show } from "./report.ts"
@@ -10,8 +10,26 @@ import * as Researcher from "./Researcher.ts"
 import * as Sources from "./Sources.ts"
 import * as Web from "./web.ts"
 
+/** A response whose body is there already. One of the web's is read by a promise, and no virtual clock waits for that. */
+const responseOf = (
+  request: HttpClientRequest.HttpClientRequest,
+  { body, headers, status }: Web.Reply
+): HttpClientResponse.HttpClientResponse => {
+  const response = HttpClientResponse.fromWeb(request, new Response(null, { status, headers }))
+  const json = Effect.mapError(
+    decodeJson(body),
+    (cause) =>
+      new HttpClientError.HttpClientError({ reason: new HttpClientError.DecodeError({ request, response, cause }) })
+  )
+  return new Proxy(response, {
+    get: (target, property): unknown => property === "json" ? json : Reflect.get(target, property)
+  })
+}
+
+const decodeJson = Schema.decodeEffect(Schema.fromJsonString(Schema.Unknown))
+
 /** A client that asks the hosts without a network. */
-const client = (web: Web.Web) =>
+export const client = (web: Web.Web) =>
   HttpClient.make((request, url) =>
     Effect.gen(function*() {
       const host = Sources.hosts.find((host) => `${host}.example` === url.hostname) ?? "patents"
@@ -22,8 +40,7 @@ const client = (web: Web.Web) =>
           reason: new HttpClientError.TransportError({ request, cause, description: cause.message })
         })
       }
-      const { body, headers, status } = yield* web.reply(host, url.searchParams.get("q") ?? "", before)
-      return HttpClientResponse.fromWeb(request, new Response(body, { status, headers }))
+      return responseOf(request, yield* web.reply(host, url.searchParams.get("q") ?? "", before))
     })
   )
 

@@ -1,13 +1,20 @@
 import { NodeServices } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
-import { Effect } from "effect"
+import { Effect, Exit, Layer } from "effect"
+import { CheckpointStore, EscalationQueue, Idempotency, Policy } from "effect-resilience"
+import { CrashPoints, ScriptedModel } from "effect-resilience/testing"
+import { HttpClient } from "effect/http"
 import * as Live from "../../examples/research/live.ts"
-import type { Report } from "../../examples/research/Researcher.ts"
+import { script } from "../../examples/research/model.ts"
+import * as Researcher from "../../examples/research/Researcher.ts"
+import * as Sources from "../../examples/research/Sources.ts"
 import * as Virtual from "../../examples/research/virtual.ts"
-import type { Request } from "../../examples/research/web.ts"
+import * as Web from "../../examples/research/web.ts"
 import { isFull } from "../support/runs.ts"
 
-const assertRight = ({ mirrorSpoilt, report }: { readonly report: Report; readonly mirrorSpoilt: boolean }) => {
+const assertRight = (
+  { mirrorSpoilt, report }: { readonly report: Researcher.Report; readonly mirrorSpoilt: boolean }
+) => {
   assert.deepStrictEqual(
     report.claims.map(({ degraded, source, via }) => ({ source, via, degraded })),
     [
@@ -29,7 +36,7 @@ const assertRight = ({ mirrorSpoilt, report }: { readonly report: Report; readon
   )
 }
 
-const timesOf = (requests: ReadonlyArray<Request>, host: Request["host"]) =>
+const timesOf = (requests: ReadonlyArray<Web.Request>, host: Web.Request["host"]) =>
   requests.flatMap((one) => one.host === host ? [one.atMillis] : [])
 
 const seeds = isFull ? Array.from({ length: 50 }, (_, seed) => seed) : [1, 2, 3, 4]
@@ -73,6 +80,39 @@ describe("research in virtual time", () => {
     Effect.gen(function*() {
       assert.deepStrictEqual(yield* Virtual.run(7), yield* Virtual.run(7))
     }))
+})
+
+describe("research, crashed", () => {
+  it.effect(
+    "comes to the same report wherever it is cut off",
+    () =>
+      Effect.gen(function*() {
+        // One for each story, which outlives the processes in it.
+        const web = Web.make(1, { retryAfter: 7, slow: "2 minutes", usual: "300 millis" })
+        const { mirrorSpoilt } = yield* web
+        const world = Layer.mergeAll(
+          Layer.effect(HttpClient.HttpClient, Effect.map(web, Virtual.client)),
+          Layer.succeed(Sources.Addresses, Web.addresses((host) => `https://${host}.example`)),
+          CheckpointStore.layerMemory,
+          EscalationQueue.layerMemory
+        )
+        const process = Layer.provideMerge(
+          Researcher.toolsLayer(),
+          Layer.mergeAll(ScriptedModel.layer(script), Policy.layer, Idempotency.layerMemory)
+        )
+        const answer = Researcher.make()
+        const { boundaries, exit } = yield* CrashPoints.check({
+          program: answer("How high are the tides?"),
+          world,
+          process,
+          ways: isFull ? undefined : ["killed"]
+        })
+        if (Exit.isFailure(exit)) return assert.fail(String(exit.cause))
+        assertRight({ report: exit.value, mirrorSpoilt })
+        assert.isAbove(boundaries.length, 5)
+      }),
+    60_000
+  )
 })
 
 describe("research, live", () => {
