@@ -81,7 +81,7 @@ describe("npm run example", () => {
         "desk-outage",
         "outage"
       ])
-    }))
+    }), 90_000)
 
   it.live("runs one by its name and seed, the same each time", () =>
     Effect.gen(function*() {
@@ -91,7 +91,7 @@ describe("npm run example", () => {
       const withoutTimes = (text: string) => text.replaceAll(/\(\d+ ms of real time\)/g, "")
       assert.strictEqual(withoutTimes(again.output), withoutTimes(once.output))
       assert.include(once.output, "research, in virtual time, seed 4")
-    }))
+    }), 90_000)
 
   it.live("says in a line that there is no such example", () =>
     Effect.gen(function*() {
@@ -99,5 +99,5 @@ describe("npm run example", () => {
       assert.strictEqual(code, 1)
       assert.include(errors, "there is no example \"reserch\"")
       assert.notInclude(errors, "    at ")
-    }))
+    }), 90_000)
 })
