@@ -7,6 +7,7 @@ import * as DeskOutage from "./desk-outage.ts"
 import * as DocumentPipeline from "./document-pipeline/example.ts"
 import * as LettaAgent from "./letta-agent/example.ts"
 import * as Outage from "./outage.ts"
+import * as ProductionAgent from "./production-agent/example.ts"
 import * as Research from "./research/example.ts"
 import * as SupportDesk from "./support-desk/example.ts"
 import type { Example } from "./support/Example.ts"
@@ -21,6 +22,7 @@ class UnknownExample extends Schema.TaggedError<UnknownExample>("examples/Unknow
 }
 
 const examples: ReadonlyArray<Example> = [
+  ProductionAgent.example,
   SupportDesk.example,
   DocumentPipeline.example,
   Research.example,
