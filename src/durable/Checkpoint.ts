@@ -17,6 +17,7 @@ import * as Schema from "effect/Schema"
 import type { Concurrency } from "effect/Types"
 import * as config from "../internal/config.ts"
 import type * as Retry from "../policy/Retry.ts"
+import * as spans from "../internal/spans.ts"
 import * as Telemetry from "../Telemetry.ts"
 import { CheckpointStore, type CheckpointStoreError, type Lease } from "./CheckpointStore.ts"
 import type {
@@ -243,7 +244,7 @@ export const run: {
   const maxCrashes = config.integer("Checkpoint.run", "maxCrashes", options.maxCrashes ?? 10, 1)
   const maxRecordBytes = config.integer("Checkpoint.run", "maxRecordBytes", options.maxRecordBytes ?? 4_194_304, 1024)
   const { clearOnSuccess = false, migrate } = options
-  return Effect.gen(function*() {
+  const running = Effect.gen(function*() {
     const input = yield* Life.readInput(runId, options.input)
     const shared = yield* CheckpointStore
     const store = Life.bounded(shared, ttl)
@@ -297,6 +298,7 @@ export const run: {
       (lease) => Effect.ignore(store.release(lease))
     ).pipe(Effect.catch(Life.cancelled(store, runId)))
   })
+  return spans.aroundTraced("checkpoint.run", () => ({ "run.id": runId, "run.version": version }), running)
 })
 
 /**

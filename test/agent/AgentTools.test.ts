@@ -367,10 +367,10 @@ describe("failing tools", () => {
       yield* reading([down, down, down]).pipe(
         Effect.provideService(Telemetry.Listener, (event) => void events.push(event))
       )
-      assert.deepStrictEqual(
-        events.filter((event) => event._tag === "ToolCalled"),
-        [{ _tag: "ToolCalled", agent: "clerk", runId: "run-1", tool: "Read", attempts: 3, outcome: "failure" }]
-      )
+      const [called, ...others] = events.filter((event) => event._tag === "ToolCalled")
+      assert.deepStrictEqual([called?.agent, called?.runId, called?.sessionId], ["clerk", "run-1", "run-1"])
+      assert.deepStrictEqual([called?.tool, called?.attempts, called?.outcome], ["Read", 3, "failure"])
+      assert.deepStrictEqual(others, [])
       assert.strictEqual(events.filter((event) => event._tag === "ModelCalled").length, 2)
     }))
 })

@@ -7,6 +7,7 @@ import * as Schema from "effect/Schema"
 import * as Checkpoint from "../../durable/Checkpoint.ts"
 import * as EscalationQueue from "../../durable/EscalationQueue.ts"
 import * as Idempotency from "../../durable/Idempotency.ts"
+import * as logged from "../../internal/logged.ts"
 import { AgentError } from "./agentError.ts"
 import { boundedJson, cut } from "./boundedJson.ts"
 import * as EqualCalls from "./equalCalls.ts"
@@ -186,7 +187,7 @@ const runOne = <R>(env: Environment<R>, turn: Turn, { call, equal, known, plan }
     }).pipe(
       Effect.catch((error) =>
         Effect.as(
-          Effect.logWarning(`reconcile of tool "${tool.name}" failed, people are asked instead`, error),
+          logged.warning(`reconcile of tool "${tool.name}" failed, people are asked instead`, error),
           Checkpoint.unknown
         )
       )

@@ -1,0 +1,127 @@
+import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Tracer from "effect/Tracer"
+import type { Event } from "./events.ts"
+import { CaptureContent, withheldCause } from "./withheld.ts"
+
+/**
+ * Whether spans go anywhere: a tracer was provided, and there is a span to be part of. Effect makes spans also without a
+ * tracer, and guards on the hot path do not.
+ *
+ * @internal
+ */
+export const isTraced = (context: Context.Context<never>): boolean =>
+  Context.getOrUndefined(context, Tracer.Tracer) !== undefined &&
+  Context.getOrUndefined(context, Tracer.ParentSpan) !== undefined
+
+const withheldExit = (exit: Exit.Exit<unknown, unknown>): Exit.Exit<unknown, unknown> =>
+  Exit.isSuccess(exit) || Cause.hasInterruptsOnly(exit.cause) ? exit : Exit.failCause(withheldCause(exit.cause))
+
+const causeAttribute = "effect.cause"
+
+// What a log line says of an error is written into the span as well.
+const withheldAttributes = (attributes: Record<string, unknown> | undefined) =>
+  attributes === undefined || !(causeAttribute in attributes)
+    ? attributes
+    : Object.fromEntries(Object.entries(attributes).filter(([name]) => name !== causeAttribute))
+
+const wrapped = new WeakMap<Tracer.Tracer, Tracer.Tracer>()
+
+/**
+ * A tracer whose spans say which error ended them, and not what it says: a provider's message may repeat the prompt.
+ *
+ * @internal
+ */
+export const withholding = (tracer: Tracer.Tracer): Tracer.Tracer => {
+  const known = wrapped.get(tracer)
+  if (known !== undefined) return known
+  const made = Tracer.make({
+    span: (options) => {
+      const span = tracer.span(options)
+      const end = span.end.bind(span)
+      const event = span.event.bind(span)
+      span.end = (endTime, exit) => end(endTime, withheldExit(exit))
+      span.event = (name, startTime, attributes) => event(name, startTime, withheldAttributes(attributes))
+      return span
+    },
+    context: tracer.context
+  })
+  wrapped.set(tracer, made)
+  wrapped.set(made, made)
+  return made
+}
+
+/** @internal */
+export const withholdingIn = <R>(context: Context.Context<R>): Context.Context<R> => {
+  const tracer = Context.getOrUndefined(context, Tracer.Tracer)
+  return tracer === undefined || Context.get(context, CaptureContent)
+    ? context
+    : Context.add(context, Tracer.Tracer, withholding(tracer))
+}
+
+/**
+ * Runs an effect whose spans do not say what errors say, its own and those inside.
+ *
+ * @internal
+ */
+export const withheld = <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  Effect.updateContext(self, (context: Context.Context<R>) => withholdingIn(context))
+
+/**
+ * A span of the toolkit's own around an effect; what ends it is withheld, and what is inside keeps its tracer.
+ *
+ * @internal
+ */
+export const around = <A, E, R>(
+  name: string,
+  attributes: Readonly<Record<string, unknown>>,
+  use: (span: Tracer.Span) => Effect.Effect<A, E, R>
+): Effect.Effect<A, E, Exclude<R, Tracer.ParentSpan>> =>
+  Effect.uninterruptibleMask((restore) =>
+    Effect.flatMap(
+      withheld(Effect.makeSpan(name, { attributes })),
+      (span) =>
+        restore(Effect.withParentSpan(use(span), span, { captureStackTrace: false })).pipe(
+          Effect.onExit((exit) => Effect.map(Clock.currentTimeNanos, (now) => span.end(now, exit)))
+        )
+    )
+  )
+
+/**
+ * The same where spans go anywhere, and else nothing around it.
+ *
+ * @internal
+ */
+export const aroundTraced = <A, E, R>(
+  name: string,
+  attributes: () => Readonly<Record<string, unknown>>,
+  self: Effect.Effect<A, E, R>
+): Effect.Effect<A, E, R> =>
+  // ParentSpan is no requirement that a caller is asked for, so that taking it out of the type changes nothing.
+  Effect.contextWith((context: Context.Context<R>) =>
+    isTraced(context) ? around(name, attributes(), () => self) as typeof self : self
+  )
+
+const attributesOf = ({ _tag, ...fields }: Event): Record<string, unknown> =>
+  Object.fromEntries(
+    Object.entries(fields)
+      .filter(([, value]) => value !== undefined)
+      .map(([name, value]) => [`effect_resilience.${name}`, value])
+  )
+
+/**
+ * Writes an event into the span that the guard is in.
+ *
+ * @internal
+ */
+export const listener = (event: Event): Effect.Effect<void> =>
+  Effect.contextWith((context: Context.Context<never>) => {
+    const span = Context.getOrUndefined(context, Tracer.ParentSpan)
+    if (span?._tag === "Span" && span.status._tag !== "Ended") {
+      span.event(event._tag, Context.get(context, Clock.Clock).currentTimeNanosUnsafe(), attributesOf(event))
+    }
+    return Effect.void
+  })
