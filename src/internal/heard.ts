@@ -63,14 +63,18 @@ export const all = (listeners: Iterable<Listening>): Listening => (event) => {
 
 type Counting = (counted: Counted) => void
 
-/**
- * Who counts what happens at every call. Default: nobody.
- *
- * @internal
- */
-export const Counter = Context.Reference<Counting | undefined>("effect-resilience/internal/heard/Counter", {
+/** Who counts what happens at every call. Default: nobody. */
+const Counter = Context.Reference<Counting | undefined>("effect-resilience/internal/heard/Counter", {
   defaultValue: () => undefined
 })
+
+// How many of them there are in the process: where there is none, nobody is looked for.
+let counters = 0
+
+/** @internal */
+export const count = (context: Context.Context<never>, counted: Counted): void => {
+  if (counters > 0) Context.get(context, Counter)?.(counted)
+}
 
 /** Where the layers that are built together put their listeners, so that merged layers do not replace one another. */
 interface Hub {
@@ -124,7 +128,9 @@ export const layer = (listener: Listening, counting?: Counting): Layer.Layer<nev
   const joining = Effect.flatMap(CurrentHub, (hub) => {
     if (hub === undefined) return Effect.void
     const listens = joined(hub.listeners, listener)
-    return counting === undefined ? listens : Effect.andThen(listens, joined(hub.counting, counting))
+    if (counting === undefined) return listens
+    const isThere = Effect.acquireRelease(Effect.sync(() => counters++), () => Effect.sync(() => counters--))
+    return Effect.all([listens, isThere, joined(hub.counting, counting)])
   })
   return Layer.unwrap(
     Effect.map(CurrentHub, (around) => Layer.effectDiscard(joining).pipe(Layer.provideMerge(hubWithin(around))))

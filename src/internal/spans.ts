@@ -3,6 +3,7 @@ import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
 import * as Tracer from "effect/Tracer"
 import type { Event } from "./events.ts"
 import { CaptureContent, withheldCause } from "./withheld.ts"
@@ -13,9 +14,8 @@ import { CaptureContent, withheldCause } from "./withheld.ts"
  *
  * @internal
  */
-export const isTraced = (context: Context.Context<never>): boolean =>
-  Context.getOrUndefined(context, Tracer.Tracer) !== undefined &&
-  Context.getOrUndefined(context, Tracer.ParentSpan) !== undefined
+export const isTraced = ({ cache: { span, tracer } }: Fiber.Fiber<unknown, unknown>): boolean =>
+  tracer !== undefined && span !== undefined
 
 const withheldExit = (exit: Exit.Exit<unknown, unknown>): Exit.Exit<unknown, unknown> =>
   Exit.isSuccess(exit) || Cause.hasInterruptsOnly(exit.cause) ? exit : Exit.failCause(withheldCause(exit.cause))
@@ -101,9 +101,7 @@ export const aroundTraced = <A, E, R>(
   self: Effect.Effect<A, E, R>
 ): Effect.Effect<A, E, R> =>
   // ParentSpan is no requirement that a caller is asked for, so that taking it out of the type changes nothing.
-  Effect.contextWith((context: Context.Context<R>) =>
-    isTraced(context) ? around(name, attributes(), () => self) as typeof self : self
-  )
+  Effect.withFiber((fiber) => isTraced(fiber) ? around(name, attributes(), () => self) as typeof self : self)
 
 const attributesOf = ({ _tag, ...fields }: Event): Record<string, unknown> =>
   Object.fromEntries(

@@ -528,6 +528,7 @@ describe("a tool that dies", () => {
           logger,
           shelf.toLayer({ Read: () => Effect.die(new Error("one")), Write: () => Effect.die(new Error("two")) })
         )),
+        Effect.provideService(Telemetry.CaptureContent, true),
         Effect.exit
       )
       assert.sameDeepMembers(messages, [["tool Read died", new Error("one")], ["tool Write died", new Error("two")]])

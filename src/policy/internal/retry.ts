@@ -7,7 +7,7 @@ import * as Exit from "effect/Exit"
 import * as Pull from "effect/Pull"
 import * as Schedule from "effect/Schedule"
 import * as Fault from "../../Fault.ts"
-import { Counter } from "../../internal/heard.ts"
+import { count } from "../../internal/heard.ts"
 import { millisIn, rounding } from "../../internal/monotonic.ts"
 import * as spans from "../../internal/spans.ts"
 import * as Telemetry from "../../Telemetry.ts"
@@ -365,12 +365,12 @@ export const retried = <A, E, R>(self: Effect.Effect<A, E, R>, policy: Settings)
 
   const begin = (
     context: Context.Context<never>,
+    isTraced: boolean,
     takeBack: Effect.Effect<void> | undefined
   ): Effect.Effect<A, E, R> => {
     let first = plain
     // A retry inside a retry begins with a first try of its own.
     const isFirst = Context.get(context, Schedule.CurrentMetadata).attempt === 0
-    const isTraced = spans.isTraced(context)
     if (maxElapsed !== undefined || takeBack !== undefined || !isFirst || isTraced) {
       const once = isTraced ? traced(self, policy) : self
       first = retrying(
@@ -386,10 +386,12 @@ export const retried = <A, E, R>(self: Effect.Effect<A, E, R>, policy: Settings)
       : Effect.provideService(first, Fault.Idempotent, idempotent)
   }
 
-  return Effect.contextWith((context: Context.Context<R>) => {
-    Context.get(context, Counter)?.(began)
+  return Effect.withFiber((fiber) => {
+    const { context } = fiber
+    const isTraced = spans.isTraced(fiber)
+    count(context, began)
     return budget === undefined
-      ? begin(context, undefined)
-      : depositing(context, budget, (takeBack) => begin(context, takeBack))
+      ? begin(context, isTraced, undefined)
+      : depositing(context, budget, (takeBack) => begin(context, isTraced, takeBack))
   })
 }
