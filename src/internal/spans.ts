@@ -43,7 +43,10 @@ export const withholding = (tracer: Tracer.Tracer): Tracer.Tracer => {
       const span = tracer.span(options)
       const end = span.end.bind(span)
       const event = span.event.bind(span)
+      const attribute = span.attribute.bind(span)
       span.end = (endTime, exit) => end(endTime, withheldExit(exit))
+      // The arguments of a tool call, which effect/ai writes into the span around its handler.
+      span.attribute = (name, value) => attribute(name, name === "parameters" ? "<redacted>" : value)
       span.event = (name, startTime, attributes) => event(name, startTime, withheldAttributes(attributes))
       return span
     },

@@ -5,7 +5,8 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Prompt from "effect/ai/Prompt"
-import type * as Schema from "effect/Schema"
+import * as Option from "effect/Option"
+import * as Schema from "effect/Schema"
 import * as Checkpoint from "../../durable/Checkpoint.ts"
 import * as Fault from "../../Fault.ts"
 import { hasRedacted } from "../../internal/hasRedacted.ts"
@@ -26,12 +27,14 @@ export const excerpt = (value: unknown): string => {
 }
 
 /**
- * The same where its schema has nothing that must not be shown.
+ * The arguments of a tool call for people to see: without what the tool's schema takes as `Redacted`.
  *
  * @internal
  */
-export const excerptBy = (schema: Schema.Constraint, value: unknown): string =>
-  hasRedacted(schema) ? "<redacted>" : excerpt(value)
+export const shownArguments = (schema: Schema.Decoder<unknown>, value: unknown): unknown =>
+  hasRedacted(schema)
+    ? Option.getOrElse(Schema.decodeUnknownOption(schema)(value), () => "<redacted>")
+    : value
 
 /** @internal */
 export const textsOf = (prompt: Prompt.Prompt): string =>

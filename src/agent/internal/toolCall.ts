@@ -337,7 +337,7 @@ const announce = <RT>(env: Environment<RT>, call: Call, attempts: number, began:
         outcome: outcome === undefined || outcome.isFailure ? "failure" : "success",
         resultLength: result.length,
         durationMillis: now - began,
-        ...(content ? { arguments: session.excerptBy(tool.parametersSchema, known), result: session.excerpt(result) } : {})
+        ...(content ? { arguments: session.excerpt(session.shownArguments(tool.parametersSchema, known)), result: session.excerpt(result) } : {})
       }
     }))
 
