@@ -349,13 +349,13 @@ export const layerLogJson = (options: LogOptions = {}): Layer.Layer<never> =>
  */
 export const layerSpans: Layer.Layer<never> = Layer.merge(
   layerListener(spans.listener),
-  Layer.effectContext(Effect.contextWith((context: Context.Context<never>) =>
-    Effect.succeed(
-      Context.get(context, withheld.CaptureContent)
-        ? Context.empty()
-        : Context.make(Tracer.Tracer, spans.withholding(Context.get(context, Tracer.Tracer)))
+  Layer.effectContext(Effect.contextWith((context: Context.Context<never>) => {
+    const tracer = Context.getOrUndefined(context, Tracer.Tracer)
+    const content = Context.get(context, CaptureContent)
+    return Effect.succeed(
+      tracer === undefined ? Context.empty() : Context.make(Tracer.Tracer, spans.withholding(tracer, content))
     )
-  ))
+  }))
 )
 
 /**
@@ -364,7 +364,8 @@ export const layerSpans: Layer.Layer<never> = Layer.merge(
  *
  * **Details**
  *
- * Each text is cut at 2,000 characters. What a tool's schema declares as `Redacted` is never written.
+ * Each text is cut at 2,000 characters. What a tool's schema takes as `Redacted` is never written, and messages of errors
+ * are written without what looks like a key, a token or a password.
  *
  * @category services
  * @since 0.1.0

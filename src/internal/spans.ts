@@ -6,7 +6,8 @@ import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Tracer from "effect/Tracer"
 import type { Event } from "./events.ts"
-import { CaptureContent, withheldCause } from "./withheld.ts"
+import { hidden } from "./secretText.ts"
+import { CaptureContent, shownCause } from "./withheld.ts"
 
 /**
  * Whether spans go anywhere: a tracer was provided, and there is a span to be part of. Effect makes spans also without a
@@ -17,52 +18,56 @@ import { CaptureContent, withheldCause } from "./withheld.ts"
 export const isTraced = ({ cache: { span, tracer } }: Fiber.Fiber<unknown, unknown>): boolean =>
   tracer !== undefined && span !== undefined
 
-const withheldExit = (exit: Exit.Exit<unknown, unknown>): Exit.Exit<unknown, unknown> =>
-  Exit.isSuccess(exit) || Cause.hasInterruptsOnly(exit.cause) ? exit : Exit.failCause(withheldCause(exit.cause))
+const shownExit = (exit: Exit.Exit<unknown, unknown>, content: boolean): Exit.Exit<unknown, unknown> =>
+  Exit.isSuccess(exit) || Cause.hasInterruptsOnly(exit.cause) ? exit : Exit.failCause(shownCause(exit.cause, content))
 
 const causeAttribute = "effect.cause"
 
 // What a log line says of an error is written into the span as well.
-const withheldAttributes = (attributes: Record<string, unknown> | undefined) =>
+const withoutCause = (attributes: Record<string, unknown> | undefined) =>
   attributes === undefined || !(causeAttribute in attributes)
     ? attributes
     : Object.fromEntries(Object.entries(attributes).filter(([name]) => name !== causeAttribute))
 
-const wrapped = new WeakMap<Tracer.Tracer, Tracer.Tracer>()
+type Wrapped = WeakMap<Tracer.Tracer, Tracer.Tracer>
+
+const wrapped: { readonly content: Wrapped; readonly none: Wrapped } = { content: new WeakMap(), none: new WeakMap() }
 
 /**
- * A tracer whose spans say which error ended them, and not what it says: a provider's message may repeat the prompt.
+ * A tracer whose spans say which error ended them, and not what it says: a provider's message may repeat the prompt. With
+ * `content` they say it, without what looks like a secret.
  *
  * @internal
  */
-export const withholding = (tracer: Tracer.Tracer): Tracer.Tracer => {
-  const known = wrapped.get(tracer)
-  if (known !== undefined) return known
+export const withholding = (tracer: Tracer.Tracer, content: boolean): Tracer.Tracer => {
+  const known = content ? wrapped.content : wrapped.none
+  const before = known.get(tracer)
+  if (before !== undefined) return before
   const made = Tracer.make({
     span: (options) => {
       const span = tracer.span(options)
+      const attribute = span.attribute.bind(span)
       const end = span.end.bind(span)
       const event = span.event.bind(span)
-      const attribute = span.attribute.bind(span)
-      span.end = (endTime, exit) => end(endTime, withheldExit(exit))
-      // The arguments of a tool call, which effect/ai writes into the span around its handler.
-      span.attribute = (name, value) => attribute(name, name === "parameters" ? "<redacted>" : value)
-      span.event = (name, startTime, attributes) => event(name, startTime, withheldAttributes(attributes))
+      // The arguments of a tool call, which effect/ai writes into the span around its handler as they came.
+      span.attribute = (name, value) => attribute(name, name === "parameters" ? hidden : value)
+      span.end = (endTime, exit) => end(endTime, shownExit(exit, content))
+      span.event = (name, startTime, attributes) => event(name, startTime, withoutCause(attributes))
       return span
     },
     context: tracer.context
   })
-  wrapped.set(tracer, made)
-  wrapped.set(made, made)
+  known.set(tracer, made)
+  known.set(made, made)
   return made
 }
 
 /** @internal */
 export const withholdingIn = <R>(context: Context.Context<R>): Context.Context<R> => {
   const tracer = Context.getOrUndefined(context, Tracer.Tracer)
-  return tracer === undefined || Context.get(context, CaptureContent)
+  return tracer === undefined
     ? context
-    : Context.add(context, Tracer.Tracer, withholding(tracer))
+    : Context.add(context, Tracer.Tracer, withholding(tracer, Context.get(context, CaptureContent)))
 }
 
 /**

@@ -1,8 +1,7 @@
 import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
-import type * as Exit from "effect/Exit"
-import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
+import { masked } from "./secretText.ts"
 
 /**
  * Whether what people and models say may leave the program by its telemetry. Public as `Telemetry.CaptureContent`.
@@ -34,43 +33,44 @@ const framesOf = (error: unknown): string =>
     ? error.stack.split("\n").filter((line) => /^ {4}at /.test(line)).join("\n")
     : ""
 
-const withheldMessage = "message withheld, see Telemetry.CaptureContent"
+const noMessage = "message withheld, see Telemetry.CaptureContent"
 
-const withheldError = (error: unknown): Error => {
-  const shown = new Error(withheldMessage)
+// Enough of a message to know what it is about, and of a stack to know where it comes from.
+const longest = { message: 2_000, stack: 8_000 }
+
+const messageOf = (error: unknown): string =>
+  Predicate.hasProperty(error, "message") && typeof error.message === "string" ? error.message : String(error)
+
+const shownError = (error: unknown, content: boolean): Error => {
+  const shown = new Error(content ? masked(messageOf(error).slice(0, longest.message)) : noMessage)
   shown.name = nameOf(error)
-  const frames = framesOf(error)
-  shown.stack = `${shown.name}: ${withheldMessage}${frames === "" ? "" : `\n${frames}`}`
+  const frames = framesOf(error).slice(0, longest.stack)
+  shown.stack = `${shown.name}: ${shown.message}${frames === "" ? "" : `\n${frames}`}`
   return shown
 }
 
 /**
- * The same reasons in the same order, by name alone.
+ * What may be written down of a cause: its reasons, by name and frames alone; with `content` also their messages, without
+ * what looks like a secret.
  *
  * @internal
  */
-export const withheldCause = (cause: Cause.Cause<unknown>): Cause.Cause<unknown> =>
+export const shownCause = (cause: Cause.Cause<unknown>, content: boolean): Cause.Cause<unknown> =>
   Cause.fromReasons(cause.reasons.map((reason) => {
     switch (reason._tag) {
       case "Fail":
-        return Cause.makeFailReason(withheldError(reason.error))
+        return Cause.makeFailReason(shownError(reason.error, content))
       case "Die":
-        return Cause.makeDieReason(withheldError(reason.defect))
+        return Cause.makeDieReason(shownError(reason.defect, content))
       case "Interrupt":
         return reason
     }
   }))
 
 /**
- * What may be written down of an error, or of a cause.
+ * The same of an error, or of a cause, where the context decides.
  *
  * @internal
  */
-export const shownIn = (context: Context.Context<never>, error: unknown): unknown => {
-  if (Context.get(context, CaptureContent)) return error
-  return withheldCause(Cause.isCause(error) ? error : Cause.fail(error))
-}
-
-/** @internal */
-export const errorOf = (exit: Exit.Exit<unknown, unknown>): Option.Option<unknown> =>
-  exit._tag === "Success" ? Option.none() : Option.some(Cause.squash(exit.cause))
+export const shownIn = (context: Context.Context<never>, error: unknown): Cause.Cause<unknown> =>
+  shownCause(Cause.isCause(error) ? error : Cause.fail(error), Context.get(context, CaptureContent))

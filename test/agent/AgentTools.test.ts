@@ -1,5 +1,5 @@
 import { assert, describe } from "@effect/vitest"
-import { Deferred, Effect, Fiber, Layer, Logger, Ref, Schema } from "effect"
+import { Cause, Deferred, Effect, Fiber, Layer, Logger, Ref, Schema } from "effect"
 import {
   Agent,
   AgentTools,
@@ -518,8 +518,8 @@ describe("a tool that dies", () => {
   it.effect("is in the log with its defect, whatever a repetition means", () =>
     Effect.gen(function*() {
       const messages: Array<unknown> = []
-      const logger = Logger.layer([Logger.make(({ logLevel, message }) => {
-        if (logLevel === "Error") messages.push(message)
+      const logger = Logger.layer([Logger.make(({ cause, logLevel, message }) => {
+        if (logLevel === "Error") messages.push([message, Cause.squash(cause)].flat().map(String))
       })])
       const { model } = told([call("1", "Read", {}), call("2", "Write", { text: "x" })])
       yield* Agent.run(clerk, { runId: "run-1", prompt: "Go" }).pipe(
@@ -531,7 +531,7 @@ describe("a tool that dies", () => {
         Effect.provideService(Telemetry.CaptureContent, true),
         Effect.exit
       )
-      assert.sameDeepMembers(messages, [["tool Read died", new Error("one")], ["tool Write died", new Error("two")]])
+      assert.sameDeepMembers(messages, [["tool Read died", "Error: one"], ["tool Write died", "Error: two"]])
     }).pipe(Effect.provide(durable)))
 })
 
