@@ -16,7 +16,7 @@ import * as eventLog from "./internal/eventLog.ts"
 import type { Event } from "./internal/events.ts"
 import * as heard from "./internal/heard.ts"
 import { count, record, Recorder } from "./internal/metricRecorder.ts"
-import { table } from "./internal/metricTable.ts"
+import { type Definition, labelValues, table } from "./internal/metricTable.ts"
 import * as spans from "./internal/spans.ts"
 import * as withheld from "./internal/withheld.ts"
 
@@ -181,6 +181,8 @@ export interface Metric {
   readonly type: "counter" | "gauge" | "histogram"
   readonly unit: "1" | "seconds" | "tokens"
   readonly labels: ReadonlyArray<string>
+  /** The values of those labels that have a few fixed ones. */
+  readonly values: { readonly [label: string]: ReadonlyArray<string> }
   readonly description: string
 }
 
@@ -200,7 +202,19 @@ export interface Metric {
  * @category metrics
  * @since 0.1.0
  */
-export const metrics: ReadonlyArray<Metric> = Object.values(table)
+export const metrics: ReadonlyArray<Metric> = Object.values(table).map(
+  ({ description, labels, name, type, unit }: Definition) => ({
+    name,
+    type,
+    unit,
+    labels,
+    values: Object.fromEntries(labels.flatMap((label) => {
+      const values = labelValues[label]
+      return values === undefined ? [] : [[label, values]]
+    })),
+    description
+  })
+)
 
 /**
  * Options of {@link layerMetrics}.

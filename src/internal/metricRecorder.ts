@@ -1,7 +1,7 @@
 import type * as Context from "effect/Context"
 import * as Metric from "effect/Metric"
 import type { Counted, Event } from "./events.ts"
-import { type Definition, table } from "./metricTable.ts"
+import { type Definition, labelValues, table } from "./metricTable.ts"
 
 /**
  * What makes the Effect metric of a definition without labels.
@@ -85,8 +85,6 @@ type Rules = { readonly [Tag in Event["_tag"]]: (event: Extract<Event, { readonl
 
 const yesNo = (value: boolean): string => value ? "true" : "false"
 
-const circuitStates = ["Closed", "Open", "HalfOpen"]
-
 const inSeconds = (millis: number): number => millis / 1_000
 
 const ended =
@@ -103,7 +101,7 @@ const rules: Rules = {
   RetryGaveUp: ({ policy, reason }, to) => to.add(table.retriesGaveUp, { policy, reason }),
   CircuitChanged: ({ from, key, to: state }, to) => {
     to.add(table.circuitTransitions, { key, from, to: state })
-    for (const each of circuitStates) to.add(table.circuitState, { key, state: each }, each === state ? 1 : 0)
+    for (const each of labelValues["state"] ?? []) to.add(table.circuitState, { key, state: each }, each === state ? 1 : 0)
   },
   CircuitRejected: ({ key }, to) => to.add(table.circuitRejections, { key }),
   BulkheadWaited: ({ key, waitedMillis }, to) => to.add(table.bulkheadWait, { key }, inSeconds(waitedMillis)),

@@ -144,3 +144,24 @@ export const table = {
   compactions: counter("agent_compactions", "Conversations that were made smaller", ["agent"]),
   rollbacks: counter("agent_rollbacks", "Times that agents went back to an earlier turn", ["agent", "error"])
 } satisfies { readonly [name: string]: Definition<string> }
+
+const yesNo = ["true", "false"]
+
+/**
+ * The values of labels that have a few fixed ones. The others are names and tags, and grow with the program.
+ *
+ * @internal
+ */
+export const labelValues: { readonly [label: string]: ReadonlyArray<string> } = {
+  active: yesNo,
+  degraded: yesNo,
+  direction: ["input", "output"],
+  joined: yesNo,
+  kind: ["attempt", "deadline", "stall"],
+  outcome: ["completed", "failed", "ambiguous", "suspended", "interrupted", "success", "failure"],
+  priority: ["interactive", "batch"],
+  replayed: yesNo,
+  scope: ["run", "shared"],
+  state: ["Closed", "Open", "HalfOpen"],
+  stopped: yesNo
+}

@@ -51,6 +51,12 @@ describe("Telemetry.metrics", () => {
         description,
         labels: labels.toSorted()
       }))
+      const known = new Map(Telemetry.metrics.map((metric) => [metric.name, metric.values]))
+      for (const { name, samples } of families.values()) {
+        for (const [label, values] of Object.entries(known.get(name) ?? {})) {
+          for (const { labels } of samples) assert.include(values, labels[label], `${name}: ${label}`)
+        }
+      }
       const byName = (one: { readonly name: string }, other: { readonly name: string }) =>
         one.name < other.name ? -1 : 1
       assert.deepStrictEqual(seen.sort(byName), listed.sort(byName))
