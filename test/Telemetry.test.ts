@@ -79,8 +79,11 @@ describe("Telemetry", () => {
       const heard: Array<string> = []
       const named = (name: string) => naming(heard, name)
       const told = <E, R>(self: Effect.Effect<void, E, R>) =>
-        Effect.map(self, () => heard.splice(0).sort().join(" "))
-      assert.strictEqual(yield* told(Effect.provide(emitting, Layer.mergeAll(named("a"), named("b"), named("c")))), "a b c")
+        Effect.map(self, () => heard.splice(0).toSorted().join(" "))
+      assert.strictEqual(
+        yield* told(Effect.provide(emitting, Layer.mergeAll(named("a"), named("b"), named("c")))),
+        "a b c"
+      )
       assert.strictEqual(yield* told(emitting.pipe(Effect.provide(named("a")), Effect.provide(named("b")))), "a b")
       assert.strictEqual(yield* told(Effect.provide(emitting, Layer.provideMerge(named("a"), named("b")))), "a b")
       const deep = emitting.pipe(
@@ -123,7 +126,9 @@ describe("Telemetry", () => {
       yield* emitting.pipe(Effect.annotateLogs({ agent: "a" }), listening(noting))
       assert.deepStrictEqual(seen, [{ agent: "a" }])
       const warnings: Array<string> = []
-      const logger = Logger.make(({ message }) => void warnings.push(String(Array.isArray(message) ? message[0] : message)))
+      const logger = Logger.make(({ message }) =>
+        void warnings.push(String(Array.isArray(message) ? message[0] : message))
+      )
       yield* emitting.pipe(listening(() => Effect.fail("no")), Effect.provide(Logger.layer([logger])))
       assert.deepStrictEqual(warnings, ["The Telemetry listener threw at IdempotencyHit; the call goes on"])
     }))

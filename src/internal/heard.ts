@@ -35,8 +35,10 @@ export const tell = (listener: Listening, event: () => Event): Effect.Effect<voi
     if (Effect.isEffect(heard)) {
       if (heard === Effect.void) return Effect.void
       // Whatever it fails with or needs, nothing of it is the call's.
-      return Effect.catchCause(Effect.asVoid(heard as Effect.Effect<unknown, unknown>), (cause) =>
-        Cause.hasInterrupts(cause) ? Effect.interrupt : threw(name, Cause.squash(cause)))
+      return Effect.catchCause(
+        Effect.asVoid(heard as Effect.Effect<unknown, unknown>),
+        (cause) => Cause.hasInterrupts(cause) ? Effect.interrupt : threw(name, Cause.squash(cause))
+      )
     }
     if (!Predicate.isPromiseLike(heard)) return Effect.void
     // An async function fits the type. Its rejection is taken up now, so that nobody's process ends of it.

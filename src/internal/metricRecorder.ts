@@ -63,7 +63,10 @@ export class Recorder {
     }
     let metric = known.get(id)
     if (metric === undefined) {
-      metric = seriesOf(definition, Object.fromEntries(definition.labels.map((label, at) => [label, bounded[at] ?? ""])))
+      metric = seriesOf(
+        definition,
+        Object.fromEntries(definition.labels.map((label, at) => [label, bounded[at] ?? ""]))
+      )
       known.set(id, metric)
     }
     return metric
@@ -101,7 +104,9 @@ const rules: Rules = {
   RetryGaveUp: ({ policy, reason }, to) => to.add(table.retriesGaveUp, { policy, reason }),
   CircuitChanged: ({ from, key, to: state }, to) => {
     to.add(table.circuitTransitions, { key, from, to: state })
-    for (const each of labelValues["state"] ?? []) to.add(table.circuitState, { key, state: each }, each === state ? 1 : 0)
+    for (const each of labelValues["state"] ?? []) {
+      to.add(table.circuitState, { key, state: each }, each === state ? 1 : 0)
+    }
   },
   CircuitRejected: ({ key }, to) => to.add(table.circuitRejections, { key }),
   BulkheadWaited: ({ key, waitedMillis }, to) => to.add(table.bulkheadWait, { key }, inSeconds(waitedMillis)),

@@ -101,9 +101,14 @@ export const spansOf = (
 
 /** The names of the spans as a tree, in the order in which they were begun as far as their parents say. */
 export const treeOf = (spans: ReadonlyArray<Collected>): ReadonlyArray<string> => {
-  const under = (parent: string | undefined, indent: string): ReadonlyArray<string> =>
-    spans.filter((span) => span.parent === parent).flatMap((
-      span
-    ) => [`${indent}${span.name}`, ...under(span.id, `${indent}  `)])
-  return under(undefined, "")
+  const lines: Array<string> = []
+  const add = (parent: string | undefined, indent: string): void => {
+    for (const span of spans) {
+      if (span.parent !== parent) continue
+      lines.push(`${indent}${span.name}`)
+      add(span.id, `${indent}  `)
+    }
+  }
+  add(undefined, "")
+  return lines
 }

@@ -77,7 +77,7 @@ const one: { readonly [T in Tag]: Omit<Extract<Telemetry.Event, { readonly _tag:
   AgentWentBack: { agent: "a", runId: "run-secret", turn: 1, error: "InvalidResult" }
 }
 
+const withTag = ([tag, fields]: [string, object]) => Object.assign({ _tag: tag }, fields) as Telemetry.Event
+
 /** One event of each kind; the type says that none is missing. */
-export const oneOfEach: ReadonlyArray<Telemetry.Event> = Object.entries(one).map(([tag, fields]) =>
-  ({ _tag: tag, ...fields }) as Telemetry.Event
-)
+export const oneOfEach: ReadonlyArray<Telemetry.Event> = Object.entries(one).map(withTag)

@@ -22,7 +22,8 @@ const scraped = <A, E, R>(self: Effect.Effect<A, E, R>, options?: Telemetry.Metr
 
 const valueOf = (families: ReadonlyMap<string, Family>, name: string, labels: Readonly<Record<string, string>> = {}) =>
   families.get(name)?.samples.find((sample) =>
-    JSON.stringify(Object.entries(sample.labels).sort()) === JSON.stringify(Object.entries(labels).sort())
+    Object.keys(sample.labels).length === Object.keys(labels).length &&
+    Object.entries(labels).every(([label, value]) => sample.labels[label] === value)
   )?.value
 
 const prefixed = (name: string) => `effect_resilience_${name}`
@@ -41,9 +42,8 @@ describe("Telemetry.metrics", () => {
         name,
         type,
         description: help,
-        labels: [...new Set(samples.flatMap((sample) => Object.keys(sample.labels)))].filter((label) =>
-          label !== "le"
-        ).sort()
+        labels: [...new Set(samples.flatMap((sample) => Object.keys(sample.labels)))].filter((label) => label !== "le")
+          .toSorted()
       }))
       const listed = Telemetry.metrics.map(({ description, labels, name, type }) => ({
         name,
@@ -59,7 +59,7 @@ describe("Telemetry.metrics", () => {
       }
       const byName = (one: { readonly name: string }, other: { readonly name: string }) =>
         one.name < other.name ? -1 : 1
-      assert.deepStrictEqual(seen.sort(byName), listed.sort(byName))
+      assert.deepStrictEqual(seen.toSorted(byName), listed.toSorted(byName))
     }))
 
   it("have names, units and suffixes as Prometheus wants them", () => {
@@ -75,7 +75,9 @@ describe("Telemetry.metrics", () => {
 
   it("have no label that is an id", () => {
     const labels = new Set(Telemetry.metrics.flatMap((metric) => metric.labels))
-    for (const id of ["runId", "run", "sessionId", "session", "id", "callId", "step"]) assert.isFalse(labels.has(id), id)
+    for (const id of ["runId", "run", "sessionId", "session", "id", "callId", "step"]) {
+      assert.isFalse(labels.has(id), id)
+    }
   })
 })
 
@@ -101,7 +103,9 @@ describe("Telemetry.layerMetrics", () => {
       const families = yield* scraped(
         Effect.ignore(Policy.apply(Effect.fail(down), policy)).pipe(Effect.provide(Policy.layer))
       )
-      const states = families.get(prefixed("circuit_state"))?.samples.map(({ labels, value }) => [labels["state"], value])
+      const states = families.get(prefixed("circuit_state"))?.samples.map((
+        { labels, value }
+      ) => [labels["state"], value])
       assert.deepStrictEqual(states, [["Closed", 0], ["Open", 1], ["HalfOpen", 0]])
     }))
 
@@ -152,7 +156,11 @@ describe("Telemetry.layerMetrics", () => {
 
   it.live("is served at /metrics, over HTTP, as a scraper reads it", () =>
     Effect.gen(function*() {
-      const policy = Retry.policy({ name: "he said \"no\"\\\n", backoff: Backoff.constant({ delay: 0 }), maxAttempts: 2 })
+      const policy = Retry.policy({
+        name: "he said \"no\"\\\n",
+        backoff: Backoff.constant({ delay: 0 }),
+        maxAttempts: 2
+      })
       yield* Effect.ignore(Retry.apply(Effect.fail(down), policy))
       const response = yield* HttpClient.get("/metrics")
       assert.strictEqual(response.status, 200)

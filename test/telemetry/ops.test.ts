@@ -1,4 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
+import { Telemetry } from "effect-resilience"
 import * as fs from "node:fs"
 import * as path from "node:path"
 import { alertProblems, dashboardProblems, problemsOf, unshown } from "../tools/ops.ts"
@@ -20,6 +21,17 @@ describe("ops", () => {
       "effect_resilience_safe_mode_changes_total",
       "effect_resilience_agent_sessions_started_total"
     ])
+  })
+
+  it("are the metrics that the README names", () => {
+    const readme = fs.readFileSync(path.resolve(import.meta.dirname, "../../README.md"), "utf8")
+    const table = /\| of \| metrics \|\n([\s\S]*?)\n\n/.exec(readme)?.[1] ?? ""
+    const named = [...table.matchAll(/`(\w+)`/g)].flatMap(([, name]) =>
+      name === "source" ? [] : [`effect_resilience_${name}`]
+    )
+    const known = new Set(Telemetry.metrics.map(({ name }) => name))
+    assert.isAbove(named.length, 30)
+    assert.deepStrictEqual(named.filter((name) => !known.has(name)), [])
   })
 
   it("would not get by with a wrong name, label, value or grouping", () => {

@@ -52,14 +52,23 @@ class Broken extends Schema.TaggedError<Broken>()("Broken", { message: Schema.St
 
 const handlers = toolkit.toLayer({
   Look: () => Effect.succeed(secret.result),
-  Break: ({ how }) => how === "die" ? Effect.die(new Error(secret.defect)) : Effect.die(new Broken({ message: secret.toolError })),
+  Break: ({ how }) =>
+    how === "die" ? Effect.die(new Error(secret.defect)) : Effect.die(new Broken({ message: secret.toolError })),
   Send: () => Effect.die(new Error(secret.defect))
 })
 
 const usage = { input_tokens: 8, output_tokens: 2 }
 
 const message = (content: ReadonlyArray<unknown>, stop_reason: string) =>
-  Response.json({ type: "message", id: "msg_1", model: "claude-opus-5-5", role: "assistant", content, stop_reason, usage })
+  Response.json({
+    type: "message",
+    id: "msg_1",
+    model: "claude-opus-5-5",
+    role: "assistant",
+    content,
+    stop_reason,
+    usage
+  })
 
 const toolUse = (name: string, input: unknown) =>
   message([{ type: "text", text: secret.answer }, { type: "tool_use", id: `toolu_${name}`, name, input }], "tool_use")
@@ -80,7 +89,8 @@ const model = (answers: ReadonlyArray<() => Response>) => {
     model: "claude-opus-5-5",
     apiKey: Redacted.make(secret.apiKey),
     headers: { "x-planted": secret.header },
-    fetch: () => Promise.resolve((answers[index++] ?? (() => message([{ type: "text", text: secret.answer }], "end_turn")))())
+    fetch: () =>
+      Promise.resolve((answers[index++] ?? (() => message([{ type: "text", text: secret.answer }], "end_turn")))())
   })
 }
 
@@ -137,7 +147,10 @@ const outputs = (content: boolean) =>
       yield* everything
       const escalations = yield* EscalationQueue.EscalationQueue.use((queue) => queue.list())
       const ids = ["good", "overloaded", "refused", "denied", "failing", "dying", "asking", "pay"]
-      const journals = yield* Effect.forEach(ids, (id) => CheckpointStore.CheckpointStore.use((store) => store.read(id)))
+      const journals = yield* Effect.forEach(
+        ids,
+        (id) => CheckpointStore.CheckpointStore.use((store) => store.read(id))
+      )
       return {
         escalations: JSON.stringify(escalations),
         journal: JSON.stringify(journals),
@@ -205,7 +218,11 @@ describe("secrets", () => {
       assert.include(events, secret.prompt)
       assert.include(logs, secret.result)
       assert.deepStrictEqual(foundIn(metrics, Object.values(secret)), [])
-      const kept = { events: foundIn(events, always), logs: foundIn(logs, always), otlp: foundIn(otlp, [secret.apiKey, secret.redactedArgument]) }
+      const kept = {
+        events: foundIn(events, always),
+        logs: foundIn(logs, always),
+        otlp: foundIn(otlp, [secret.apiKey, secret.redactedArgument])
+      }
       assert.deepStrictEqual(kept, { events: [], logs: [], otlp: [] })
       assert.deepStrictEqual(foundIn(escalations, always), [])
     }))

@@ -70,9 +70,11 @@ describe("spans", () => {
       ])
       assert.sameMembers(childrenOf("execute_tool Look"), ["retry.attempt"])
       assert.strictEqual(named("LanguageModel.generateText").length, 3)
-      assert.isTrue(named("LanguageModel.generateText").every(({ parent }) =>
-        named("retry.attempt").some(({ id }) => id === parent)
-      ))
+      assert.isTrue(
+        named("LanguageModel.generateText").every(({ parent }) =>
+          named("retry.attempt").some(({ id }) => id === parent)
+        )
+      )
 
       const [agent] = named("invoke_agent scout")
       assert.deepInclude(agent?.attributes, {
@@ -115,8 +117,10 @@ describe("spans", () => {
     Effect.gen(function*() {
       const { spans, tracer } = recordingTracer()
       const inside: Array<string> = []
-      const work = Effect.flatMap(Effect.option(Effect.currentSpan), (span) =>
-        Effect.sync(() => inside.push(span._tag === "Some" ? span.value.name : "none")))
+      const work = Effect.flatMap(
+        Effect.option(Effect.currentSpan),
+        (span) => Effect.sync(() => inside.push(span._tag === "Some" ? span.value.name : "none"))
+      )
       const program = Retry.apply(work, twice).pipe(
         (self) => Checkpoint.step("s", { success: Schema.Number }, self),
         Checkpoint.run({ id: "r" }),

@@ -321,7 +321,13 @@ export const succeeded = Effect.fnUntraced(function*(
 })
 
 /** What came of a call; without a result it is not known. */
-const announce = <RT>(env: Environment<RT>, call: Call, attempts: number, began: number, outcome: Outcome | undefined) =>
+const announce = <RT>(
+  env: Environment<RT>,
+  call: Call,
+  attempts: number,
+  began: number,
+  outcome: Outcome | undefined
+) =>
   Effect.flatMap(Clock.currentTimeMillis, (now) =>
     session.emit(env.runId, ({ content, sessionId }) => {
       const { id, known, plan: { tool } } = call
@@ -337,7 +343,12 @@ const announce = <RT>(env: Environment<RT>, call: Call, attempts: number, began:
         outcome: outcome === undefined || outcome.isFailure ? "failure" : "success",
         resultLength: result.length,
         durationMillis: now - began,
-        ...(content ? { arguments: session.excerpt(session.shownArguments(tool.parametersSchema, known)), result: session.excerpt(result) } : {})
+        ...(content
+          ? {
+            arguments: session.excerpt(session.shownArguments(tool.parametersSchema, known)),
+            result: session.excerpt(result)
+          }
+          : {})
       }
     }))
 

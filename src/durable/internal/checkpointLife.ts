@@ -215,8 +215,10 @@ export const bounded = (store: CheckpointStore["Service"], limit: Duration.Durat
       orElse: () => new CheckpointStoreError({ operation, runId, reason: { _tag: "Unavailable" } })
     })
   const heard = <A, R>(operation: string, runId: string, self: Effect.Effect<A, CheckpointStoreError, R>) =>
-    Effect.tapError(self, ({ reason }) =>
-      Telemetry.emit(() => ({ _tag: "CheckpointStoreFailed", runId, operation, reason: reason._tag })))
+    Effect.tapError(
+      self,
+      ({ reason }) => Telemetry.emit(() => ({ _tag: "CheckpointStoreFailed", runId, operation, reason: reason._tag }))
+    )
   const asked = <A, R>(operation: string, runId: string, self: Effect.Effect<A, CheckpointStoreError, R>) =>
     heard(operation, runId, within(operation, runId)(self))
   return {

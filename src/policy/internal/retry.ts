@@ -337,17 +337,21 @@ const traced = <A, E, R>(self: Effect.Effect<A, E, R>, { idempotent, name }: Set
   let number = 0
   return Effect.suspend(() => {
     const attributes = { "retry.policy": name, "retry.attempt": ++number }
-    const one = spans.around("retry.attempt", attributes, (span) =>
-      Effect.onExit(self, (exit) =>
-        Effect.contextWith((context: Context.Context<never>) => {
-          const failure = Exit.isSuccess(exit) ? undefined : onlyFailure(exit.cause)
-          if (failure !== undefined) {
-            const around = idempotent === undefined ? context : Context.add(context, Fault.Idempotent, idempotent)
-            span.attribute("retry.verdict", Fault.classifyIn(around, failure.error)._tag)
-          }
-          return Effect.void
-        })))
-    return one as typeof self
+    const one = spans.around(
+      "retry.attempt",
+      attributes,
+      (span) =>
+        Effect.onExit(self, (exit) =>
+          Effect.contextWith((context: Context.Context<never>) => {
+            const failure = Exit.isSuccess(exit) ? undefined : onlyFailure(exit.cause)
+            if (failure !== undefined) {
+              const around = idempotent === undefined ? context : Context.add(context, Fault.Idempotent, idempotent)
+              span.attribute("retry.verdict", Fault.classifyIn(around, failure.error)._tag)
+            }
+            return Effect.void
+          }))
+    )
+    return one
   })
 }
 
