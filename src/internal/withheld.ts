@@ -27,11 +27,15 @@ export const nameOf = (error: unknown): string => {
   return reason === undefined ? tag : `${tag}/${reason}`
 }
 
-/** The frames alone: what comes before them is the message, over however many lines. */
-const framesOf = (error: unknown): string =>
-  error instanceof Error && typeof error.stack === "string"
-    ? error.stack.split("\n").filter((line) => /^ {4}at /.test(line)).join("\n")
-    : ""
+/** The frames alone, without the message, lines of which may look like frames. */
+const framesOf = (error: unknown): string => {
+  if (!(error instanceof Error) || typeof error.stack !== "string") return ""
+  const { message, stack } = error
+  const at = stack.indexOf(message)
+  // A message that was changed later is in the stack as it was before, wherever that ends.
+  if (at < 0) return ""
+  return stack.slice(at + message.length).split("\n").filter((line) => /^ {4}at /.test(line)).join("\n")
+}
 
 const noMessage = "message withheld, see Telemetry.CaptureContent"
 

@@ -30,6 +30,7 @@ const secret = {
   result: "planted-tool-result",
   toolError: "planted-tool-error",
   defect: "planted-defect",
+  frame: "planted-frame",
   providerError: "planted-provider-error",
   userError: "planted-user-error"
 }
@@ -53,8 +54,10 @@ class Broken extends Schema.TaggedError<Broken>()("Broken", { message: Schema.St
 const handlers = toolkit.toLayer({
   Look: () => Effect.succeed(secret.result),
   Break: ({ how }) =>
-    how === "die" ? Effect.die(new Error(secret.defect)) : Effect.die(new Broken({ message: secret.toolError })),
-  Send: () => Effect.die(new Error(secret.defect))
+    how === "die"
+      ? Effect.die(new Error(`${secret.defect}\n    at ${secret.frame} (a.ts:1:1)`))
+      : Effect.die(new Broken({ message: secret.toolError })),
+  Send: () => Effect.die(new Error(`${secret.defect}\n    at ${secret.frame} (a.ts:1:1)`))
 })
 
 const usage = { input_tokens: 8, output_tokens: 2 }
@@ -126,7 +129,11 @@ const everything = Effect.gen(function*() {
     circuit: { failures: 1, openFor: "1 minute" }
   })
   yield* Effect.ignore(Policy.apply(fails, policy).pipe(Fallback.orElse("other", () => fails)))
-  yield* Checkpoint.step("pay", { effects: "atMostOnce" }, Effect.die(new Error(secret.defect))).pipe(
+  yield* Checkpoint.step(
+    "pay",
+    { effects: "atMostOnce" },
+    Effect.die(new Error(`${secret.defect}\n    at ${secret.frame} (a.ts:1:1)`))
+  ).pipe(
     Checkpoint.run({ id: "pay", input: { prompt: "none" } }),
     Effect.exit
   )
