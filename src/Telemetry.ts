@@ -1,232 +1,41 @@
 /**
- * The events that every guard emits, and who hears them.
+ * The events that every guard emits, and who hears them: metrics, structured logs, spans, and listeners of your own.
+ *
+ * Nothing that people or models say leaves by any of them, unless {@link CaptureContent} asks for it.
  *
  * @since 0.1.0
  */
-import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
-import * as Predicate from "effect/Predicate"
-import type { VerdictTag } from "./Fault.ts"
+import * as Layer from "effect/Layer"
+import * as Logger from "effect/Logger"
+import type * as LogLevel from "effect/LogLevel"
+import * as Tracer from "effect/Tracer"
+import * as config from "./internal/config.ts"
+import * as eventLog from "./internal/eventLog.ts"
+import type { Event } from "./internal/events.ts"
+import * as heard from "./internal/heard.ts"
+import { count, record, Recorder } from "./internal/metricRecorder.ts"
+import { type Definition, labelValues, table } from "./internal/metricTable.ts"
+import * as spans from "./internal/spans.ts"
+import * as withheld from "./internal/withheld.ts"
 
-/**
- * What a guard did. Plain data, so that it can be logged, counted or sent as it is.
- *
- * **Details**
- *
- * Times are in milliseconds. `attempt` and `attempts` count the tries made so far, the first one included.
- *
- * - `RetryScheduled`, `RetryGaveUp`: `Retry` waits, or hands on the last error.
- * - `CircuitChanged`, `CircuitRejected`: a circuit went to another state, or refused a call.
- * - `BulkheadWaited`, `BulkheadRejected`: a call got its slot after waiting for it, or got none.
- * - `LimitChanged`, `LimitWaited`, `LimitRejected`: an `AdaptiveLimit` lets more or fewer calls run, or a call got its slot
- *   after waiting for it, or got none.
- * - `OutageBegan`, `OutageEnded`: nothing got through any more and single calls are sent to see whether it does, or one of
- *   these `probes` did.
- * - `QuotaWaited`, `QuotaRejected`, `QuotaGated`: a call was sent after waiting for its share of a limit, or got none; or a
- *   provider has refused a call, and for so long none is sent.
- * - `AttemptTimedOut`, `DeadlineExceeded`, `Stalled`: a call was stopped, because one try took too long, because the
- *   time for everything was over (`started` says whether there was any left to begin with), or because nothing came any
- *   more.
- * - `HedgeStarted`, `HedgeWon`, `HedgeSkipped`: a second try was started beside the first, gave the result, or was not
- *   started.
- * - `LastGoodServed`: an older answer was given, `ageMillis` old.
- * - `SafeModeChanged`: a key went into safe mode, or left it.
- * - `FallbackUsed`: an answer came from another step than the first; `failed` and `skipped` are the labels before it:
- *   those that were tried, and those that a guard of ours, such as an open circuit, did not let try.
- * - `HealthChanged`: a `HealthMonitor` found a key, or with `check` one of its checks, in another state than before.
- * - `StepCompleted`, `StepFailed`, `StepAmbiguous`, `RunChanged`: what a `Checkpoint` run does; `replayed` says that a
- *   result came from the journal.
- * - `SagaFailed`, `CompensationFailed`: a saga has failed for good, so that its steps are undone; people are asked, because
- *   one of them could not be.
- * - `EscalationOpened`, `EscalationDecided`, `EscalationClosed`: a person is asked, has decided, or is not asked any more.
- * - `IdempotencyHit`: a call was answered by an earlier one, or joined one that was under way.
- * - `ModelCalled`, `ToolCalled`, `BudgetExceeded`, `LoopDetected`, `ContextCompacted`, `AgentWentBack`: what an `Agent` does; `stopped` says whether it was
- *   only told of the loop.
- *
- * @category models
- * @since 0.1.0
- */
-export type Event =
-  | {
-    readonly _tag: "RetryScheduled"
-    readonly policy: string
-    readonly attempt: number
-    readonly delayMillis: number
-    readonly verdict: VerdictTag
-  }
-  | {
-    readonly _tag: "RetryGaveUp"
-    readonly policy: string
-    readonly attempts: number
-    readonly verdict: VerdictTag
-    readonly reason: "Exhausted" | "NotRetryable" | "RetryAfterTooLong" | "Elapsed" | "Deadline" | "BudgetEmpty"
-  }
-  | { readonly _tag: "CircuitChanged"; readonly key: string; readonly from: string; readonly to: string }
-  | { readonly _tag: "CircuitRejected"; readonly key: string; readonly retryAfterMillis: number | undefined }
-  | { readonly _tag: "BulkheadWaited"; readonly key: string; readonly waitedMillis: number }
-  | {
-    readonly _tag: "BulkheadRejected"
-    readonly key: string
-    readonly reason: "QueueFull" | "WaitTooLong" | "Closed"
-    readonly waitedMillis: number
-  }
-  | {
-    readonly _tag: "LimitChanged"
-    readonly key: string
-    readonly from: number
-    readonly to: number
-    readonly reason: LimitChangeReason
-  }
-  | { readonly _tag: "LimitWaited"; readonly key: string; readonly waitedMillis: number }
-  | {
-    readonly _tag: "LimitRejected"
-    readonly key: string
-    readonly reason: "QueueFull" | "WaitTooLong" | "Outage"
-    readonly waitedMillis: number
-  }
-  | { readonly _tag: "OutageBegan"; readonly key: string; readonly failures: number }
-  | { readonly _tag: "OutageEnded"; readonly key: string; readonly afterMillis: number; readonly probes: number }
-  | {
-    readonly _tag: "QuotaWaited"
-    readonly key: string
-    readonly priority: "interactive" | "batch"
-    readonly waitedMillis: number
-  }
-  | {
-    readonly _tag: "QuotaRejected"
-    readonly key: string
-    readonly reason: "TooLarge" | "QueueFull" | "WaitTooLong"
-    readonly waitedMillis: number
-  }
-  | {
-    readonly _tag: "QuotaGated"
-    readonly key: string
-    readonly verdict: "Throttled" | "Overloaded"
-    readonly forMillis: number
-  }
-  | { readonly _tag: "AttemptTimedOut"; readonly name: string; readonly afterMillis: number }
-  | {
-    readonly _tag: "DeadlineExceeded"
-    readonly name: string
-    readonly afterMillis: number
-    readonly started: boolean
-  }
-  | { readonly _tag: "Stalled"; readonly name: string; readonly idleMillis: number }
-  | { readonly _tag: "HedgeStarted"; readonly policy: string; readonly attempt: number; readonly afterMillis: number }
-  | { readonly _tag: "HedgeWon"; readonly policy: string; readonly attempt: number }
-  | {
-    readonly _tag: "HedgeSkipped"
-    readonly policy: string
-    readonly reason: "NotIdempotent" | "BudgetEmpty" | "Deadline" | "TooFewSamples"
-  }
-  | {
-    readonly _tag: "FallbackUsed"
-    readonly source: string
-    readonly failed: ReadonlyArray<string>
-    readonly skipped: ReadonlyArray<string>
-  }
-  | { readonly _tag: "LastGoodServed"; readonly key: string; readonly ageMillis: number }
-  | { readonly _tag: "SafeModeChanged"; readonly key: string; readonly active: boolean; readonly failures: number }
-  | {
-    readonly _tag: "HealthChanged"
-    readonly key: string
-    readonly check: string | undefined
-    readonly from: string
-    readonly to: string
-    readonly message: string
-  }
-  | { readonly _tag: "StepCompleted"; readonly runId: string; readonly step: string; readonly replayed: boolean }
-  | { readonly _tag: "StepFailed"; readonly runId: string; readonly step: string; readonly replayed: boolean }
-  | { readonly _tag: "StepAmbiguous"; readonly runId: string; readonly step: string }
-  | { readonly _tag: "RunChanged"; readonly runId: string; readonly status: string }
-  | { readonly _tag: "SagaFailed"; readonly runId: string; readonly saga: string }
-  | {
-    readonly _tag: "CompensationFailed"
-    readonly runId: string
-    readonly step: string
-    readonly compensation: string
-  }
-  | {
-    readonly _tag: "EscalationOpened"
-    readonly id: string
-    readonly runId: string | undefined
-    readonly reason: string
-  }
-  | { readonly _tag: "EscalationDecided"; readonly id: string; readonly decision: string }
-  | {
-    readonly _tag: "EscalationClosed"
-    readonly id: string
-    readonly runId: string | undefined
-    readonly as: "expired" | "withdrawn"
-  }
-  | { readonly _tag: "IdempotencyHit"; readonly key: string; readonly joined: boolean }
-  | {
-    readonly _tag: "ModelCalled"
-    readonly agent: string
-    readonly runId: string
-    readonly turn: number
-    readonly inputTokens: number
-    readonly outputTokens: number
-  }
-  | {
-    readonly _tag: "ToolCalled"
-    readonly agent: string
-    readonly runId: string
-    readonly tool: string
-    readonly attempts: number
-    readonly outcome: "success" | "failure"
-  }
-  | { readonly _tag: "BudgetExceeded"; readonly agent: string; readonly runId: string; readonly budget: string }
-  | {
-    readonly _tag: "AgentWentBack"
-    readonly agent: string
-    readonly runId: string
-    readonly turn: number
-    readonly error: string
-  }
-  | {
-    readonly _tag: "ContextCompacted"
-    readonly agent: string
-    readonly runId: string
-    readonly messages: number
-    readonly results: number
-  }
-  | {
-    readonly _tag: "LoopDetected"
-    readonly agent: string
-    readonly runId: string
-    readonly loop: "Repeated" | "Cycle" | "NoProgress"
-    readonly stopped: boolean
-  }
-
-/**
- * Why an `AdaptiveLimit` lets more or fewer calls run.
- *
- * **Details**
- *
- * - `Used`: all that it let run were running, and the provider took them.
- * - `Overloaded`, `Failed`, `Slow`: the provider had no room, a call timed out or lost its connection, answers came late.
- * - `Outage`, `Recovering`: an outage began, or ended.
- *
- * @category models
- * @since 0.1.0
- */
-export type LimitChangeReason = "Used" | "Overloaded" | "Failed" | "Slow" | "Outage" | "Recovering"
+export type { Event, LimitChangeReason } from "./internal/events.ts"
 
 /**
  * Who hears the events. Default: nobody, and then an event is not even built.
  *
  * **When to use**
  *
- * Use it to count, log or show what the guards do: around one effect with `Effect.provideService`, or for a whole
- * program with `Layer.succeed`.
+ * Use it to hear what the guards do with `Effect.provideService`, in place of whoever listens. {@link listen} and
+ * {@link layerListener} add a listener to those that are there.
  *
  * **Gotchas**
  *
  * The listener is called in the middle of the guard's own step: keep it short. It cannot change how the guarded call
  * ends: what it throws, or rejects with, is logged as a warning that names the event, and nothing else comes of it.
- * Nobody waits for a promise that it returns.
+ * Nobody waits for a promise that it returns. An effect that it returns is run by the guarded call right after the step,
+ * with the services of that call, such as its log annotations; it must not need others.
  *
  * **Example** (Counting the retries)
  *
@@ -250,10 +59,7 @@ export type LimitChangeReason = "Used" | "Overloaded" | "Failed" | "Slow" | "Out
  * @category services
  * @since 0.1.0
  */
-export const Listener = Context.Reference<((event: Event) => void) | undefined>(
-  "effect-resilience/Telemetry/Listener",
-  { defaultValue: () => undefined }
-)
+export const Listener: Context.Reference<((event: Event) => void) | undefined> = heard.Listener
 
 /**
  * Emits an event; the thunk is called only where there is a listener.
@@ -287,27 +93,310 @@ export const emit = (event: () => Event): Effect.Effect<void> =>
 
 /**
  * {@link emit} at once, against a context at hand, for a step that must not be divided. The effect it gives back is what
- * is left to do: nothing, or the warning about a listener that threw.
+ * is left to do: nothing, what the listener gave back to be run, or the warning about one that threw.
  *
  * @category emitting
  * @since 0.1.0
  */
 export const emitIn = (context: Context.Context<never>, event: () => Event): Effect.Effect<void> => {
   const listener = Context.get(context, Listener)
-  if (listener === undefined) return Effect.void
-  let name = "an event"
-  try {
-    const built = event()
-    name = built._tag
-    const heard: unknown = listener(built)
-    if (!Predicate.isPromiseLike(heard)) return Effect.void
-    // An async function fits the type. Its rejection is taken up now, so that nobody's process ends of it.
-    const end = Promise.resolve(heard).then(() => Effect.void, (reason: unknown) => threw(name, reason))
-    return Effect.asVoid(Effect.forkDetach(Effect.flatten(Effect.promise(() => end))))
-  } catch (thrown) {
-    return threw(name, thrown)
-  }
+  return listener === undefined ? Effect.void : heard.tell(listener, event)
 }
 
-const threw = (event: string, thrown: unknown): Effect.Effect<void> =>
-  Effect.logWarning(`The Telemetry listener threw at ${event}; the call goes on`, Cause.die(thrown))
+/**
+ * Runs an effect with one more listener, beside those that listen already.
+ *
+ * **Example** (Two listeners)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { Telemetry } from "effect-resilience"
+ *
+ * const heard: Array<string> = []
+ *
+ * const program = Telemetry.emit(() => ({ _tag: "IdempotencyHit", key: "weather", joined: false })).pipe(
+ *   Telemetry.listen((event) => heard.push(`one: ${event._tag}`)),
+ *   Telemetry.listen((event) => heard.push(`two: ${event._tag}`))
+ * )
+ *
+ * await Effect.runPromise(program)
+ * heard // => ["two: IdempotencyHit", "one: IdempotencyHit"]
+ * ```
+ *
+ * @category listening
+ * @since 0.1.0
+ */
+export const listen = (listener: (event: Event) => void) => <A, E, R>(self: Effect.Effect<A, E, R>) =>
+  Effect.updateService(
+    self,
+    Listener,
+    (current) => current === undefined ? listener : heard.all([current, listener])
+  )
+
+/**
+ * Adds a listener for as long as the layer lives.
+ *
+ * **Details**
+ *
+ * Layers of this module can be merged, provided one after the other and one inside the other: all of them listen. A
+ * listener that was provided around them with `Effect.provideService` goes on listening too; one provided inside
+ * listens alone.
+ *
+ * **Example** (Merging listeners)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Layer } from "effect"
+ * import { Telemetry } from "effect-resilience"
+ *
+ * const heard: Array<string> = []
+ * const program = Telemetry.emit(() => ({ _tag: "IdempotencyHit", key: "weather", joined: false }))
+ *
+ * const Listening = Layer.mergeAll(
+ *   Telemetry.layerListener((event) => heard.push(`one: ${event._tag}`)),
+ *   Telemetry.layerListener((event) => heard.push(`two: ${event._tag}`))
+ * )
+ *
+ * await Effect.runPromise(Effect.provide(program, Listening))
+ * heard.sort() // => ["one: IdempotencyHit", "two: IdempotencyHit"]
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerListener = (listener: (event: Event) => void): Layer.Layer<never> => heard.layer(listener)
+
+/**
+ * One metric of {@link metrics}.
+ *
+ * **Details**
+ *
+ * A histogram called `x` has the series `x_bucket`, `x_sum` and `x_count` in Prometheus. The unit `1` is that of things
+ * that are counted.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Metric {
+  readonly name: string
+  readonly type: "counter" | "gauge" | "histogram"
+  readonly unit: "1" | "seconds" | "tokens"
+  readonly labels: ReadonlyArray<string>
+  /** The values of those labels that have a few fixed ones. */
+  readonly values: { readonly [label: string]: ReadonlyArray<string> }
+  readonly description: string
+}
+
+/**
+ * Every metric that {@link layerMetrics} and `EscalationQueue.layerMetrics` update. Nothing else is updated by them.
+ *
+ * **Example** (Finding the labels of a metric)
+ *
+ * ```ts import.meta.vitest
+ * import { Telemetry } from "effect-resilience"
+ *
+ * const found = Telemetry.metrics.find(({ name }) => name === "effect_resilience_retries_total")
+ *
+ * found?.labels // => ["policy", "verdict"]
+ * ```
+ *
+ * @category metrics
+ * @since 0.1.0
+ */
+export const metrics: ReadonlyArray<Metric> = Object.values(table).map(
+  ({ description, labels, name, type, unit }: Definition) => ({
+    name,
+    type,
+    unit,
+    labels,
+    values: Object.fromEntries(labels.flatMap((label) => {
+      const values = labelValues[label]
+      return values === undefined ? [] : [[label, values]]
+    })),
+    description
+  })
+)
+
+/**
+ * Options of {@link layerMetrics}.
+ *
+ * **Details**
+ *
+ * - `maxLabelValues`: how many values of one label, such as the keys of circuits, are counted by themselves; those that come
+ *   later are counted together as `"other"`. Default 100.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface MetricsOptions {
+  readonly maxLabelValues?: number | undefined
+}
+
+/**
+ * Counts the events in Effect's metrics, for `PrometheusMetrics` and `OtlpMetrics` of `effect/observability` to export.
+ *
+ * **Details**
+ *
+ * The metrics are those of {@link metrics}. Every event is also counted in `effect_resilience_events_total`. A gauge has a
+ * series from the first event on that sets it: a circuit that never left `Closed` has none.
+ *
+ * Labels are bounded: 100 values each by default, and at most 1,000 series a metric; what is beyond is counted as
+ * `"other"`. Ids of runs, sessions, escalations and calls are never labels. Keys and names of policies, agents and tools are
+ * labels as you chose them, so do not put a secret into one.
+ *
+ * **Example** (Counting retries)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Metric } from "effect"
+ * import { PrometheusMetrics } from "effect/observability"
+ * import { Backoff, Fault, Retry, Telemetry } from "effect-resilience"
+ *
+ * const policy = Retry.policy({ name: "search", backoff: Backoff.constant({ delay: "1 millis" }), maxAttempts: 3 })
+ *
+ * const program = Effect.gen(function*() {
+ *   yield* Effect.fail({ [Fault.verdictOf]: Fault.transient }).pipe(Retry.apply(policy), Effect.ignore)
+ *   return (yield* PrometheusMetrics.format()).split("\n").filter((line) => line.startsWith("effect_resilience_retries_"))
+ * }).pipe(Effect.provide(Telemetry.layerMetrics()), Effect.provideService(Metric.MetricRegistry, new Map()))
+ *
+ * const lines = await Effect.runPromise(program)
+ * lines[0] // => 'effect_resilience_retries_total{policy="search",verdict="Transient"} 2'
+ * lines[1] // => 'effect_resilience_retries_gave_up_total{policy="search",reason="Exhausted"} 1'
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerMetrics = (options: MetricsOptions = {}): Layer.Layer<never> => {
+  const maxLabelValues = config.integer("Telemetry.layerMetrics", "maxLabelValues", options.maxLabelValues ?? 100, 1)
+  return Layer.unwrap(Effect.contextWith((context: Context.Context<never>) => {
+    const recorder = new Recorder(context, maxLabelValues)
+    return Effect.succeed(heard.layer((event) => record(event, recorder), (counted) => count(counted, recorder)))
+  }))
+}
+
+/**
+ * Options of {@link layerLog}.
+ *
+ * **Details**
+ *
+ * - `levels`: the level of an event's line where it is not to be the default one; `"None"` for no line.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface LogOptions {
+  readonly levels?: { readonly [Tag in Event["_tag"]]?: LogLevel.Severity | "None" | undefined } | undefined
+}
+
+/**
+ * Logs the events, with the loggers of the call that emits them.
+ *
+ * **Details**
+ *
+ * Each line has what happened as its message, and the event's name and fields as annotations, beside those of the call:
+ * inside an agent these are `agent`, `runId` and `sessionId`. Sessions, model calls, tool calls, changes of runs and
+ * decisions are logged at `Info`; refusals, retries, time-outs and fallbacks at `Warn`; what failed for good at `Error`;
+ * waits and steps at `Debug`.
+ *
+ * Prompts, answers, arguments and results are not in the lines, see {@link CaptureContent}.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerLog = (options: LogOptions = {}): Layer.Layer<never> =>
+  layerListener(eventLog.listener(options.levels ?? {}))
+
+/**
+ * {@link layerLog} in JSON on the console, one object a line, in place of the program's other loggers.
+ *
+ * **Example** (A line of an agent's session)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Layer } from "effect"
+ * import { TestConsole } from "effect/testing"
+ * import { Agent, CheckpointStore, Telemetry } from "effect-resilience"
+ * import { ScriptedModel } from "effect-resilience/testing"
+ *
+ * const poet = Agent.make({ name: "poet", instructions: "You write one line." })
+ *
+ * const program = Effect.gen(function*() {
+ *   yield* Agent.run(poet, { runId: "poem-1", prompt: "On rain" })
+ *   return (yield* TestConsole.logLines).map((line) => JSON.parse(String(line)))
+ * })
+ *
+ * const World = Layer.mergeAll(
+ *   ScriptedModel.layer(["It rains."]),
+ *   CheckpointStore.layerMemory,
+ *   Telemetry.layerLogJson()
+ * ).pipe(Layer.provideMerge(TestConsole.layer))
+ *
+ * const lines = await Effect.runPromise(Effect.provide(program, World))
+ * const started = lines.find(({ message }) => message === "session started")
+ * started.annotations // => { agent: "poet", runId: "poem-1", sessionId: "poem-1", event: "SessionStarted" }
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerLogJson = (options: LogOptions = {}): Layer.Layer<never> =>
+  Layer.merge(layerLog(options), Logger.layer([Logger.consoleJson]))
+
+/**
+ * Writes the events into the spans that the guards are in, as span events, and keeps what errors say out of all spans.
+ *
+ * **When to use**
+ *
+ * Use it inside the layer of the tracer, such as `Otlp.layerJson`, to see in a trace what circuits, bulkheads, quotas and
+ * retries did.
+ *
+ * **Details**
+ *
+ * The toolkit's own spans need no layer. They are `invoke_agent NAME` and `execute_tool NAME` with the attributes of
+ * OpenTelemetry's GenAI conventions, `retry.attempt` for each attempt of a `Retry`, `checkpoint.run` and
+ * `checkpoint.step`; those of model calls are made by `effect/ai`. `retry.attempt`, `checkpoint.run` and `checkpoint.step`
+ * are made only where a tracer was provided and there is a span around, so that they cost nothing without.
+ *
+ * An error in a span has its name and its frames, and no message: a provider's may repeat the prompt. Inside an agent and
+ * a `ResilientModel` that is so without this layer. {@link CaptureContent} shows them.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerSpans: Layer.Layer<never> = Layer.merge(
+  layerListener(spans.listener),
+  Layer.effectContext(Effect.contextWith((context: Context.Context<never>) => {
+    const tracer = Context.getOrUndefined(context, Tracer.Tracer)
+    const content = Context.get(context, CaptureContent)
+    return Effect.succeed(
+      tracer === undefined ? Context.empty() : Context.make(Tracer.Tracer, spans.withholding(tracer, content))
+    )
+  }))
+)
+
+/**
+ * Whether what people and models say may be written into events, logs and spans: prompts, answers, arguments and results
+ * of tools, and the messages of errors. Default `false`.
+ *
+ * **Details**
+ *
+ * Each text is cut at 2,000 characters. What a tool's schema takes as `Redacted` is never written, and messages of errors
+ * are written without what looks like a key, a token or a password.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export const CaptureContent: Context.Reference<boolean> = withheld.CaptureContent
+
+/**
+ * The id of the conversation that an agent's run belongs to, for events, logs and spans. Default: the id of the run.
+ *
+ * **When to use**
+ *
+ * Use it where several runs serve one conversation with a user.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export const CurrentSession: Context.Reference<string | undefined> = Context.Reference<string | undefined>(
+  "effect-resilience/Telemetry/CurrentSession",
+  { defaultValue: () => undefined }
+)

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Exit, Logger } from "effect"
+import { Deferred, Effect, Exit, Layer, Logger, References, Scope } from "effect"
 import { Backoff, CircuitBreaker, Fallback, Fault, Retry, Telemetry } from "effect-resilience"
 import { TestClock } from "effect/testing"
 
@@ -56,6 +56,81 @@ describe("Telemetry", () => {
       )
       assert.deepStrictEqual(yield* program, Exit.fail(down))
       assert.include(yield* Deferred.await(warned), "The Telemetry listener threw at RetryGaveUp")
+    }))
+
+  const hit: Telemetry.Event = { _tag: "IdempotencyHit", key: "k", joined: false }
+  const emitting = Telemetry.emit(() => hit)
+
+  /** A layer that writes down its name for each event that it hears. */
+  const naming = (heard: Array<string>, name: string) => Telemetry.layerListener(() => heard.push(name))
+
+  it.effect("listen adds a listener to those that are there", () =>
+    Effect.gen(function*() {
+      const heard: Array<string> = []
+      yield* emitting.pipe(
+        Telemetry.listen(() => heard.push("inner")),
+        listening(() => heard.push("outer"))
+      )
+      assert.deepStrictEqual(heard, ["outer", "inner"])
+    }))
+
+  it.effect("layers of listeners that are merged, nested or provided to one another all listen", () =>
+    Effect.gen(function*() {
+      const heard: Array<string> = []
+      const named = (name: string) => naming(heard, name)
+      const told = <E, R>(self: Effect.Effect<void, E, R>) =>
+        Effect.map(self, () => heard.splice(0).toSorted().join(" "))
+      assert.strictEqual(
+        yield* told(Effect.provide(emitting, Layer.mergeAll(named("a"), named("b"), named("c")))),
+        "a b c"
+      )
+      assert.strictEqual(yield* told(emitting.pipe(Effect.provide(named("a")), Effect.provide(named("b")))), "a b")
+      assert.strictEqual(yield* told(Effect.provide(emitting, Layer.provideMerge(named("a"), named("b")))), "a b")
+      const deep = emitting.pipe(
+        Effect.provide(Layer.merge(named("a"), named("b"))),
+        Effect.provide(Layer.merge(named("c"), named("d"))),
+        listening(() => heard.push("e"))
+      )
+      assert.strictEqual(yield* told(deep), "a b c d e")
+      assert.strictEqual(yield* told(Effect.provide(emitting, [named("a"), named("b")])), "a b")
+    }))
+
+  it.effect("a layer's listener hears nothing from outside of it, and nothing after it", () =>
+    Effect.gen(function*() {
+      const heard: Array<string> = []
+      const inner = Effect.provide(emitting, naming(heard, "inner"))
+      yield* Effect.andThen(inner, emitting).pipe(Effect.provide(naming(heard, "outer")))
+      assert.deepStrictEqual(heard, ["outer", "inner", "outer"])
+      heard.length = 0
+      yield* Effect.gen(function*() {
+        const scope = yield* Scope.make()
+        yield* Layer.buildWithScope(naming(heard, "gone"), scope)
+        yield* emitting
+        yield* Scope.close(scope, Exit.void)
+        yield* emitting
+      }).pipe(Effect.provide(naming(heard, "there")))
+      assert.deepStrictEqual(heard, ["there", "there"])
+    }))
+
+  it.effect("a listener that throws keeps no other from hearing", () =>
+    Effect.gen(function*() {
+      const heard: Array<string> = []
+      const { exit, warnings } = yield* withThrowing(Effect.provide(emitting, naming(heard, "other")))
+      assert.deepStrictEqual([exit, warnings, heard], [Exit.void, [warning("IdempotencyHit")], ["other"]])
+    }))
+
+  it.effect("an effect that a listener gives back is run in the call, and what it fails with is a warning", () =>
+    Effect.gen(function*() {
+      const seen: Array<unknown> = []
+      const noting = () => Effect.map(References.CurrentLogAnnotations, (annotations) => void seen.push(annotations))
+      yield* emitting.pipe(Effect.annotateLogs({ agent: "a" }), listening(noting))
+      assert.deepStrictEqual(seen, [{ agent: "a" }])
+      const warnings: Array<string> = []
+      const logger = Logger.make(({ message }) =>
+        void warnings.push(String(Array.isArray(message) ? message[0] : message))
+      )
+      yield* emitting.pipe(listening(() => Effect.fail("no")), Effect.provide(Logger.layer([logger])))
+      assert.deepStrictEqual(warnings, ["The Telemetry listener threw at IdempotencyHit; the call goes on"])
     }))
 
   describe("a listener that throws changes the outcome of no call and is named in a warning", () => {

@@ -36,6 +36,7 @@ import * as AgentOptions from "./internal/agentOptions.ts"
 import * as answers from "./internal/answer.ts"
 import * as internal from "./internal/loop.ts"
 import * as production from "./internal/production.ts"
+import * as session from "./internal/session.ts"
 import * as ToolCall from "./internal/toolCall.ts"
 import type { Reconcile } from "./internal/toolTurn.ts"
 import * as LoopDetector from "./LoopDetector.ts"
@@ -564,18 +565,15 @@ export const loop = <Tools extends Record<string, Tool.Any>, Value, E, R>(
   const program = Effect.gen(function*() {
     const { runId } = yield* Checkpoint.current
     const looped = Effect.gen(function*() {
-      yield* Effect.logInfo("agent started")
+      yield* Effect.logDebug("agent started")
       return yield* internal.loop(agent.definition, { prompt: Prompt.make(options.prompt), setState })
     })
     return yield* looped.pipe(
       Effect.onExit((exit) => {
         const state = stateAfter(exit)
-        return Effect.andThen(setState(state), Effect.logInfo("agent stopped").pipe(Effect.annotateLogs({ state })))
+        return Effect.andThen(setState(state), Effect.logDebug("agent stopped").pipe(Effect.annotateLogs({ state })))
       }),
-      Effect.annotateLogs({ agent: agent.name, runId }),
-      Effect.withSpan(`invoke_agent ${agent.name}`, {
-        attributes: { "gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": agent.name, "run.id": runId }
-      })
+      (self) => session.around({ agent: agent.name, runId, prompt: () => Prompt.make(options.prompt) }, self)
     )
   }).pipe(Checkpoint.within(agent.name))
   // An agent without tools asks nobody and remembers no calls; TypeScript cannot see that the type says so.

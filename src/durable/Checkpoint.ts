@@ -16,6 +16,7 @@ import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import type { Concurrency } from "effect/Types"
 import * as config from "../internal/config.ts"
+import * as spans from "../internal/spans.ts"
 import type * as Retry from "../policy/Retry.ts"
 import * as Telemetry from "../Telemetry.ts"
 import { CheckpointStore, type CheckpointStoreError, type Lease } from "./CheckpointStore.ts"
@@ -248,7 +249,7 @@ export const run: {
     1024
   )
   const { clearOnSuccess = false, migrate } = options
-  return Effect.gen(function*() {
+  const running = Effect.gen(function*() {
     const input = yield* Life.readInput(runId, options.input)
     const shared = yield* CheckpointStore
     const store = Life.bounded(shared, ttl)
@@ -302,6 +303,7 @@ export const run: {
       (lease) => Effect.ignore(store.release(lease))
     ).pipe(Effect.catch(Life.cancelled(store, runId)))
   })
+  return spans.aroundTraced("checkpoint.run", () => ({ "run.id": runId, "run.version": version }), running)
 })
 
 /**

@@ -71,6 +71,9 @@ export interface Options {
   readonly storeTimeout?: Duration.Input | undefined
 }
 
+const waitedMillis = ({ submittedAt }: Escalation, now: number): number =>
+  Math.max(0, now - DateTime.toEpochMillis(submittedAt))
+
 /**
  * Creates an `EscalationQueue` over a store.
  *
@@ -228,7 +231,13 @@ export const make = Effect.fnUntraced(function*(
         const closed = State.final(State.asOf(record, now), now)
         if ((yield* write("expire", closed)) === undefined) continue
         recorded += 1
-        yield* Telemetry.emit(() => ({ _tag: "EscalationClosed", id: record.id, runId: record.runId, as: "expired" }))
+        yield* Telemetry.emit(() => ({
+          _tag: "EscalationClosed",
+          id: record.id,
+          runId: record.runId,
+          as: "expired",
+          waitedMillis: waitedMillis(record, now)
+        }))
       }
       count += recorded
       if (overdue.length < pageSize || recorded === 0) return count
@@ -304,7 +313,13 @@ export const make = Effect.fnUntraced(function*(
       Effect.gen(function*() {
         const by = yield* Input.reading("decide", id, () => Input.optionally(options?.by, (by) => Input.text("by", by)))
         const decided = yield* change("decide", id, State.decide(decision, by), runIsNotCancelled)
-        yield* Telemetry.emit(() => ({ _tag: "EscalationDecided", id, decision: decision._tag }))
+        const now = yield* Clock.currentTimeMillis
+        yield* Telemetry.emit(() => ({
+          _tag: "EscalationDecided",
+          id,
+          decision: decision._tag,
+          waitedMillis: waitedMillis(decided, now)
+        }))
         return decided
       }),
     reopen: (id) => change("reopen", id, State.reopen),
@@ -317,7 +332,14 @@ export const make = Effect.fnUntraced(function*(
         const withdrawn = yield* change("withdraw", id, State.withdraw(why))
         const { closed, runId } = withdrawn
         if (closed?.as === "withdrawn" && withdrawn.revision !== revision) {
-          yield* Telemetry.emit(() => ({ _tag: "EscalationClosed", id, runId, as: "withdrawn" }))
+          const now = yield* Clock.currentTimeMillis
+          yield* Telemetry.emit(() => ({
+            _tag: "EscalationClosed",
+            id,
+            runId,
+            as: "withdrawn",
+            waitedMillis: waitedMillis(withdrawn, now)
+          }))
         }
         return withdrawn
       }),

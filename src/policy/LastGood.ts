@@ -23,6 +23,7 @@ import * as SchemaTransformation from "effect/SchemaTransformation"
 import * as Fault from "../Fault.ts"
 import * as config from "../internal/config.ts"
 import { hasRedacted } from "../internal/hasRedacted.ts"
+import * as logged from "../internal/logged.ts"
 import { rounding } from "../internal/monotonic.ts"
 import * as Telemetry from "../Telemetry.ts"
 import * as Fallback from "./Fallback.ts"
@@ -237,7 +238,7 @@ const keep = <A, RD, RE>(
       const interrupts = cause.reasons.filter(Cause.isInterruptReason)
       return interrupts.length > 0
         ? Effect.failCause(Cause.fromReasons(interrupts))
-        : Effect.logWarning(`LastGood could not remember the answer for "${stores.idOf(slot.name, key)}"`, cause)
+        : logged.warning(`LastGood could not remember the answer for "${stores.idOf(slot.name, key)}"`, cause)
     })
   )
 

@@ -632,10 +632,14 @@ describe("logs", () => {
       const logger = Logger.make((options) => {
         lines.push([options.message, options.fiber.getRef(References.CurrentLogAnnotations)])
       })
-      yield* talk(["Hi"]).pipe(Effect.provide(Logger.layer([logger])))
+      yield* talk(["Hi"]).pipe(
+        Effect.provide(Logger.layer([logger])),
+        Effect.provideService(References.MinimumLogLevel, "Debug")
+      )
       assert.deepStrictEqual(lines.at(-1), [["agent stopped"], {
         agent: "talker",
         runId: "talk-1",
+        sessionId: "talk-1",
         state: "completed"
       }])
     }).pipe(Effect.provide(store)))

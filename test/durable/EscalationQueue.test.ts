@@ -217,8 +217,8 @@ describe("EscalationQueue", () => {
         yield* service.expire
       }).pipe(Effect.provideService(Telemetry.Listener, (event) => void events.push(event)))
       assert.deepStrictEqual(events, [
-        { _tag: "EscalationClosed", id: one.id, runId: "r", as: "withdrawn" },
-        { _tag: "EscalationClosed", id: other.id, runId: undefined, as: "expired" }
+        { _tag: "EscalationClosed", id: one.id, runId: "r", as: "withdrawn", waitedMillis: 0 },
+        { _tag: "EscalationClosed", id: other.id, runId: undefined, as: "expired", waitedMillis: 60_000 }
       ])
     }).pipe(Effect.provide(EscalationQueue.layerMemory)))
 

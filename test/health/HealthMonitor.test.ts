@@ -269,7 +269,7 @@ describe("HealthMonitor: changes", () => {
       const gauges = (yield* Metric.snapshot).filter(({ id }) => id.startsWith("effect_resilience_health"))
       const of = (id: string) =>
         gauges.filter((gauge) => gauge.id === `effect_resilience_health_${id}`).map((gauge) =>
-          gauge.type === "Gauge" ? [Object.values(gauge.attributes ?? {}).join(), gauge.state.value] : []
+          gauge.type === "Gauge" ? [gauge.attributes?.["key"] ?? gauge.attributes?.["status"], gauge.state.value] : []
         )
       assert.sameDeepMembers(of("status"), [["a", 3], ["b", 3]])
       assert.sameDeepMembers(of("gate_closed"), [["a", 1], ["b", 1]])

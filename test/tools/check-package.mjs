@@ -22,10 +22,22 @@ const fail = (message) => {
 try {
   const [packed] = JSON.parse(run("npm", ["pack", "--json", "--pack-destination", folder], root))
   const names = packed.files.map((file) => file.path)
-  for (const needed of ["package.json", "README.md", "LICENSE", "dist/index.js", "dist/index.d.ts", "src/index.ts"]) {
+  for (
+    const needed of [
+      "package.json",
+      "README.md",
+      "LICENSE",
+      "dist/index.js",
+      "dist/index.d.ts",
+      "src/index.ts",
+      "ops/prometheus-alerts.yml"
+    ]
+  ) {
     if (!names.includes(needed)) fail(`the package lacks ${needed}`)
   }
-  const strays = names.filter((name) => !/^(dist|src)\/|^(package\.json|README\.md|LICENSE|CHANGELOG\.md)$/.test(name))
+  const strays = names.filter((name) =>
+    !/^(dist|ops|src)\/|^(package\.json|README\.md|LICENSE|CHANGELOG\.md)$/.test(name)
+  )
   if (strays.length > 0) fail(`the package carries ${strays.join(", ")}`)
   run(path.join(bin, "publint"), ["--strict", path.join(folder, packed.filename)], root)
 

@@ -3,6 +3,7 @@ import * as LanguageModel from "effect/ai/LanguageModel"
 import * as Prompt from "effect/ai/Prompt"
 import type * as Response from "effect/ai/Response"
 import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -14,6 +15,7 @@ import * as Checkpoint from "../../durable/Checkpoint.ts"
 import * as EscalationQueue from "../../durable/EscalationQueue.ts"
 import * as Idempotency from "../../durable/Idempotency.ts"
 import * as Fault from "../../Fault.ts"
+import * as logged from "../../internal/logged.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import * as AgentBudget from "../AgentBudget.ts"
 import type { ToolGuard } from "../AgentTools.ts"
@@ -24,6 +26,7 @@ import { AgentError, type AgentErrorReason } from "./agentError.ts"
 import { boundedJson, cut } from "./boundedJson.ts"
 import { callsIn, paired } from "./pairing.ts"
 import { type Answer, type Compacted, ModelRecord } from "./records.ts"
+import * as session from "./session.ts"
 import * as ToolCall from "./toolCall.ts"
 import * as ToolTurn from "./toolTurn.ts"
 
@@ -468,7 +471,7 @@ export const loop = <Value, E, R>(
       )
       const summary = yield* agent.modelGuard(Effect.suspend(() => answerOf(told, true, spent))).pipe(
         Effect.map(({ message }) => cut(textOf(message), summaryLength)),
-        Effect.catch((error) => Effect.as(Effect.logWarning("no summary, going on without one", error), undefined))
+        Effect.catch((error) => Effect.as(logged.warning("no summary, going on without one", error), undefined))
       )
       return summary === undefined ? compacted : { ...compacted, summary }
     })
@@ -519,7 +522,7 @@ export const loop = <Value, E, R>(
       history = Prompt.concat(history, user(wentBack(cut(message, 500))))
       const turn = counters.iterations
       yield* Telemetry.emit(() => ({ _tag: "AgentWentBack", agent: name, runId, turn, error }))
-      yield* Effect.logWarning("went back to an earlier turn").pipe(Effect.annotateLogs({ turn, error, message }))
+      yield* Effect.logWarning("went back to an earlier turn").pipe(Effect.annotateLogs({ turn, error }))
     })
 
     /** What people say about an answer that the agent is not sure of. */
@@ -577,6 +580,7 @@ export const loop = <Value, E, R>(
       let replayed = true
       const execute = Effect.gen(function*() {
         replayed = false
+        const began = yield* Clock.currentTimeMillis
         if (end !== undefined) yield* announceEnd(end)
         const spent: Spending = { usage: AgentBudget.noUsage, cost: 0, unmetered: 0, attempts: 0 }
         const needed = estimated(prompt)
@@ -597,18 +601,29 @@ export const loop = <Value, E, R>(
             reportShared(AgentBudget.addUsage(usage, spent.usage), cost + spent.cost)
           }))
         )
-        yield* Telemetry.emit(() => ({
+        const durationMillis = (yield* Clock.currentTimeMillis) - began
+        const given = Option.isSome(answer) && "message" in answer.value ? answer.value : undefined
+        yield* session.emit(runId, ({ content, sessionId }) => ({
           _tag: "ModelCalled",
           agent: name,
           runId,
+          sessionId,
           turn,
-          inputTokens: spent.usage.inputTokens,
-          outputTokens: spent.usage.outputTokens
+          model: given?.model,
+          attempts: spent.attempts,
+          ...tokensOf(spent.usage),
+          durationMillis,
+          ...(content ? { prompt: session.excerpt(session.textsOf(prompt)) } : {}),
+          ...(content && given !== undefined ? { answer: session.excerpt(textOf(given.message)) } : {})
         }))
-        yield* Effect.logDebug("model called").pipe(
-          Effect.annotateLogs({ turn, attempts: spent.attempts, ...spent.usage })
-        )
         const record = { ...spent, elapsedMillis: yield* time.now }
+        yield* session.budgetUsed({ agent: name, runId }, budget, {
+          iterations: turn,
+          toolCalls: counters.toolCalls,
+          usage: AgentBudget.addUsage(usage, spent.usage),
+          cost: cost + spent.cost,
+          elapsedMillis: record.elapsedMillis
+        }, agent.sharedBudget)
         // Not in the journal: with more time the same call is made once more.
         if (Option.isNone(answer) && end === undefined && agent.whenSpent === "fail") {
           return yield* failWith({ _tag: "BudgetExceeded", budget: "wallTime" })

@@ -2,6 +2,7 @@ import * as AiError from "effect/ai/AiError"
 import type * as Tool from "effect/ai/Tool"
 import * as Toolkit from "effect/ai/Toolkit"
 import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -15,8 +16,8 @@ import * as Checkpoint from "../../durable/Checkpoint.ts"
 import * as Idempotency from "../../durable/Idempotency.ts"
 import * as Fault from "../../Fault.ts"
 import * as config from "../../internal/config.ts"
+import * as logged from "../../internal/logged.ts"
 import * as Retry from "../../policy/Retry.ts"
-import * as Telemetry from "../../Telemetry.ts"
 import {
   CurrentToolCall,
   effectsOf,
@@ -31,6 +32,7 @@ import { oneOf } from "./agentOptions.ts"
 import { boundedJson, cut } from "./boundedJson.ts"
 import { boundedOutput } from "./boundedOutput.ts"
 import { Outcome } from "./records.ts"
+import * as session from "./session.ts"
 import { ToolFailed } from "./toolFailed.ts"
 
 /**
@@ -274,12 +276,12 @@ const attempt = <RT>(
       idempotencyKey: call.idempotencyKey
     })
   )
-  const logged = Effect.tapDefect(guarded, (defect) => Effect.logError(`tool ${tool} died`, defect))
-  if (call.plan.effects === "atMostOnce") return logged
+  const watched = Effect.tapDefect(guarded, (defect) => logged.error(`tool ${tool} died`, defect))
+  if (call.plan.effects === "atMostOnce") return watched
   // A bug in a tool that changes nothing ends this call and not the run. Where the tool may have changed something, the
   // defect is left to the step, which knows that it cannot know.
   return Effect.catchDefect(
-    logged,
+    watched,
     (defect) =>
       Effect.fail(new ToolFailed({ tool, error: "ToolDefect", reason: messageOf(defect), verdict: Fault.permanent }))
   )
@@ -318,20 +320,37 @@ export const succeeded = Effect.fnUntraced(function*(
   return told(result.value)
 })
 
-const announce = <RT>(env: Environment<RT>, call: Call, attempts: number, outcome: "success" | "failure") =>
-  Effect.andThen(
-    Effect.logDebug("tool called").pipe(
-      Effect.annotateLogs({ tool: call.plan.tool.name, toolCallId: call.id, attempts, outcome })
-    ),
-    Telemetry.emit(() => ({
-      _tag: "ToolCalled",
-      agent: env.agent,
-      runId: env.runId,
-      tool: call.plan.tool.name,
-      attempts,
-      outcome
+/** What came of a call; without a result it is not known. */
+const announce = <RT>(
+  env: Environment<RT>,
+  call: Call,
+  attempts: number,
+  began: number,
+  outcome: Outcome | undefined
+) =>
+  Effect.flatMap(Clock.currentTimeMillis, (now) =>
+    session.emit(env.runId, ({ content, sessionId }) => {
+      const { id, known, plan: { tool } } = call
+      const result = outcome === undefined ? "" : JSON.stringify(outcome.result)
+      return {
+        _tag: "ToolCalled",
+        agent: env.agent,
+        runId: env.runId,
+        sessionId,
+        tool: tool.name,
+        callId: id,
+        attempts,
+        outcome: outcome === undefined || outcome.isFailure ? "failure" : "success",
+        resultLength: result.length,
+        durationMillis: now - began,
+        ...(content
+          ? {
+            arguments: session.excerpt(session.shownArguments(tool.parametersSchema, known)),
+            result: session.excerpt(result)
+          }
+          : {})
+      }
     }))
-  )
 
 class NotRecorded extends Schema.TaggedError<NotRecorded>("effect-resilience/agent/internal/NotRecorded")(
   "NotRecorded",
@@ -390,6 +409,7 @@ export const execute = <RT>(
 > =>
   Effect.gen(function*() {
     const tool = call.plan.tool.name
+    const began = yield* Clock.currentTimeMillis
     let attempts = 0
     const attempted = Effect.suspend(() => attempt(env, call, ++attempts)).pipe(
       Retry.apply(call.plan.retry),
@@ -423,11 +443,11 @@ export const execute = <RT>(
         const verdict = isUnknown(failed.verdict) ? Fault.ambiguous : failed.verdict
         const final = failed.after(attempts, yield* env.time.now, verdict)
         if (call.plan.effects === "idempotent" || !Fault.mayHaveHappened(verdict)) return told(final)
-        yield* announce(env, call, attempts, "failure")
+        yield* announce(env, call, attempts, began, undefined)
         return yield* final
       })
     )
-    yield* announce(env, call, attempts, outcome.isFailure ? "failure" : "success")
+    yield* announce(env, call, attempts, began, outcome)
     // An earlier call's record has the time of that call.
     return { ...outcome, elapsedMillis: yield* env.time.now }
   }).pipe(

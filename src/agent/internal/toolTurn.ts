@@ -7,12 +7,14 @@ import * as Schema from "effect/Schema"
 import * as Checkpoint from "../../durable/Checkpoint.ts"
 import * as EscalationQueue from "../../durable/EscalationQueue.ts"
 import * as Idempotency from "../../durable/Idempotency.ts"
+import * as logged from "../../internal/logged.ts"
 import { AgentError } from "./agentError.ts"
 import { boundedJson, cut } from "./boundedJson.ts"
 import * as EqualCalls from "./equalCalls.ts"
 import { knownArguments } from "./knownArguments.ts"
 import { outcomeUnknown, unknownMessage } from "./pairing.ts"
 import { Check, Outcome } from "./records.ts"
+import { shownArguments } from "./session.ts"
 import * as ToolCall from "./toolCall.ts"
 import { ToolFailed } from "./toolFailed.ts"
 
@@ -112,13 +114,16 @@ const excerpt = (params: unknown): string => {
   return json._tag === "Json" ? json.text : json._tag === "TooLong" ? `${json.start}...` : "(arguments)"
 }
 
+const shown = ({ params, plan }: Call): unknown =>
+  plan === undefined ? params : shownArguments(plan.tool.parametersSchema, params)
+
 // The whole arguments: who decides has to see them. The queue bounds and redacts.
 const context = <R>(env: Environment<R>, turn: Turn, call: Call) => ({
   agent: env.agent,
   turn: turn.turn,
   tool: call.name,
   toolCallId: call.id,
-  arguments: call.params
+  arguments: shown(call)
 })
 
 const abandoned = <R>(env: Environment<R>, turn: Turn, tool: string, reason: string) =>
@@ -186,14 +191,14 @@ const runOne = <R>(env: Environment<R>, turn: Turn, { call, equal, known, plan }
     }).pipe(
       Effect.catch((error) =>
         Effect.as(
-          Effect.logWarning(`reconcile of tool "${tool.name}" failed, people are asked instead`, error),
+          logged.warning(`reconcile of tool "${tool.name}" failed, people are asked instead`, error),
           Checkpoint.unknown
         )
       )
     )
 
     const peoplesAnswer = EscalationQueue.reconcile({
-      task: `Did ${call.name}(${excerpt(call.params)}) of agent "${agent}" take effect? It was cut off.`,
+      task: `Did ${call.name}(${excerpt(shown(call))}) of agent "${agent}" take effect? It was cut off.`,
       success: tool.successSchema,
       context: context(env, turn, call)
     }).pipe(Effect.catchTag("Abandoned", ({ reason }) =>
@@ -242,7 +247,7 @@ const askThenRun = <R>(env: Environment<R>, turn: Turn, runnable: Runnable) =>
     const decision = yield* EscalationQueue.ask({
       name: "approval",
       reason: plan.effects === "atMostOnce" ? "IrreversibleAction" : "RequiresHuman",
-      task: `May agent "${env.agent}" call ${call.name}(${excerpt(call.params)})?`,
+      task: `May agent "${env.agent}" call ${call.name}(${excerpt(shown(call))})?`,
       context: context(env, turn, call),
       decisions: ["Approve", "Reject", "Supply", "Abandon"],
       accepts: plan.tool.successSchema

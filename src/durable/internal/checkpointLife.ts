@@ -214,15 +214,28 @@ export const bounded = (store: CheckpointStore["Service"], limit: Duration.Durat
       duration,
       orElse: () => new CheckpointStoreError({ operation, runId, reason: { _tag: "Unavailable" } })
     })
+  const heard = <A, R>(operation: string, runId: string, self: Effect.Effect<A, CheckpointStoreError, R>) =>
+    Effect.tapError(
+      self,
+      ({ reason }) => Telemetry.emit(() => ({ _tag: "CheckpointStoreFailed", runId, operation, reason: reason._tag }))
+    )
+  const asked = <A, R>(operation: string, runId: string, self: Effect.Effect<A, CheckpointStoreError, R>) =>
+    heard(operation, runId, within(operation, runId)(self))
   return {
     ...store,
     // A lost answer is asked for again before the lease is over.
     renew: (lease, ttl, options) =>
-      within("renew", lease.runId, Duration.divideUnsafe(limit, 3))(store.renew(lease, ttl, options)),
-    remove: (lease) => within("remove", lease.runId)(store.remove(lease)),
-    acquire: (runId, ttl, options) => within("acquire", runId)(store.acquire(runId, ttl, options)),
-    release: (lease) => within("release", lease.runId)(store.release(lease)),
-    append: (lease, entries, status) => within("append", lease.runId)(store.append(lease, entries, status))
+      heard(
+        "renew",
+        lease.runId,
+        within("renew", lease.runId, Duration.divideUnsafe(limit, 3))(store.renew(lease, ttl, options))
+      ),
+    read: (runId) => heard("read", runId, store.read(runId)),
+    get: (runId) => heard("get", runId, store.get(runId)),
+    remove: (lease) => asked("remove", lease.runId, store.remove(lease)),
+    acquire: (runId, ttl, options) => asked("acquire", runId, store.acquire(runId, ttl, options)),
+    release: (lease) => asked("release", lease.runId, store.release(lease)),
+    append: (lease, entries, status) => asked("append", lease.runId, store.append(lease, entries, status))
   }
 }
 

@@ -8,6 +8,7 @@ import * as Predicate from "effect/Predicate"
 import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import * as Fault from "../../Fault.ts"
+import * as spans from "../../internal/spans.ts"
 import * as Retry from "../../policy/Retry.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import type { CheckpointStoreError } from "../CheckpointStore.ts"
@@ -151,6 +152,9 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
     const completed = (replayed: boolean) =>
       Telemetry.emit(() => ({ _tag: "StepCompleted", runId, step: id, replayed }))
     const failed = (replayed: boolean) => Telemetry.emit(() => ({ _tag: "StepFailed", runId, step: id, replayed }))
+
+    const traced = <A2, E3, R4>(self: Effect.Effect<A2, E3, R4>) =>
+      spans.aroundTraced("checkpoint.step", () => ({ "run.id": runId, "step.id": id }), self)
 
     // Made only for a step that has to be executed: most steps of a resumed run have not.
     const execution = () => {
@@ -378,8 +382,10 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
             )
           }
           const { settle, tries } = execution()
-          const happened = yield* settle("Unfinished", attempts, {})
-          return Option.isSome(happened) ? happened.value : yield* tries(attempts + 1)
+          return yield* traced(Effect.flatMap(
+            settle("Unfinished", attempts, {}),
+            (happened) => Option.isSome(happened) ? Effect.succeed(happened.value) : tries(attempts + 1)
+          ))
         }
         default: {
           const unremembered = atMostOnce ? journal.unremembered(run.place, claim) : undefined
@@ -387,7 +393,7 @@ export const step = <A, E, R, Success extends Schema.Constraint, Remembered exte
           const { tries, until } = execution()
           const resumeAt = outcome?.retry?.times.at(-1)
           if (resumeAt !== undefined) yield* until(resumeAt)
-          return yield* tries(attempts + 1)
+          return yield* traced(tries(attempts + 1))
         }
       }
     })

@@ -5,6 +5,7 @@ import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as SchemaIssue from "effect/SchemaIssue"
 import * as SchemaTransformation from "effect/SchemaTransformation"
+import * as logged from "../../internal/logged.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import * as EscalationQueue from "../EscalationQueue.ts"
 import { CheckpointCorrupt, CheckpointMismatch } from "./checkpointErrors.ts"
@@ -166,7 +167,7 @@ const settle = (
       const own = yield* prepared.reconcile(undoing).pipe(
         Effect.catch((error) =>
           isSagaError(error) ? Effect.fail(error) : Effect.as(
-            Effect.logWarning(`reconcile of compensation "${name}" failed, people are asked instead`, error),
+            logged.warning(`reconcile of compensation "${name}" failed, people are asked instead`, error),
             { _tag: "Unknown" as const }
           )
         )

@@ -1,19 +1,10 @@
 import * as Redacted from "effect/Redacted"
 import type * as Schema from "effect/Schema"
-
-const hidden = "<redacted>"
+import { hidden, masked } from "../../internal/secretText.ts"
 
 // Named by what people call secrets. A flag under such a name is a setting, and a number of tokens is a count.
 const secretName =
   /^(authorization|cookie|set-cookie)$|passw(or)?d|passphrase|secret|credential|api[-_]?key|private[-_]?key|token|session[-_]?id/i
-
-const secretText: ReadonlyArray<readonly [RegExp, string]> = [
-  [/\b(bearer|basic)\s+[\w.~+/=-]{8,}/gi, `$1 ${hidden}`],
-  [/\b(sk|pk|rk|ghp|gho|ghs|xox[abps]|AKIA)[-_]?[A-Za-z0-9_-]{16,}/g, hidden],
-  [/\beyJ[\w-]{8,4000}\.[\w-]{8,}\.[\w-]*/g, hidden],
-  [/((?:passw(?:or)?d|secret|api[-_]?key|token)["']?\s*[:=]\s*["']?)[^\s"',;&]{4,}/gi, `$1${hidden}`],
-  [/(\b[a-z][a-z0-9+.-]{0,30}:\/\/[^\s:/@]*:)[^\s@/]+@/gi, `$1${hidden}@`]
-]
 
 const maxDepth = 12
 
@@ -24,8 +15,7 @@ const maxDepth = 12
  */
 export const excerptText = (text: string, limit: number): string => {
   // Cut first, with room to tell a secret at the end: a huge text must not be searched to its own end.
-  let clean = text.slice(0, limit + 500)
-  for (const [pattern, replacement] of secretText) clean = clean.replace(pattern, replacement)
+  const clean = masked(text.slice(0, limit + 500))
   if (text.length <= limit + 500 && clean.length <= limit) return clean.toWellFormed()
   const kept = clean.slice(0, limit).toWellFormed()
   return `${kept}<truncated: ${text.length - Math.min(limit, text.length)} more characters>`

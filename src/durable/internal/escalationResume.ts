@@ -9,6 +9,10 @@ import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
 import * as config from "../../internal/config.ts"
+import * as logged from "../../internal/logged.ts"
+import { named } from "../../internal/metricRecorder.ts"
+import { table } from "../../internal/metricTable.ts"
+import * as Telemetry from "../../Telemetry.ts"
 import * as Checkpoint from "../Checkpoint.ts"
 import { CheckpointStore, CheckpointStoreError } from "../CheckpointStore.ts"
 import { type Escalation, EscalationError } from "./escalationModel.ts"
@@ -130,16 +134,16 @@ export const resumeRuns = <E, R>(
       if (Exit.isSuccess(exit)) return true
       const error = Option.getOrUndefined(Exit.findErrorOption(exit))
       if (isHindered(error)) {
-        yield* Effect.logDebug(`run "${runId}" could not be resumed with a decision yet`, exit.cause)
+        yield* logged.debug(`run "${runId}" could not be resumed with a decision yet`, exit.cause)
         return false
       }
       if (Exit.hasInterrupts(exit) || (isSuspended(error) && error.escalationId === escalation.id)) {
         return yield* gaveUp(escalation, runId, exit.cause)
       }
       if (Exit.hasDies(exit)) {
-        yield* Effect.logWarning(`run "${runId}" was resumed with a decision, and ended with a defect`, exit.cause)
+        yield* logged.warning(`run "${runId}" was resumed with a decision, and ended with a defect`, exit.cause)
       } else if (!isSuspended(error)) {
-        yield* Effect.logDebug(`run "${runId}" was resumed with a decision, and failed`, exit.cause)
+        yield* logged.debug(`run "${runId}" was resumed with a decision, and failed`, exit.cause)
       }
       return true
     })
@@ -149,7 +153,7 @@ export const resumeRuns = <E, R>(
         const count = (attempts.get(id) ?? 0) + 1
         attempts.set(id, count)
         return Effect.as(
-          count < maxAttempts ? Effect.void : Effect.logWarning(
+          count < maxAttempts ? Effect.void : logged.warning(
             `run "${runId}" did not get on with escalation "${id}" in ${count} attempts; run it by hand`,
             cause
           ),
@@ -220,9 +224,7 @@ export const layerResumeRuns = <E, R>(
  * @category metrics
  * @since 0.1.0
  */
-export const depthGauge: Metric.Gauge<number> = Metric.gauge("effect_resilience_escalation_depth", {
-  description: "Escalations that wait for a decision, claimed or not"
-})
+export const depthGauge: Metric.Gauge<number> = Metric.gauge(...named(table.escalationDepth))
 
 /**
  * For how many seconds the oldest of them has been waiting, 0 without any: the gauge
@@ -231,9 +233,7 @@ export const depthGauge: Metric.Gauge<number> = Metric.gauge("effect_resilience_
  * @category metrics
  * @since 0.1.0
  */
-export const oldestAgeGauge: Metric.Gauge<number> = Metric.gauge("effect_resilience_escalation_oldest_age_seconds", {
-  description: "Seconds for which the oldest escalation has been waiting for a decision"
-})
+export const oldestAgeGauge: Metric.Gauge<number> = Metric.gauge(...named(table.escalationAge))
 
 /**
  * Sets {@link depthGauge} and {@link oldestAgeGauge} to what the queue says now.
@@ -261,7 +261,13 @@ export const measure: Effect.Effect<void, EscalationError, EscalationQueue> = Es
     const depth = yield* queue.depth
     const age = yield* queue.oldestAge
     yield* Metric.update(depthGauge, depth)
-    yield* Metric.update(oldestAgeGauge, Duration.toSeconds(Option.getOrElse(age, () => Duration.zero)))
+    const oldest = Option.getOrElse(age, () => Duration.zero)
+    yield* Metric.update(oldestAgeGauge, Duration.toSeconds(oldest))
+    yield* Telemetry.emit(() => ({
+      _tag: "EscalationsMeasured",
+      depth,
+      oldestAgeMillis: Duration.toMillis(oldest)
+    }))
   })
 )
 

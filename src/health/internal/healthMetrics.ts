@@ -1,18 +1,12 @@
 import type * as Context from "effect/Context"
 import * as Metric from "effect/Metric"
+import { named } from "../../internal/metricRecorder.ts"
+import { table } from "../../internal/metricTable.ts"
 import { severity, type Status, statuses } from "./healthStatus.ts"
 
-const statusGauge = Metric.gauge("effect_resilience_health_status", {
-  description: "Health of a key: 0 healthy, 1 slow, 2 degraded, 3 critical"
-})
-
-const gateGauge = Metric.gauge("effect_resilience_health_gate_closed", {
-  description: "Whether the health gate of a key is closed: 0 or 1"
-})
-
-const keysGauge = Metric.gauge("effect_resilience_health_keys", {
-  description: "Keys whose health is watched, by their status"
-})
+const statusGauge = Metric.gauge(...named(table.healthStatus))
+const gateGauge = Metric.gauge(...named(table.healthGateClosed))
+const keysGauge = Metric.gauge(...named(table.healthKeys))
 
 /**
  * The gauges of the health of keys. Nothing in a registry of metrics is ever forgotten, so only the first `maxKeys` keys

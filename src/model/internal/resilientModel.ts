@@ -17,7 +17,9 @@ import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Fault from "../../Fault.ts"
 import { hasRedacted } from "../../internal/hasRedacted.ts"
+import * as logged from "../../internal/logged.ts"
 import { millisIn } from "../../internal/monotonic.ts"
+import * as spans from "../../internal/spans.ts"
 import * as AdaptiveLimit from "../../policy/AdaptiveLimit.ts"
 import * as Fallback from "../../policy/Fallback.ts"
 import * as LastGood from "../../policy/LastGood.ts"
@@ -219,7 +221,7 @@ const keep = (
     Effect.catchCause((cause) =>
       Cause.hasInterrupts(cause)
         ? Effect.interrupt
-        : Effect.logWarning("ResilientModel could not remember an answer", cause)
+        : logged.warning("ResilientModel could not remember an answer", cause)
     )
   ) as Effect.Effect<void>
 }
@@ -273,6 +275,7 @@ const answerOnce = (settings: Settings, options: requests.CallOptions, request: 
     }),
     Effect.catch((error) => Effect.flatMap(errors.toAiError(method)(error), Effect.fail)),
     Effect.withSpan(`${errors.module}.${method}`, { attributes: spanAttributes(settings, request) }),
+    spans.withheld,
     Effect.updateContext(inContext(settings))
   )
 }
@@ -336,6 +339,7 @@ const streamOnce = (
     Stream.unwrap,
     Stream.catch((error) => Stream.fromEffect(Effect.flatMap(errors.toAiError("streamText")(error), Effect.fail))),
     Stream.withSpan(`${errors.module}.streamText`, { attributes: spanAttributes(settings, request) }),
+    Stream.updateContext((context: Context.Context<never>) => spans.withholdingIn(context)),
     Stream.updateContext(inContext(settings))
   )
 }

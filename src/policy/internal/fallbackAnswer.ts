@@ -2,6 +2,7 @@ import type * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Predicate from "effect/Predicate"
 import * as Fault from "../../Fault.ts"
+import { count } from "../../internal/heard.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import { onlyFailure } from "./failure.ts"
 import * as internal from "./fallback.ts"
@@ -85,10 +86,15 @@ export const answerFirst = <A, Label extends string>(
 ): Effect.Effect<Answer<ValueOf<A>, SourceOf<A, Label>>> => {
   const answer = isAnswer(value)
     ? Effect.succeed(value)
-    : Effect.as(
-      Effect.annotateCurrentSpan({ "fallback.source": label, "fallback.degraded": false }),
-      new Answer({ value, source: label, degraded: false, errors: [] })
-    )
+    : Effect.withFiberSucceed((fiber) => {
+      count(fiber.context, { _tag: "PrimaryUsed", source: label })
+      const { span } = fiber.cache
+      if (span?._tag === "Span" && span.status._tag !== "Ended") {
+        span.attribute("fallback.source", label)
+        span.attribute("fallback.degraded", false)
+      }
+      return new Answer({ value, source: label, degraded: false, errors: [] })
+    })
   // the two conditional types ask of the type what isAnswer has asked of the value
   return answer as Effect.Effect<Answer<ValueOf<A>, SourceOf<A, Label>>>
 }

@@ -5,6 +5,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fault from "../../Fault.ts"
+import * as logged from "../../internal/logged.ts"
 import { millisOf, rounding } from "../../internal/monotonic.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import { remainingIn } from "./deadline.ts"
@@ -286,7 +287,7 @@ class Hedging<A, E, R> {
   private caught(what: string, self: Effect.Effect<void>): Effect.Effect<void> {
     return Effect.catchCause(
       self,
-      (cause) => Effect.logWarning(`Hedge "${this.setup.name}": ${what}; the result stands`, cause)
+      (cause) => logged.warning(`Hedge "${this.setup.name}": ${what}; the result stands`, cause)
     )
   }
 
@@ -362,7 +363,7 @@ class Hedging<A, E, R> {
     if (Exit.isFailure(result)) return Exit.failCause(Cause.combine(result.cause, defects))
     if (this.winner === undefined) return Exit.failCause(defects)
     this.later(
-      Effect.logWarning(`Hedge "${this.setup.name}": an attempt died while it was stopped; the result stands`, defects)
+      logged.warning(`Hedge "${this.setup.name}": an attempt died while it was stopped; the result stands`, defects)
     )
     return result
   }

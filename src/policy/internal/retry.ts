@@ -7,7 +7,9 @@ import * as Exit from "effect/Exit"
 import * as Pull from "effect/Pull"
 import * as Schedule from "effect/Schedule"
 import * as Fault from "../../Fault.ts"
+import { count } from "../../internal/heard.ts"
 import { millisIn, rounding } from "../../internal/monotonic.ts"
+import * as spans from "../../internal/spans.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import * as Backoff from "../Backoff.ts"
 import { RetryBudget } from "../RetryBudget.ts"
@@ -334,6 +336,29 @@ const retrying = <A, E, R>(
     return policy.budget === undefined ? rest : Effect.onExit(rest, () => run.end())
   })
 
+/** Each try in a span of its own, with its number and what its failure means. */
+const traced = <A, E, R>(self: Effect.Effect<A, E, R>, { idempotent, name }: Settings): Effect.Effect<A, E, R> => {
+  let number = 0
+  return Effect.suspend(() => {
+    const attributes = { "retry.policy": name, "retry.attempt": ++number }
+    const one = spans.around(
+      "retry.attempt",
+      attributes,
+      (span) =>
+        Effect.onExit(self, (exit) =>
+          Effect.contextWith((context: Context.Context<never>) => {
+            const failure = Exit.isSuccess(exit) ? undefined : onlyFailure(exit.cause)
+            if (failure !== undefined) {
+              const around = idempotent === undefined ? context : Context.add(context, Fault.Idempotent, idempotent)
+              span.attribute("retry.verdict", Fault.classifyIn(around, failure.error)._tag)
+            }
+            return Effect.void
+          }))
+    )
+    return one
+  })
+}
+
 /**
  * Runs an effect, and again as long as the policy allows. Where nothing fails, that costs a look at the context and one
  * handler that is never called; what it needs of time and state is made at the first failure.
@@ -341,21 +366,24 @@ const retrying = <A, E, R>(
  * @internal
  */
 export const retried = <A, E, R>(self: Effect.Effect<A, E, R>, policy: Settings): Effect.Effect<A, E, R> => {
-  const { budget, idempotent, maxElapsed } = policy
+  const { budget, idempotent, maxElapsed, name } = policy
   const plain = retrying(self, self, policy, undefined, undefined)
   const outermost = Schedule.CurrentMetadata.defaultValue()
+  const began = { _tag: "CallBegan", policy: name } as const
 
   const begin = (
     context: Context.Context<never>,
+    isTraced: boolean,
     takeBack: Effect.Effect<void> | undefined
   ): Effect.Effect<A, E, R> => {
     let first = plain
     // A retry inside a retry begins with a first try of its own.
     const isFirst = Context.get(context, Schedule.CurrentMetadata).attempt === 0
-    if (maxElapsed !== undefined || takeBack !== undefined || !isFirst) {
+    if (maxElapsed !== undefined || takeBack !== undefined || !isFirst || isTraced) {
+      const once = isTraced ? traced(self, policy) : self
       first = retrying(
-        isFirst ? self : Effect.provideService(self, Schedule.CurrentMetadata, outermost),
-        self,
+        isFirst ? once : Effect.provideService(once, Schedule.CurrentMetadata, outermost),
+        once,
         policy,
         maxElapsed === undefined ? undefined : millisIn(context),
         takeBack
@@ -366,9 +394,12 @@ export const retried = <A, E, R>(self: Effect.Effect<A, E, R>, policy: Settings)
       : Effect.provideService(first, Fault.Idempotent, idempotent)
   }
 
-  return Effect.contextWith((context: Context.Context<R>) =>
-    budget === undefined
-      ? begin(context, undefined)
-      : depositing(context, budget, (takeBack) => begin(context, takeBack))
-  )
+  return Effect.withFiber((fiber) => {
+    const { context } = fiber
+    const isTraced = spans.isTraced(fiber)
+    count(context, began)
+    return budget === undefined
+      ? begin(context, isTraced, undefined)
+      : depositing(context, budget, (takeBack) => begin(context, isTraced, takeBack))
+  })
 }

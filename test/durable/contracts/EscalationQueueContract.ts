@@ -96,7 +96,7 @@ export const escalationQueueContract = (
           const decided = yield* EscalationQueue.decide(id, { _tag: "Reject", reason: "no" }, { by: "ann" }).pipe(
             Effect.provideService(Telemetry.Listener, (event) => void events.push(event))
           )
-          assert.deepStrictEqual(events, [{ _tag: "EscalationDecided", id, decision: "Reject" }])
+          assert.deepStrictEqual(events, [{ _tag: "EscalationDecided", id, decision: "Reject", waitedMillis: 0 }])
           assert.strictEqual(decided.status, "resolved")
           const error = yield* Effect.flip(
             elsewhere(process, EscalationQueue.decide(id, { _tag: "Approve" }, { by: "bob" }))
