@@ -21,7 +21,8 @@ import * as Compaction from "../Compaction.ts"
 import * as LoopDetector from "../LoopDetector.ts"
 import * as ActiveTime from "./activeTime.ts"
 import { AgentError, type AgentErrorReason } from "./agentError.ts"
-import { boundedJson, cut } from "./boundedJson.ts"
+import { beyondBounds } from "./argumentBounds.ts"
+import { cut } from "./boundedJson.ts"
 import { callsIn, paired } from "./pairing.ts"
 import { type Answer, type Compacted, ModelRecord } from "./records.ts"
 import * as ToolCall from "./toolCall.ts"
@@ -98,7 +99,8 @@ export interface Counters {
 }
 
 /**
- * A tool call of a {@link Turn}. `replayed` says that its result came from the journal.
+ * A tool call of a {@link Turn}. `replayed` says that its result came from the journal, `decision` what people decided
+ * about it before it ran; with `"edited"` it ran with other arguments than the model gave it.
  *
  * @category models
  * @since 0.1.0
@@ -109,6 +111,7 @@ export interface TurnToolCall {
   readonly isFailure: boolean
   readonly attempts: number
   readonly replayed: boolean
+  readonly decision?: ToolTurn.Decided
 }
 
 /**
@@ -188,22 +191,6 @@ const usageOf = (usage: Response.Usage, prompt: Prompt.Prompt): AgentBudget.Usag
   cacheReadTokens: usage.inputTokens.cacheRead ?? 0,
   cacheWriteTokens: usage.inputTokens.cacheWrite ?? 0
 })
-
-const beyondBounds = (params: unknown, limits: ToolCall.ResolvedLimits): string | undefined => {
-  const json = boundedJson(params, { length: limits.arguments, depth: limits.depth, hostile: true })
-  switch (json._tag) {
-    case "Json":
-      return undefined
-    case "TooLong":
-      return `the arguments are longer than ${limits.arguments} characters`
-    case "TooDeep":
-      return `the arguments are nested more than ${limits.depth} levels deep`
-    case "Hostile":
-      return `the arguments have the key "${json.key}", which no argument may have`
-    case "NotJson":
-      return `the arguments are not JSON: they hold ${json.found}`
-  }
-}
 
 const user = (text: string): Prompt.Prompt => Prompt.make(text)
 
@@ -733,12 +720,13 @@ export const loop = <Value, E, R>(
         finishReason: record.finishReason,
         attempts: record.attempts,
         replayed,
-        toolCalls: outcomes.map(({ call, outcome, replayed }) => ({
+        toolCalls: outcomes.map(({ call, decision, outcome, replayed }) => ({
           id: call.id,
           name: call.name,
           isFailure: outcome.isFailure,
           attempts: outcome.attempts,
-          replayed
+          replayed,
+          ...(decision === undefined ? {} : { decision })
         }))
       })
       history = Prompt.concat(history, record.message)
