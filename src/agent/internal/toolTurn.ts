@@ -103,7 +103,7 @@ const mayAsk = <R>(env: Environment<R>, { effects, tool }: ToolCall.Plan): boole
   (tool.needsApproval !== undefined && tool.needsApproval !== false) ||
   (env.approval === "atMostOnce" && effects === "atMostOnce")
 
-const checked = <R>(env: Environment<R>, { call, plan }: Wanted) =>
+const checked = <R>(env: Environment<R>, turn: Turn, { call, plan, position }: Wanted) =>
   Checkpoint.step(
     "check",
     { success: Check },
@@ -114,8 +114,8 @@ const checked = <R>(env: Environment<R>, { call, plan }: Wanted) =>
       if (typeof needsApproval !== "function" || (env.approval === "atMostOnce" && plan.effects === "atMostOnce")) {
         return { _tag: "NeedsApproval" }
       }
-      // The arguments alone: what a tool or a page has said before must not talk anybody out of asking.
-      const asked = needsApproval(params.success, { toolCallId: call.id, messages: [] })
+      // The arguments alone: what a tool, a page or the model itself has said must not talk anybody out of asking.
+      const asked = needsApproval(params.success, { toolCallId: `${turn.turn}/${position}`, messages: [] })
       const needed = Effect.isEffect(asked) ? yield* asked : asked
       return { _tag: needed ? "NeedsApproval" : "Free" }
     })
@@ -413,7 +413,11 @@ export const run = <R>(env: Environment<R>, turn: Turn): Effect.Effect<
     const key = ({ position }: Runnable) => String(position)
 
     const asking = runnable.filter(({ plan }) => mayAsk(env, plan))
-    const checks = yield* Checkpoint.forEach(asking, (one) => checked(env, one), { name: "checks", key, concurrency })
+    const checks = yield* Checkpoint.forEach(asking, (one) => checked(env, turn, one), {
+      name: "checks",
+      key,
+      concurrency
+    })
     const verdicts = new Map(asking.map((one, index) => [one, checks[index]]))
     for (const [{ call, position }, check] of verdicts) {
       if (check?._tag === "Invalid") answer(position, call, refused("InvalidArguments", check.message))
