@@ -29,12 +29,14 @@ import * as Compaction from "./Compaction.ts"
 import type { AgentError } from "./internal/agentError.ts"
 import * as AgentOptions from "./internal/agentOptions.ts"
 import * as internal from "./internal/loop.ts"
+import type { ModelGuard } from "./internal/modelTurn.ts"
 import * as ToolCall from "./internal/toolCall.ts"
 import type { Reconcile } from "./internal/toolTurn.ts"
 import * as LoopDetector from "./LoopDetector.ts"
 
 export { AgentError, AgentErrorReason } from "./internal/agentError.ts"
-export type { Counters, ModelAnswer, ModelGuard, State, Turn, TurnToolCall } from "./internal/loop.ts"
+export type { Counters, State, Turn, TurnToolCall } from "./internal/loop.ts"
+export type { ModelAnswer, ModelGuard } from "./internal/modelTurn.ts"
 
 /**
  * An agent: a model's instructions, its tools and the guards around both. A plain value, run with {@link run}.
@@ -204,7 +206,7 @@ export interface Options<
   readonly toolkit?: Toolkit.Toolkit<Tools> | undefined
   readonly budget?: AgentBudget.Options | undefined
   readonly policies?: {
-    readonly model?: internal.ModelGuard<E, RM> | undefined
+    readonly model?: ModelGuard<E, RM> | undefined
     readonly tool?: AgentTools.ToolGuard<RT> | undefined
   } | undefined
   readonly tools?: (ToolOptions & ToolsOptions<Tools>) | undefined

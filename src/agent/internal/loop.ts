@@ -1,11 +1,7 @@
-import type * as AiError from "effect/ai/AiError"
-import * as LanguageModel from "effect/ai/LanguageModel"
 import * as Prompt from "effect/ai/Prompt"
 import type * as Response from "effect/ai/Response"
-import * as Cause from "effect/Cause"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
 import * as Result from "effect/Result"
@@ -13,19 +9,19 @@ import * as Schema from "effect/Schema"
 import * as Checkpoint from "../../durable/Checkpoint.ts"
 import * as EscalationQueue from "../../durable/EscalationQueue.ts"
 import * as Idempotency from "../../durable/Idempotency.ts"
-import * as Fault from "../../Fault.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import * as AgentBudget from "../AgentBudget.ts"
 import type { ToolGuard } from "../AgentTools.ts"
-import * as Compaction from "../Compaction.ts"
+import type * as Compaction from "../Compaction.ts"
 import * as LoopDetector from "../LoopDetector.ts"
 import * as ActiveTime from "./activeTime.ts"
 import { AgentError, type AgentErrorReason } from "./agentError.ts"
-import { beyondBounds } from "./argumentBounds.ts"
 import { cut } from "./boundedJson.ts"
-import { callsIn, paired } from "./pairing.ts"
-import { type Answer, type Compacted, ModelRecord } from "./records.ts"
-import * as ToolCall from "./toolCall.ts"
+import * as Ending from "./ending.ts"
+import * as ModelTurn from "./modelTurn.ts"
+import { paired } from "./pairing.ts"
+import type { Answer } from "./records.ts"
+import type * as ToolCall from "./toolCall.ts"
 import * as ToolTurn from "./toolTurn.ts"
 
 /**
@@ -40,29 +36,6 @@ import * as ToolTurn from "./toolTurn.ts"
  * @since 0.1.0
  */
 export type State = "idle" | "running" | "waitingForTool" | "waitingForHuman" | "completed" | "failed"
-
-/**
- * A whole answer of the model.
- *
- * @category models
- * @since 0.1.0
- */
-export interface ModelAnswer extends Pick<Answer, "message" | "finishReason" | "model" | "unusable"> {}
-
-/**
- * A guard around a model call, for instance `CircuitBreaker.protect("anthropic")` or a `flow` of several.
- *
- * **Details**
- *
- * It may fail with other errors, handle some, and make the call again with another model: what it can fail with, and
- * what it needs, is what the agent can fail with and needs.
- *
- * @category models
- * @since 0.1.0
- */
-export type ModelGuard<E = AiError.AiError | AgentError, R = LanguageModel.LanguageModel> = (
-  self: Effect.Effect<ModelAnswer, AiError.AiError | AgentError, LanguageModel.LanguageModel>
-) => Effect.Effect<ModelAnswer, E, R>
 
 /**
  * What an agent did, counted over the whole run, what a resumed run replayed included.
@@ -146,7 +119,7 @@ export interface Definition<Value, E, R> {
   readonly kit: Effect.Effect<ToolCall.ErasedToolkit, never, R>
   readonly plans: ReadonlyMap<string, ToolCall.Plan>
   readonly budget: AgentBudget.AgentBudget
-  readonly modelGuard: ModelGuard<E, R>
+  readonly modelGuard: ModelTurn.ModelGuard<E, R>
   readonly toolGuard: ToolGuard<R>
   readonly toolGuards: ReadonlyMap<string, ToolGuard<R>>
   readonly reconcile: ReadonlyMap<string, ToolTurn.Reconcile<R>>
@@ -165,48 +138,8 @@ export interface Definition<Value, E, R> {
   readonly maxRepairs: number
 }
 
-const partsOf = (message: Prompt.Prompt): ReadonlyArray<Prompt.AssistantMessagePart> =>
-  message.content.flatMap((message) => message.role === "assistant" ? message.content : [])
-
-const clientCalls = (message: Prompt.Prompt) => message.content.flatMap(callsIn)
-
-const textOf = (message: Prompt.Prompt): string =>
-  partsOf(message).map((part) => part.type === "text" ? part.text : "").join("")
-
-// Two characters a token are more tokens than any text has in practice, and 4096 is what an answer has at most by default.
-const estimated = (prompt: Prompt.Prompt): AgentBudget.Usage => ({
-  ...AgentBudget.noUsage,
-  inputTokens: Math.ceil(Compaction.sizeOf(prompt) / 2),
-  outputTokens: 4096
-})
-
-const tokensOf = ({ inputTokens, outputTokens }: AgentBudget.Usage) => ({ inputTokens, outputTokens })
-
-const isMetered = ({ inputTokens, outputTokens }: Response.Usage): boolean =>
-  inputTokens.total !== undefined && outputTokens.total !== undefined
-
-const usageOf = (usage: Response.Usage, prompt: Prompt.Prompt): AgentBudget.Usage => ({
-  inputTokens: usage.inputTokens.total ?? estimated(prompt).inputTokens,
-  outputTokens: usage.outputTokens.total ?? estimated(prompt).outputTokens,
-  cacheReadTokens: usage.inputTokens.cacheRead ?? 0,
-  cacheWriteTokens: usage.inputTokens.cacheWrite ?? 0
-})
-
-const user = (text: string): Prompt.Prompt => Prompt.make(text)
-
 const system = (text: string): Prompt.Prompt =>
   text === "" ? Prompt.empty : Prompt.make([{ role: "system", content: text }])
-
-/** Why an agent has to answer without tools now. */
-type End =
-  | { readonly completion: "graceful"; readonly budget: AgentBudget.Name }
-  | { readonly completion: "looped"; readonly loop: LoopDetector.Loop }
-
-const pastTheEnd = (end: End): string =>
-  (end.completion === "graceful"
-    ? `The budget of this task (${end.budget}) is used up. `
-    : `You go round in circles: ${LoopDetector.describe(end.loop)}. `) +
-  "Do not call tools. Give the best answer that you can give from what you have so far."
 
 const inALoop = (loop: LoopDetector.Loop): string =>
   `You go round in circles: ${LoopDetector.describe(loop)}. The same again will not help: ` +
@@ -239,14 +172,6 @@ const shown = (parts: ReadonlyArray<Prompt.ToolModelOutputPart>) =>
       : [part.mediaType, part.data instanceof Uint8Array ? part.data.join(" ") : String(part.data)]
   )
 
-const summarise =
-  "Sum up what was done and found so far in this task, for somebody who goes on with it and sees nothing " +
-  "but your summary: facts, results, decisions, and what is left to do. Do not call tools."
-
-const summaryLength = 8_000
-
-const emptyAgain = "Your last answer was empty. Give your answer."
-
 const notValid = (issue: string): string =>
   `Your answer does not match the schema that it has to match:\n${issue}\n` +
   "Answer again, with the corrected JSON alone."
@@ -263,19 +188,6 @@ const nothingDone = {
   reviews: 0,
   unmetered: 0,
   replayedSteps: 0
-}
-
-/** What a model call has spent so far, all its attempts together. */
-interface Spending {
-  usage: AgentBudget.Usage
-  cost: number
-  unmetered: number
-  attempts: number
-}
-
-interface WhySetBack {
-  readonly error: string
-  readonly message: string
 }
 
 /** How far back a run may go, and how often. */
@@ -302,10 +214,6 @@ const wentBack = (message: string): string =>
 
 const askedAgain = (reason: string | undefined): string =>
   `Your answer was not accepted${reason === undefined ? "" : `: ${reason}`}. Answer again, with more care.`
-
-// What another history can change; a provider that is down, or a key that is wrong, stays that.
-const isAboutTheHistory = ({ _tag }: Fault.Verdict): boolean =>
-  _tag === "Refused" || _tag === "Malformed" || _tag === "ContextOverflow"
 
 /** @internal */
 export const loop = <Value, E, R>(
@@ -338,7 +246,20 @@ export const loop = <Value, E, R>(
 
     // A conversation that was cut off between a call and its result is taken up like any other one.
     let history = Prompt.concat(system(agent.instructions), paired(options.prompt))
-    const protect = history.content.length
+    const model: ModelTurn.Environment<E, R> = {
+      agent: name,
+      runId,
+      account: `${runId}/${scope}`,
+      kit,
+      guard: agent.modelGuard,
+      budget,
+      sharedBudget: agent.sharedBudget,
+      whenSpent: agent.whenSpent,
+      limits: agent.limits,
+      compaction: agent.compaction,
+      protect: history.content.length,
+      time
+    }
     let usage = AgentBudget.noUsage
     let cost = 0
     let paused = ""
@@ -351,143 +272,7 @@ export const loop = <Value, E, R>(
     const failWith = (reason: AgentErrorReason) =>
       new AgentError({ agent: name, runId, turn: counters.iterations, reason })
 
-    const noLastAnswer = (end: End, cause: unknown) =>
-      failWith(
-        end.completion === "graceful"
-          ? { _tag: "BudgetExhausted", budget: end.budget, cause }
-          : { _tag: "LoopDetected", loop: end.loop, cause }
-      )
-
-    /** A request that may have been answered, and whose answer is lost, is paid for. */
-    const lost = Effect.fnUntraced(function*(cause: Cause.Cause<unknown>, prompt: Prompt.Prompt, spent: Spending) {
-      const verdict = Cause.hasInterruptsOnly(cause) ? Fault.timedOut : yield* Fault.classify(Cause.squash(cause))
-      if (verdict._tag !== "TimedOut" && verdict._tag !== "Ambiguous") return
-      const used = estimated(prompt)
-      spent.unmetered++
-      spent.usage = AgentBudget.addUsage(spent.usage, used)
-      spent.cost += AgentBudget.costOf(budget, undefined, used)
-    })
-
-    /** One request. What an answer must not be, it fails with, for the guard around to see. */
-    const request = Effect.fnUntraced(function*(
-      prompt: Prompt.Prompt,
-      last: boolean,
-      spent: Spending
-    ) {
-      const response = yield* LanguageModel.generateText({
-        prompt,
-        toolkit: kit,
-        toolChoice: last ? "none" : "auto",
-        disableToolCallResolution: true,
-        toolCallValidation: "deferred"
-      }).pipe(Effect.onExit((exit) => Exit.isFailure(exit) ? lost(exit.cause, prompt, spent) : Effect.void))
-      const used = usageOf(response.usage, prompt)
-      if (!isMetered(response.usage)) spent.unmetered++
-      const model = response.content.find((part) => part.type === "response-metadata")?.modelId
-      spent.usage = AgentBudget.addUsage(spent.usage, used)
-      spent.cost += AgentBudget.costOf(budget, model, used)
-      const unusable: { [position: string]: string } = {}
-      let position = 0
-      const parts = response.content.map((part) => {
-        if (part.type !== "tool-call" || part.providerExecuted) return part
-        const why = beyondBounds(part.params, agent.limits)
-        if (why !== undefined) unusable[position] = why
-        position++
-        return why === undefined ? part : { ...part, params: {} }
-      })
-      const { finishReason, text } = response
-      switch (finishReason) {
-        case "content-filter":
-          return yield* failWith({ _tag: "Refused", text })
-        case "length":
-          if (last && text !== "") break
-          return yield* failWith({ _tag: "Truncated", text })
-        case "stop":
-        case "tool-calls":
-        case "pause":
-          break
-        default:
-          return yield* failWith({ _tag: "IncompleteAnswer", finishReason })
-      }
-      const says = text.trim() !== ""
-      const does = position > 0 || finishReason === "pause" || response.content.some((part) => part.type === "file")
-      if (!says && (last || !does)) return Option.none()
-      const message = Prompt.fromResponseParts(parts)
-      return Option.some({ message, finishReason, unusable, ...(model === undefined ? {} : { model }) })
-    })
-
-    /** Asks again, once, where the answer is empty. */
-    const answerOf = Effect.fnUntraced(function*(
-      prompt: Prompt.Prompt,
-      last: boolean,
-      spent: Spending
-    ) {
-      spent.attempts++
-      const first = yield* request(prompt, last, spent)
-      if (Option.isSome(first)) return first.value
-      spent.attempts++
-      const second = yield* request(Prompt.concat(prompt, user(emptyAgain)), last, spent)
-      return Option.isSome(second) ? second.value : yield* failWith({ _tag: "EmptyAnswer" })
-    })
-
-    const compactedBy = (prompt: Prompt.Prompt, { keepResults, summary, target }: Compacted): Compaction.Compacted =>
-      Compaction.compact(prompt, { protect, target, keepResults, summary })
-
-    /** What the conversation is made smaller by, if it can be. */
-    const makeSmaller = Effect.fnUntraced(function*(
-      prompt: Prompt.Prompt,
-      compaction: Compaction.Compaction,
-      spent: Spending
-    ) {
-      const { keepResults } = compaction
-      const target = Math.floor(Compaction.sizeOf(prompt) * compaction.share)
-      const { dropped, messages, results } = Compaction.compact(prompt, { protect, target, keepResults })
-      if (messages + results === 0) return undefined
-      const compacted = { target, keepResults, messages, results }
-      yield* Telemetry.emit(() => ({ _tag: "ContextCompacted", agent: name, runId, messages, results }))
-      yield* Effect.logWarning("the conversation has outgrown the model's context, going on with a smaller one").pipe(
-        Effect.annotateLogs({ messages, results })
-      )
-      if (!compaction.summary || dropped.length === 0) return compacted
-      const told = Prompt.concat(
-        Prompt.fromMessages([...prompt.content.slice(0, protect), ...dropped]),
-        user(summarise)
-      )
-      const summary = yield* agent.modelGuard(Effect.suspend(() => answerOf(told, true, spent))).pipe(
-        Effect.map(({ message }) => cut(textOf(message), summaryLength)),
-        Effect.catch((error) => Effect.as(Effect.logWarning("no summary, going on without one", error), undefined))
-      )
-      return summary === undefined ? compacted : { ...compacted, summary }
-    })
-
-    /** Asks once more with a smaller conversation where this one is too large. */
-    const answerWithRoom = Effect.fnUntraced(function*(
-      prompt: Prompt.Prompt,
-      last: boolean,
-      spent: Spending
-    ) {
-      const asked = (prompt: Prompt.Prompt) => agent.modelGuard(Effect.suspend(() => answerOf(prompt, last, spent)))
-      const first = yield* Effect.result(asked(prompt))
-      if (Result.isSuccess(first)) return first.success
-      const verdict = yield* Fault.classify(first.failure)
-      const compacted = verdict._tag === "ContextOverflow" && agent.compaction !== undefined
-        ? yield* makeSmaller(prompt, agent.compaction, spent)
-        : undefined
-      if (compacted === undefined) return yield* Effect.fail(first.failure)
-      return { ...(yield* asked(compactedBy(prompt, compacted).prompt)), compacted }
-    })
-
-    const reportShared = (usage: AgentBudget.Usage, cost: number) =>
-      agent.sharedBudget?.report(`${runId}/${scope}`, { ...tokensOf(usage), cost })
-
     const mayGoBack = () => counters.iterations - repairs > 1 && counters.rollbacks < agent.rollback.max
-
-    /** An error after which the run can go back, so that its journal says so. */
-    const setBack = <E2>(error: E2) =>
-      Effect.flatMap(Fault.classify(error), (verdict) =>
-        isAboutTheHistory(verdict) && mayGoBack()
-          ? Effect.succeed({ setBack: { error: ToolCall.nameOf(error), message: ToolCall.messageOf(error) } })
-          : Effect.fail(error))
 
     /**
      * Goes back to the beginning of the turn before the one that failed, or of this one where what was done since cannot be
@@ -503,7 +288,7 @@ export const loop = <Value, E, R>(
       good = good.slice(0, -2)
       repairs = 0
       counters.rollbacks++
-      history = Prompt.concat(history, user(wentBack(cut(message, 500))))
+      history = Prompt.concat(history, ModelTurn.user(wentBack(cut(message, 500))))
       const turn = counters.iterations
       yield* Telemetry.emit(() => ({ _tag: "AgentWentBack", agent: name, runId, turn, error }))
       yield* Effect.logWarning("went back to an earlier turn").pipe(Effect.annotateLogs({ turn, error, message }))
@@ -536,86 +321,28 @@ export const loop = <Value, E, R>(
         return { text, value: yield* Effect.orDie(agent.accept(value)) }
       })
 
-    const announceEnd = (end: End) =>
-      end.completion === "graceful"
-        ? Effect.andThen(
-          Telemetry.emit(() => ({ _tag: "BudgetExceeded", agent: name, runId, budget: end.budget })),
-          Effect.logWarning("budget used up, asking for the best answer so far").pipe(
-            Effect.annotateLogs({ budget: end.budget })
-          )
-        )
-        : Effect.andThen(
-          Telemetry.emit(() => ({ _tag: "LoopDetected", agent: name, runId, loop: end.loop._tag, stopped: true })),
-          Effect.logWarning("the agent goes round in circles, asking for the best answer so far").pipe(
-            Effect.annotateLogs({ loop: end.loop })
-          )
-        )
-
-    /**
-     * The model's answer as a step of its own, in the journal before anything in it is acted upon. With an end it is the
-     * last one.
-     */
-    const ask = Effect.fnUntraced(function*(end?: End) {
+    /** Asks the model, and counts what that has spent. With an ending its answer is the last one. */
+    const ask = Effect.fnUntraced(function*(ending?: Ending.Ending) {
       yield* options.setState("running")
       const prompt = history
-      const turn = counters.iterations
-      const left = Math.max(0, wallTime - time.marked())
-      const within = Duration.millis(end === undefined ? left : left + Duration.toMillis(budget.grace))
-      let replayed = true
-      const execute = Effect.gen(function*() {
-        replayed = false
-        if (end !== undefined) yield* announceEnd(end)
-        const spent: Spending = { usage: AgentBudget.noUsage, cost: 0, unmetered: 0, attempts: 0 }
-        const needed = estimated(prompt)
-        const estimate = { ...tokensOf(needed), cost: AgentBudget.costOf(budget, undefined, needed) }
-        // The last answer is what the run is allowed beyond its budget.
-        const full = end === undefined ? agent.sharedBudget?.reserve(estimate) : undefined
-        if (full !== undefined) {
-          if (agent.whenSpent === "fail") return yield* failWith({ _tag: "BudgetExceeded", budget: full })
-          return { _tag: "NoRoom" as const, budget: full, ...spent, elapsedMillis: yield* time.now }
-        }
-        const answer = yield* answerWithRoom(prompt, end !== undefined, spent).pipe(
-          Effect.catch((error): Effect.Effect<{ readonly setBack: WhySetBack }, E | AiError.AiError | AgentError> =>
-            end === undefined ? setBack(error) : Effect.fail(noLastAnswer(end, error))
-          ),
-          Effect.timeoutOption(within),
-          Effect.ensuring(Effect.sync(() => {
-            if (end === undefined) agent.sharedBudget?.release(estimate)
-            reportShared(AgentBudget.addUsage(usage, spent.usage), cost + spent.cost)
-          }))
-        )
-        yield* Telemetry.emit(() => ({
-          _tag: "ModelCalled",
-          agent: name,
-          runId,
-          turn,
-          inputTokens: spent.usage.inputTokens,
-          outputTokens: spent.usage.outputTokens
-        }))
-        yield* Effect.logDebug("model called").pipe(
-          Effect.annotateLogs({ turn, attempts: spent.attempts, ...spent.usage })
-        )
-        const record = { ...spent, elapsedMillis: yield* time.now }
-        // Not in the journal: with more time the same call is made once more.
-        if (Option.isNone(answer) && end === undefined && agent.whenSpent === "fail") {
-          return yield* failWith({ _tag: "BudgetExceeded", budget: "wallTime" })
-        }
-        if (Option.isNone(answer)) return { _tag: "OutOfTime" as const, ...record }
-        return "setBack" in answer.value
-          ? { _tag: "SetBack" as const, ...answer.value.setBack, ...record }
-          : { _tag: "Answer" as const, ...answer.value, ...record }
+      const { record, replayed } = yield* ModelTurn.ask(model, {
+        prompt,
+        turn: counters.iterations,
+        ending,
+        usage,
+        cost,
+        mayGoBack: mayGoBack()
       })
-      const record = yield* Checkpoint.step("model", { success: ModelRecord }, execute)
       yield* time.mark(record.elapsedMillis)
       usage = AgentBudget.addUsage(usage, record.usage)
       cost += record.cost
-      reportShared(usage, cost)
+      ModelTurn.reportShared(model, usage, cost)
       counters.unmetered += record.unmetered
       counters.retries += Math.max(0, record.attempts - 1)
       if (replayed) counters.replayedSteps++
       if (record._tag === "Answer" && record.compacted !== undefined) {
         counters.compactions++
-        history = compactedBy(prompt, record.compacted).prompt
+        history = ModelTurn.compactedBy(model, prompt, record.compacted)
       }
       return { record, replayed }
     })
@@ -630,14 +357,14 @@ export const loop = <Value, E, R>(
       turns: [...turns]
     })
 
-    const lastly = Effect.fnUntraced(function*(end: End) {
-      history = Prompt.concat(history, user(pastTheEnd(end)))
+    const lastly = Effect.fnUntraced(function*(end: Ending.Ending) {
+      history = Prompt.concat(history, ModelTurn.user(Ending.pastTheEnd(end)))
       const { record, replayed } = yield* Checkpoint.within("last")(ask(end))
       if (record._tag !== "Answer") {
-        return yield* noLastAnswer(end, "the model did not answer within the grace period")
+        return yield* failWith(Ending.noLastAnswer(end, "the model did not answer within the grace period"))
       }
       turns.push({ finishReason: record.finishReason, attempts: record.attempts, replayed, toolCalls: [] })
-      const text = textOf(record.message)
+      const text = ModelTurn.textOf(record.message)
       const value = yield* Effect.option(agent.decode(text))
       return {
         ...result(text, record.finishReason),
@@ -648,7 +375,7 @@ export const loop = <Value, E, R>(
 
     /** Runs the tools that an answer asks for. */
     const callTools = Effect.fnUntraced(function*(record: Answer) {
-      const calls = clientCalls(record.message)
+      const calls = ModelTurn.clientCalls(record.message)
       if (calls.length === 0) return []
       const allowed = Math.max(0, budget.toolCalls - counters.toolCalls)
       counters.toolCalls += calls.length
@@ -715,7 +442,7 @@ export const loop = <Value, E, R>(
         continue
       }
 
-      const text = textOf(record.message)
+      const text = ModelTurn.textOf(record.message)
       turns.push({
         finishReason: record.finishReason,
         attempts: record.attempts,
@@ -739,7 +466,7 @@ export const loop = <Value, E, R>(
         const loop = yield* lookForLoop(outcomes)
         if (loop === undefined) continue
         if (loop.stop) return yield* lastly({ completion: "looped", loop: loop.found })
-        history = Prompt.concat(history, user(inALoop(loop.found)))
+        history = Prompt.concat(history, ModelTurn.user(inALoop(loop.found)))
         if (!replayed) {
           const { _tag } = loop.found
           yield* Telemetry.emit(() => ({ _tag: "LoopDetected", agent: name, runId, loop: _tag, stopped: false }))
@@ -770,7 +497,7 @@ export const loop = <Value, E, R>(
           default:
             history = Prompt.concat(
               history,
-              user(askedAgain(decision._tag === "Reject" ? cut(decision.reason, 2_000) : undefined))
+              ModelTurn.user(askedAgain(decision._tag === "Reject" ? cut(decision.reason, 2_000) : undefined))
             )
             continue
         }
@@ -785,6 +512,6 @@ export const loop = <Value, E, R>(
       }
       repairs++
       counters.repairs++
-      history = Prompt.concat(history, user(notValid(issue)))
+      history = Prompt.concat(history, ModelTurn.user(notValid(issue)))
     }
   })

@@ -1,0 +1,347 @@
+import type * as AiError from "effect/ai/AiError"
+import * as LanguageModel from "effect/ai/LanguageModel"
+import * as Prompt from "effect/ai/Prompt"
+import type * as Response from "effect/ai/Response"
+import * as Cause from "effect/Cause"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Option from "effect/Option"
+import * as Result from "effect/Result"
+import * as Checkpoint from "../../durable/Checkpoint.ts"
+import * as Fault from "../../Fault.ts"
+import * as Telemetry from "../../Telemetry.ts"
+import * as AgentBudget from "../AgentBudget.ts"
+import * as Compaction from "../Compaction.ts"
+import type * as ActiveTime from "./activeTime.ts"
+import { AgentError, type AgentErrorReason } from "./agentError.ts"
+import { beyondBounds } from "./argumentBounds.ts"
+import { cut } from "./boundedJson.ts"
+import * as Ending from "./ending.ts"
+import { callsIn } from "./pairing.ts"
+import { type Answer, type Compacted, ModelRecord } from "./records.ts"
+import * as ToolCall from "./toolCall.ts"
+
+/**
+ * A whole answer of the model.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface ModelAnswer extends Pick<Answer, "message" | "finishReason" | "model" | "unusable"> {}
+
+/**
+ * A guard around a model call, for instance `CircuitBreaker.protect("anthropic")` or a `flow` of several.
+ *
+ * **Details**
+ *
+ * It may fail with other errors, handle some, and make the call again with another model: what it can fail with, and
+ * what it needs, is what the agent can fail with and needs.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type ModelGuard<E = AiError.AiError | AgentError, R = LanguageModel.LanguageModel> = (
+  self: Effect.Effect<ModelAnswer, AiError.AiError | AgentError, LanguageModel.LanguageModel>
+) => Effect.Effect<ModelAnswer, E, R>
+
+const partsOf = (message: Prompt.Prompt): ReadonlyArray<Prompt.AssistantMessagePart> =>
+  message.content.flatMap((message) => message.role === "assistant" ? message.content : [])
+
+/** @internal */
+export const clientCalls = (message: Prompt.Prompt) => message.content.flatMap(callsIn)
+
+/** @internal */
+export const textOf = (message: Prompt.Prompt): string =>
+  partsOf(message).map((part) => part.type === "text" ? part.text : "").join("")
+
+// Two characters a token are more tokens than any text has in practice, and 4096 is what an answer has at most by default.
+const estimated = (prompt: Prompt.Prompt): AgentBudget.Usage => ({
+  ...AgentBudget.noUsage,
+  inputTokens: Math.ceil(Compaction.sizeOf(prompt) / 2),
+  outputTokens: 4096
+})
+
+const tokensOf = ({ inputTokens, outputTokens }: AgentBudget.Usage) => ({ inputTokens, outputTokens })
+
+const isMetered = ({ inputTokens, outputTokens }: Response.Usage): boolean =>
+  inputTokens.total !== undefined && outputTokens.total !== undefined
+
+const usageOf = (usage: Response.Usage, prompt: Prompt.Prompt): AgentBudget.Usage => ({
+  inputTokens: usage.inputTokens.total ?? estimated(prompt).inputTokens,
+  outputTokens: usage.outputTokens.total ?? estimated(prompt).outputTokens,
+  cacheReadTokens: usage.inputTokens.cacheRead ?? 0,
+  cacheWriteTokens: usage.inputTokens.cacheWrite ?? 0
+})
+
+/** @internal */
+export const user = (text: string): Prompt.Prompt => Prompt.make(text)
+
+const summarise =
+  "Sum up what was done and found so far in this task, for somebody who goes on with it and sees nothing " +
+  "but your summary: facts, results, decisions, and what is left to do. Do not call tools."
+
+const summaryLength = 8_000
+
+const emptyAgain = "Your last answer was empty. Give your answer."
+
+/** What a model call has spent so far, all its attempts together. */
+interface Spending {
+  usage: AgentBudget.Usage
+  cost: number
+  unmetered: number
+  attempts: number
+}
+
+interface WhySetBack {
+  readonly error: string
+  readonly message: string
+}
+
+// What another history can change; a provider that is down, or a key that is wrong, stays that.
+const isAboutTheHistory = ({ _tag }: Fault.Verdict): boolean =>
+  _tag === "Refused" || _tag === "Malformed" || _tag === "ContextOverflow"
+
+/** @internal */
+export interface Environment<E, R> {
+  readonly agent: string
+  readonly runId: string
+  /** What names the run in a budget that it shares with others. */
+  readonly account: string
+  readonly kit: ToolCall.ErasedToolkit
+  readonly guard: ModelGuard<E, R>
+  readonly budget: AgentBudget.AgentBudget
+  readonly sharedBudget: AgentBudget.Shared | undefined
+  readonly whenSpent: "answer" | "fail"
+  readonly limits: ToolCall.ResolvedLimits
+  readonly compaction: Compaction.Compaction | undefined
+  /** Messages at the beginning that are never left out. */
+  readonly protect: number
+  readonly time: ActiveTime.ActiveTime
+}
+
+/** @internal */
+export interface Turn {
+  readonly prompt: Prompt.Prompt
+  readonly turn: number
+  /** With an ending the answer is the last one. */
+  readonly ending: Ending.Ending | undefined
+  /** What the run has spent before. */
+  readonly usage: AgentBudget.Usage
+  readonly cost: number
+  readonly mayGoBack: boolean
+}
+
+interface Asking<E, R> {
+  readonly env: Environment<E, R>
+  readonly turn: number
+  readonly last: boolean
+  readonly spent: Spending
+}
+
+const failWith = <E, R>({ agent, runId }: Environment<E, R>, turn: number, reason: AgentErrorReason) =>
+  new AgentError({ agent, runId, turn, reason })
+
+/** A request that may have been answered, and whose answer is lost, is paid for. */
+const lost = Effect.fnUntraced(function*<E, R>(
+  { env, spent }: Asking<E, R>,
+  prompt: Prompt.Prompt,
+  cause: Cause.Cause<unknown>
+) {
+  const verdict = Cause.hasInterruptsOnly(cause) ? Fault.timedOut : yield* Fault.classify(Cause.squash(cause))
+  if (verdict._tag !== "TimedOut" && verdict._tag !== "Ambiguous") return
+  const used = estimated(prompt)
+  spent.unmetered++
+  spent.usage = AgentBudget.addUsage(spent.usage, used)
+  spent.cost += AgentBudget.costOf(env.budget, undefined, used)
+})
+
+/** One request. What an answer must not be, it fails with, for the guard around to see. */
+const request = Effect.fnUntraced(function*<E, R>(asking: Asking<E, R>, prompt: Prompt.Prompt) {
+  const { env, last, spent, turn } = asking
+  const response = yield* LanguageModel.generateText({
+    prompt,
+    toolkit: env.kit,
+    toolChoice: last ? "none" : "auto",
+    disableToolCallResolution: true,
+    toolCallValidation: "deferred"
+  }).pipe(Effect.onExit((exit) => Exit.isFailure(exit) ? lost(asking, prompt, exit.cause) : Effect.void))
+  const used = usageOf(response.usage, prompt)
+  if (!isMetered(response.usage)) spent.unmetered++
+  const model = response.content.find((part) => part.type === "response-metadata")?.modelId
+  spent.usage = AgentBudget.addUsage(spent.usage, used)
+  spent.cost += AgentBudget.costOf(env.budget, model, used)
+  const unusable: { [position: string]: string } = {}
+  let position = 0
+  const parts = response.content.map((part) => {
+    if (part.type !== "tool-call" || part.providerExecuted) return part
+    const why = beyondBounds(part.params, env.limits)
+    if (why !== undefined) unusable[position] = why
+    position++
+    return why === undefined ? part : { ...part, params: {} }
+  })
+  const { finishReason, text } = response
+  switch (finishReason) {
+    case "content-filter":
+      return yield* failWith(env, turn, { _tag: "Refused", text })
+    case "length":
+      if (last && text !== "") break
+      return yield* failWith(env, turn, { _tag: "Truncated", text })
+    case "stop":
+    case "tool-calls":
+    case "pause":
+      break
+    default:
+      return yield* failWith(env, turn, { _tag: "IncompleteAnswer", finishReason })
+  }
+  const says = text.trim() !== ""
+  const does = position > 0 || finishReason === "pause" || response.content.some((part) => part.type === "file")
+  if (!says && (last || !does)) return Option.none()
+  const message = Prompt.fromResponseParts(parts)
+  return Option.some({ message, finishReason, unusable, ...(model === undefined ? {} : { model }) })
+})
+
+/** Asks again, once, where the answer is empty. */
+const answerOf = Effect.fnUntraced(function*<E, R>(asking: Asking<E, R>, prompt: Prompt.Prompt) {
+  const { env, spent, turn } = asking
+  spent.attempts++
+  const first = yield* request(asking, prompt)
+  if (Option.isSome(first)) return first.value
+  spent.attempts++
+  const second = yield* request(asking, Prompt.concat(prompt, user(emptyAgain)))
+  return Option.isSome(second) ? second.value : yield* failWith(env, turn, { _tag: "EmptyAnswer" })
+})
+
+const asked = <E, R>(asking: Asking<E, R>, prompt: Prompt.Prompt) =>
+  asking.env.guard(Effect.suspend(() => answerOf(asking, prompt)))
+
+/** @internal */
+export const compactedBy = <E, R>(
+  { protect }: Environment<E, R>,
+  prompt: Prompt.Prompt,
+  { keepResults, summary, target }: Compacted
+): Prompt.Prompt => Compaction.compact(prompt, { protect, target, keepResults, summary }).prompt
+
+/** What the conversation is made smaller by, if it can be. */
+const makeSmaller = Effect.fnUntraced(function*<E, R>(
+  asking: Asking<E, R>,
+  prompt: Prompt.Prompt,
+  compaction: Compaction.Compaction
+) {
+  const { agent, protect, runId } = asking.env
+  const { keepResults } = compaction
+  const target = Math.floor(Compaction.sizeOf(prompt) * compaction.share)
+  const { dropped, messages, results } = Compaction.compact(prompt, { protect, target, keepResults })
+  if (messages + results === 0) return undefined
+  const compacted = { target, keepResults, messages, results }
+  yield* Telemetry.emit(() => ({ _tag: "ContextCompacted", agent, runId, messages, results }))
+  yield* Effect.logWarning("the conversation has outgrown the model's context, going on with a smaller one").pipe(
+    Effect.annotateLogs({ messages, results })
+  )
+  if (!compaction.summary || dropped.length === 0) return compacted
+  const told = Prompt.concat(
+    Prompt.fromMessages([...prompt.content.slice(0, protect), ...dropped]),
+    user(summarise)
+  )
+  const summary = yield* asked({ ...asking, last: true }, told).pipe(
+    Effect.map(({ message }) => cut(textOf(message), summaryLength)),
+    Effect.catch((error) => Effect.as(Effect.logWarning("no summary, going on without one", error), undefined))
+  )
+  return summary === undefined ? compacted : { ...compacted, summary }
+})
+
+/** Asks once more with a smaller conversation where this one is too large. */
+const answerWithRoom = Effect.fnUntraced(function*<E, R>(asking: Asking<E, R>, prompt: Prompt.Prompt) {
+  const { compaction } = asking.env
+  const first = yield* Effect.result(asked(asking, prompt))
+  if (Result.isSuccess(first)) return first.success
+  const verdict = yield* Fault.classify(first.failure)
+  const compacted = verdict._tag === "ContextOverflow" && compaction !== undefined
+    ? yield* makeSmaller(asking, prompt, compaction)
+    : undefined
+  if (compacted === undefined) return yield* Effect.fail(first.failure)
+  return { ...(yield* asked(asking, compactedBy(asking.env, prompt, compacted))), compacted }
+})
+
+/** An error after which the run can go back, so that its journal says so. */
+const setBack = <E>(error: E, mayGoBack: boolean): Effect.Effect<{ readonly setBack: WhySetBack }, E> =>
+  Effect.flatMap(Fault.classify(error), (verdict) =>
+    isAboutTheHistory(verdict) && mayGoBack
+      ? Effect.succeed({ setBack: { error: ToolCall.nameOf(error), message: ToolCall.messageOf(error) } })
+      : Effect.fail(error))
+
+/**
+ * Tells the budget that several runs share what this one has spent.
+ *
+ * @internal
+ */
+export const reportShared = <E, R>(
+  { account, sharedBudget }: Environment<E, R>,
+  usage: AgentBudget.Usage,
+  cost: number
+): void => sharedBudget?.report(account, { ...tokensOf(usage), cost })
+
+/** One model call with all its attempts, as the journal keeps it. */
+const execute = Effect.fnUntraced(function*<E, R>(env: Environment<E, R>, options: Turn) {
+  const { agent, budget, runId, sharedBudget, time, whenSpent } = env
+  const { cost, ending, mayGoBack, prompt, turn, usage } = options
+  const left = Math.max(0, Duration.toMillis(budget.wallTime) - time.marked())
+  const within = Duration.millis(ending === undefined ? left : left + Duration.toMillis(budget.grace))
+  if (ending !== undefined) yield* Ending.announce(agent, runId, ending)
+  const spent: Spending = { usage: AgentBudget.noUsage, cost: 0, unmetered: 0, attempts: 0 }
+  const needed = estimated(prompt)
+  const estimate = { ...tokensOf(needed), cost: AgentBudget.costOf(budget, undefined, needed) }
+  // The last answer is what the run is allowed beyond its budget.
+  const full = ending === undefined ? sharedBudget?.reserve(estimate) : undefined
+  if (full !== undefined) {
+    if (whenSpent === "fail") return yield* failWith(env, turn, { _tag: "BudgetExceeded", budget: full })
+    return { _tag: "NoRoom" as const, budget: full, ...spent, elapsedMillis: yield* time.now }
+  }
+  const answer = yield* answerWithRoom({ env, turn, last: ending !== undefined, spent }, prompt).pipe(
+    Effect.catch((error) =>
+      ending === undefined
+        ? setBack<E | AgentError>(error, mayGoBack)
+        : Effect.fail(failWith(env, turn, Ending.noLastAnswer(ending, error)))
+    ),
+    Effect.timeoutOption(within),
+    Effect.ensuring(Effect.sync(() => {
+      if (ending === undefined) sharedBudget?.release(estimate)
+      reportShared(env, AgentBudget.addUsage(usage, spent.usage), cost + spent.cost)
+    }))
+  )
+  yield* Telemetry.emit(() => ({
+    _tag: "ModelCalled",
+    agent,
+    runId,
+    turn,
+    inputTokens: spent.usage.inputTokens,
+    outputTokens: spent.usage.outputTokens
+  }))
+  yield* Effect.logDebug("model called").pipe(
+    Effect.annotateLogs({ turn, attempts: spent.attempts, ...spent.usage })
+  )
+  const record = { ...spent, elapsedMillis: yield* time.now }
+  // Not in the journal: with more time the same call is made once more.
+  if (Option.isNone(answer) && ending === undefined && whenSpent === "fail") {
+    return yield* failWith(env, turn, { _tag: "BudgetExceeded", budget: "wallTime" })
+  }
+  if (Option.isNone(answer)) return { _tag: "OutOfTime" as const, ...record }
+  return "setBack" in answer.value
+    ? { _tag: "SetBack" as const, ...answer.value.setBack, ...record }
+    : { _tag: "Answer" as const, ...answer.value, ...record }
+})
+
+/**
+ * The model's answer as a step of its own, in the journal before anything in it is acted upon.
+ *
+ * @internal
+ */
+export const ask = Effect.fnUntraced(function*<E, R>(env: Environment<E, R>, turn: Turn) {
+  let replayed = true
+  const executed = Effect.suspend(() => {
+    replayed = false
+    return execute(env, turn)
+  })
+  const record = yield* Checkpoint.step("model", { success: ModelRecord }, executed)
+  return { record, replayed }
+})
