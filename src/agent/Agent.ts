@@ -34,7 +34,7 @@ import * as ToolCall from "./internal/toolCall.ts"
 import type { Reconcile } from "./internal/toolTurn.ts"
 import * as LoopDetector from "./LoopDetector.ts"
 
-export { AgentError, AgentErrorReason } from "./internal/agentError.ts"
+export { AgentError, AgentErrorReason, Progress } from "./internal/agentError.ts"
 export type { Counters, State, Turn, TurnToolCall } from "./internal/loop.ts"
 export type { ModelAnswer, ModelGuard } from "./internal/modelTurn.ts"
 
@@ -542,6 +542,16 @@ export const loop = <Tools extends Record<string, Tool.Any>, Value, E, R>(
   Result<Value>,
   E | LoopError<Tools>,
   Checkpoint.Run | RunServices<Tools> | R
+> => looping(agent, options, false)
+
+const looping = <Tools extends Record<string, Tool.Any>, Value, E, R>(
+  agent: Agent<Tools, Value, E, R>,
+  options: LoopOptions,
+  alone: boolean
+): Effect.Effect<
+  Result<Value>,
+  E | LoopError<Tools>,
+  Checkpoint.Run | RunServices<Tools> | R
 > => {
   const { state } = options
   const setState = (next: internal.State) => state === undefined ? Effect.void : SubscriptionRef.set(state, next)
@@ -549,7 +559,7 @@ export const loop = <Tools extends Record<string, Tool.Any>, Value, E, R>(
     const { runId } = yield* Checkpoint.current
     const looped = Effect.gen(function*() {
       yield* Effect.logInfo("agent started")
-      return yield* internal.loop(agent.definition, { prompt: Prompt.make(options.prompt), setState })
+      return yield* internal.loop(agent.definition, { prompt: Prompt.make(options.prompt), setState, alone })
     })
     return yield* looped.pipe(
       Effect.onExit((exit) => {
@@ -631,7 +641,7 @@ export const run = <Tools extends Record<string, Tool.Any>, Value, E, R>(
   Effect.gen(function*() {
     // A prompt was made by its own schema, so it encodes.
     const input = yield* Effect.orDie(encodePrompt(Prompt.make(options.prompt)))
-    return yield* Checkpoint.run(loop(agent, options), { id: options.runId, version: agent.version, input })
+    return yield* Checkpoint.run(looping(agent, options, true), { id: options.runId, version: agent.version, input })
   })
 
 /**

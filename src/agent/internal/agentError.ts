@@ -3,6 +3,7 @@ import * as Schema from "effect/Schema"
 import * as Fault from "../../Fault.ts"
 import * as AgentBudget from "../AgentBudget.ts"
 import * as LoopDetector from "../LoopDetector.ts"
+import { Counted } from "./records.ts"
 
 /**
  * Why an agent came to no answer.
@@ -44,6 +45,42 @@ export const AgentErrorReason = Schema.TaggedUnion({
  */
 export type AgentErrorReason = typeof AgentErrorReason.Type
 
+/**
+ * How far a run had come when it failed, and what of it is kept.
+ *
+ * **Details**
+ *
+ * - `step`: the step of the journal that it failed in, or that the budget had no room for.
+ * - `attempts`: how often the call of that step was made; 0 where it was not.
+ * - `lastError`: the last thing that went wrong, in a model call, a tool or an answer, whether it was the reason or not.
+ * - `counters`, `usage`, `cost`: what was done and spent, over all processes of the run, failed calls included. `cost` is
+ *   there where the budget has a price table.
+ * - `elapsedMillis`: time in which the run was active.
+ * - `kept`: what is in the journal, from which the run goes on where it is run again: answers of the model (`turns`), and
+ *   these and the results of tools together (`steps`).
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const Progress = Schema.Struct({
+  step: Schema.String,
+  attempts: Schema.Finite,
+  lastError: Schema.optionalKey(Schema.Struct({ tag: Schema.String, message: Schema.String })),
+  counters: Counted,
+  usage: AgentBudget.Usage,
+  cost: Schema.optionalKey(Schema.Finite),
+  elapsedMillis: Schema.Finite,
+  kept: Schema.Struct({ turns: Schema.Finite, steps: Schema.Finite })
+})
+
+/**
+ * How far a run had come when it failed, and what of it is kept.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Progress = typeof Progress.Type
+
 const messageOf = (cause: unknown): string => cause instanceof Error ? cause.message : String(cause)
 
 const say = (reason: AgentErrorReason): string => {
@@ -75,12 +112,25 @@ const say = (reason: AgentErrorReason): string => {
   }
 }
 
+const many = (count: number, what: string) => `${count} ${what}${count === 1 ? "" : "s"}`
+
+const times = (attempts: number): string => attempts === 0 ? "" : ` after ${many(attempts, "attempt")}`
+
+// What the reason says already is not said twice.
+const leftBehind = ({ kept, lastError }: Progress, said: AgentErrorReason["_tag"]): string =>
+  (lastError === undefined || lastError.tag === said ? "" : `; last error: ${lastError.tag}: ${lastError.message}`) +
+  `; kept: ${many(kept.steps, "step")} of ${many(kept.turns, "turn")}, to go on from when it is run again`
+
 /**
  * Failure of an agent that came to no answer.
  *
  * **Details**
  *
- * `turn` counts the model calls of the loop from 1. A refused, truncated, empty or incomplete answer fails the model
+ * `turn` counts the model calls of the loop from 1. `progress` says in which step the run failed, after how many attempts,
+ * with which last error, what it had done and spent, and what is kept; a guard around the model call sees the error before
+ * that is known. It survives a journal or a queue, as everything in it does.
+ *
+ * A refused, truncated, empty or incomplete answer fails the model
  * call itself, inside the guard `policies.model`, so that a policy can retry it or fall back; its verdict is `Refused`
  * or `Malformed`. The other reasons are `Permanent`.
  *
@@ -89,7 +139,13 @@ const say = (reason: AgentErrorReason): string => {
  */
 export class AgentError extends Schema.TaggedError<AgentError>("effect-resilience/agent/Agent/AgentError")(
   "AgentError",
-  { agent: Schema.String, runId: Schema.String, turn: Schema.Finite, reason: AgentErrorReason }
+  {
+    agent: Schema.String,
+    runId: Schema.String,
+    turn: Schema.Finite,
+    reason: AgentErrorReason,
+    progress: Schema.optionalKey(Progress)
+  }
 ) {
   get [Fault.verdictOf](): Extract<Fault.Verdict, { readonly _tag: "Refused" | "Malformed" | "Permanent" }> {
     switch (this.reason._tag) {
@@ -104,6 +160,9 @@ export class AgentError extends Schema.TaggedError<AgentError>("effect-resilienc
     }
   }
   override get message() {
-    return `agent "${this.agent}", run "${this.runId}", turn ${this.turn}: ${say(this.reason)}`
+    const { progress } = this
+    const where = progress === undefined ? "" : `, step "${progress.step}"${times(progress.attempts)}`
+    return `agent "${this.agent}", run "${this.runId}", turn ${this.turn}${where}: ${say(this.reason)}` +
+      (progress === undefined ? "" : leftBehind(progress, this.reason._tag))
   }
 }

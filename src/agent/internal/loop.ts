@@ -15,13 +15,13 @@ import type { ToolGuard } from "../AgentTools.ts"
 import type * as Compaction from "../Compaction.ts"
 import * as LoopDetector from "../LoopDetector.ts"
 import * as ActiveTime from "./activeTime.ts"
-import { AgentError, type AgentErrorReason } from "./agentError.ts"
+import { AgentError, type AgentErrorReason, type Progress } from "./agentError.ts"
 import { cut } from "./boundedJson.ts"
 import * as Ending from "./ending.ts"
 import * as ModelTurn from "./modelTurn.ts"
 import { paired } from "./pairing.ts"
-import type { Answer } from "./records.ts"
-import type * as ToolCall from "./toolCall.ts"
+import type { Answer, ModelRecord } from "./records.ts"
+import * as ToolCall from "./toolCall.ts"
 import * as ToolTurn from "./toolTurn.ts"
 
 /**
@@ -215,16 +215,46 @@ const wentBack = (message: string): string =>
 const askedAgain = (reason: string | undefined): string =>
   `Your answer was not accepted${reason === undefined ? "" : `: ${reason}`}. Answer again, with more care.`
 
+interface Options {
+  readonly prompt: Prompt.Prompt
+  readonly setState: (state: State) => Effect.Effect<void>
+  /** Whether the agent has its run for itself, so that nothing follows from what it once answered. */
+  readonly alone: boolean
+}
+
+/** What has come of a run so far, for the error that it may fail with. */
+interface Watched {
+  progress: () => Progress | undefined
+}
+
 /** @internal */
-export const loop = <Value, E, R>(
-  agent: Definition<Value, E, R>,
-  options: {
-    readonly prompt: Prompt.Prompt
-    readonly setState: (state: State) => Effect.Effect<void>
-  }
-) =>
+export const loop = <Value, E, R>(agent: Definition<Value, E, R>, options: Options) =>
+  Effect.suspend(() => {
+    const watched: Watched = { progress: () => undefined }
+    return iterate(agent, options, watched).pipe(
+      Effect.mapError((error) => {
+        const progress = watched.progress()
+        if (!(error instanceof AgentError) || error.agent !== agent.name || progress === undefined) return error
+        const { reason, runId, turn } = error
+        return error.progress === undefined
+          ? new AgentError({ agent: error.agent, runId, turn, reason, progress })
+          : error
+      }),
+      Effect.tapError((error) =>
+        error instanceof Checkpoint.RunSuspended
+          ? Effect.void
+          : Effect.logWarning("agent failed").pipe(
+            Effect.annotateLogs({ error: ToolCall.nameOf(error), ...watched.progress() })
+          )
+      )
+    )
+  })
+
+const nth = (name: string, n: number): string => n === 1 ? name : `${name}#${n}`
+
+const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, watched: Watched) =>
   Effect.gen(function*() {
-    const { runId, scope } = yield* Checkpoint.current
+    const { journal, runId, scope } = yield* Checkpoint.Run
     const kit = yield* agent.kit
     const time = yield* ActiveTime.make
     const { budget, name } = agent
@@ -269,8 +299,45 @@ export const loop = <Value, E, R>(
     const turns: Array<Turn> = []
     const counters = { ...nothingDone }
 
+    let at = { step: scope, attempts: 0 }
+    let lastError: ModelTurn.LastError | undefined
+    let recorded = 0
+
+    watched.progress = () => ({
+      ...at,
+      ...(lastError === undefined ? {} : { lastError }),
+      counters: { ...counters },
+      usage,
+      ...(budget.prices.size === 0 ? {} : { cost }),
+      elapsedMillis: time.marked(),
+      kept: { turns: turns.length, steps: recorded }
+    })
+
     const failWith = (reason: AgentErrorReason) =>
       new AgentError({ agent: name, runId, turn: counters.iterations, reason })
+
+    /** What the journal has of a model call. */
+    const recordOf = (place: string, n = 1): string | undefined => {
+      const outcome = journal.outcome(`${scope}/${place}/${nth("model", n)}`)
+      if (outcome?._tag !== "Succeeded") return undefined
+      return Predicate.hasProperty(outcome.value, "_tag") ? String(outcome.value._tag) : ""
+    }
+
+    /** A run that was completed with what its budget allowed is at work again. */
+    const goOn = Effect.suspend(() => {
+      if (!options.alone || !journal.isCompleted()) return Effect.void
+      journal.announce({ _tag: "RunResumed" }, "running")
+      return journal.executing
+    })
+
+    const budgetGone = () =>
+      AgentBudget.exceeded(budget, {
+        iterations: counters.iterations,
+        toolCalls: counters.toolCalls,
+        usage,
+        cost,
+        elapsedMillis: time.marked()
+      })
 
     const mayGoBack = () => counters.iterations - repairs > 1 && counters.rollbacks < agent.rollback.max
 
@@ -321,30 +388,72 @@ export const loop = <Value, E, R>(
         return { text, value: yield* Effect.orDie(agent.accept(value)) }
       })
 
-    /** Asks the model, and counts what that has spent. With an ending its answer is the last one. */
-    const ask = Effect.fnUntraced(function*(ending?: Ending.Ending) {
-      yield* options.setState("running")
+    /** Makes a model call, or has it from the journal, and counts what it has spent. */
+    const call = Effect.fnUntraced(function*(step: string, ending: Ending.Ending | undefined) {
       const prompt = history
-      const { record, replayed } = yield* ModelTurn.ask(model, {
+      const spent = ModelTurn.nothingSpent()
+      at = { step, attempts: 0 }
+      const { failure, record, replayed } = yield* ModelTurn.ask(model, {
         prompt,
         turn: counters.iterations,
         ending,
         usage,
         cost,
-        mayGoBack: mayGoBack()
-      })
+        mayGoBack: mayGoBack(),
+        spent
+      }).pipe(
+        Effect.ensuring(Effect.sync(() => {
+          at = { step, attempts: spent.attempts }
+          lastError = spent.lastError ?? lastError
+        }))
+      )
+      yield* account(record, replayed)
+      at = { step, attempts: record.attempts }
+      if (Option.isSome(failure)) return yield* Effect.fail(failure.value)
+      return { record, replayed }
+    })
+
+    const account = Effect.fnUntraced(function*(record: ModelRecord, replayed: boolean) {
       yield* time.mark(record.elapsedMillis)
       usage = AgentBudget.addUsage(usage, record.usage)
       cost += record.cost
       ModelTurn.reportShared(model, usage, cost)
       counters.unmetered += record.unmetered
       counters.retries += Math.max(0, record.attempts - 1)
+      recorded++
       if (replayed) counters.replayedSteps++
-      if (record._tag === "Answer" && record.compacted !== undefined) {
-        counters.compactions++
-        history = ModelTurn.compactedBy(model, prompt, record.compacted)
+      if (record._tag === "SetBack" || record._tag === "Failed") {
+        lastError = { tag: record.error, message: cut(record.message, 1_000) }
       }
-      return { record, replayed }
+    })
+
+    /**
+     * Asks the model; with an ending its answer is the last one. A call that failed before is paid for, and made once more.
+     */
+    const ask = Effect.fnUntraced(function*(place: string, ending?: Ending.Ending) {
+      yield* options.setState("running")
+      for (let n = 1;; n++) {
+        if (recordOf(place, n) === undefined) {
+          const gone = n > 1 && ending === undefined ? budgetGone() : undefined
+          if (gone !== undefined) return { record: { _tag: "NoRoom" as const, budget: gone }, replayed: false }
+          yield* goOn
+        }
+        const prompt = history
+        const { record, replayed } = yield* call(`${scope}/${place}/${nth("model", n)}`, ending)
+        if (record._tag === "Failed") continue
+        if (record._tag === "Answer" && record.compacted !== undefined) {
+          counters.compactions++
+          history = ModelTurn.compactedBy(model, prompt, record.compacted)
+        }
+        return { record, replayed }
+      }
+    })
+
+    /** The answers with which the run once ended: they are paid for, and no part of what it goes on with. */
+    const passBy = Effect.fnUntraced(function*(place: string) {
+      for (let n = 1; recordOf(place, n) !== undefined; n++) {
+        yield* call(`${scope}/${place}/${nth("model", n)}`, { completion: "graceful", budget: "iterations" })
+      }
     })
 
     const result = (text: string, finishReason: Response.FinishReason): Base => ({
@@ -359,39 +468,57 @@ export const loop = <Value, E, R>(
 
     const lastly = Effect.fnUntraced(function*(end: Ending.Ending) {
       history = Prompt.concat(history, ModelTurn.user(Ending.pastTheEnd(end)))
-      const { record, replayed } = yield* Checkpoint.within("last")(ask(end))
+      const place = `last-${counters.iterations}`
+      const { record, replayed } = yield* Checkpoint.within(place)(ask(`[${place}]`, end))
       if (record._tag !== "Answer") {
-        return yield* failWith(Ending.noLastAnswer(end, "the model did not answer within the grace period"))
+        return yield* failWith(Ending.noLastAnswer(end, "the model did not answer"))
       }
       turns.push({ finishReason: record.finishReason, attempts: record.attempts, replayed, toolCalls: [] })
       const text = ModelTurn.textOf(record.message)
       const value = yield* Effect.option(agent.decode(text))
       return {
         ...result(text, record.finishReason),
-        ...end,
+        // Whatever the budget is by now, it is the answer of one that was used up.
+        ...(record.ending === undefined ? end : { completion: "graceful" as const, budget: record.ending }),
         value: Option.getOrUndefined(value)
       }
     })
 
+    const isAnswered = (place: string): boolean => {
+      for (let n = 1;; n++) {
+        const record = recordOf(place, n)
+        if (record === undefined || record === "Answer") return record !== undefined
+      }
+    }
+
     /** Runs the tools that an answer asks for. */
-    const callTools = Effect.fnUntraced(function*(record: Answer) {
+    const callTools = Effect.fnUntraced(function*(place: string, record: Answer) {
       const calls = ModelTurn.clientCalls(record.message)
       if (calls.length === 0) return []
       const allowed = Math.max(0, budget.toolCalls - counters.toolCalls)
       counters.toolCalls += calls.length
       yield* options.setState("waitingForTool")
-      const outcomes = yield* ToolTurn.run(tools, {
-        calls: calls.map(({ id, name, params }, position) => ({
-          id,
-          name,
-          params,
-          plan: agent.plans.get(name),
-          unusable: record.unusable[position],
-          overBudget: position >= allowed
-        })),
-        history: Prompt.concat(history, record.message),
-        turn: counters.iterations
-      })
+      at = { step: `${scope}/${place}/tools`, attempts: 0 }
+      const known = ToolTurn.recorded(journal, `${scope}/${place}`)
+      const wanted = calls.map(({ id, name, params }, position) => ({
+        id,
+        name,
+        params,
+        plan: agent.plans.get(name),
+        unusable: record.unusable[position],
+        // What ran under a larger budget has run.
+        overBudget: position >= allowed && !known(position)
+      }))
+      const isNew = ({ overBudget, plan, unusable }: ToolTurn.Call, position: number) =>
+        !overBudget && plan !== undefined && unusable === undefined && !known(position)
+      if (journal.isCompleted() && wanted.some(isNew)) yield* goOn
+      const outcomes = yield* ToolTurn.run(tools, { calls: wanted, turn: counters.iterations })
+      recorded += outcomes.filter(({ outcome }) => outcome.attempts > 0).length
+      for (const { outcome: { attempts, isFailure, result } } of outcomes) {
+        if (!isFailure || !Predicate.isObject(result)) continue
+        at = { ...at, attempts }
+        lastError = { tag: String(result["error"]), message: cut(String(result["message"]), 1_000) }
+      }
       yield* time.mark(Math.max(...outcomes.map(({ outcome }) => outcome.elapsedMillis)))
       counters.toolErrors += outcomes.filter(({ outcome }) => outcome.isFailure).length
       counters.replayedSteps += outcomes.filter((done) => done.replayed).length
@@ -411,31 +538,42 @@ export const loop = <Value, E, R>(
       return { found: loop, stop: LoopDetector.mustStop(agent.loops, state) }
     })
 
-    const takeTurn = Effect.gen(function*() {
-      const { record, replayed } = yield* ask()
-      return { record, replayed, outcomes: record._tag === "Answer" ? yield* callTools(record) : [] }
+    const takeTurn = Effect.fnUntraced(function*(place: string) {
+      const { record, replayed } = yield* ask(place)
+      return { record, replayed, outcomes: record._tag === "Answer" ? yield* callTools(place, record) : [] }
     })
 
+    let cutOff: AgentBudget.Name | undefined
     while (true) {
-      const spent = {
-        iterations: counters.iterations,
-        toolCalls: counters.toolCalls,
-        usage,
-        cost,
-        elapsedMillis: time.marked()
+      const last = `[last-${counters.iterations}]`
+      const next = `turn-${counters.iterations + 1}`
+      // What was done was within the budget of its time: a budget is asked where something new would be spent.
+      if (recordOf(`[${next}]`) === undefined) {
+        const gone = cutOff ?? budgetGone()
+        if (gone !== undefined && agent.whenSpent === "fail") {
+          at = { step: `${scope}/[${next}]/model`, attempts: 0 }
+          return yield* failWith({ _tag: "BudgetExceeded", budget: gone })
+        }
+        if (gone !== undefined || (!options.alone && isAnswered(last))) {
+          return yield* lastly({ completion: "graceful", budget: gone ?? "iterations" })
+        }
       }
-      const gone = AgentBudget.exceeded(budget, spent)
-      if (gone !== undefined && agent.whenSpent === "fail") {
-        return yield* failWith({ _tag: "BudgetExceeded", budget: gone })
-      }
-      if (gone !== undefined) return yield* lastly({ completion: "graceful", budget: gone })
+      cutOff = undefined
+      if (recordOf(last) !== undefined) yield* Checkpoint.within(last.slice(1, -1))(passBy(last))
 
       counters.iterations++
       // A repair belongs to the turn whose answer it repairs.
       if (repairs === 0) good = [...good, { history, paused }].slice(-agent.rollback.keep)
-      const { outcomes, record, replayed } = yield* Checkpoint.within(`turn-${counters.iterations}`)(takeTurn)
-      if (record._tag === "OutOfTime") return yield* lastly({ completion: "graceful", budget: "wallTime" })
-      if (record._tag === "NoRoom") return yield* lastly({ completion: "graceful", budget: record.budget })
+      const { outcomes, record, replayed } = yield* Checkpoint.within(next)(takeTurn(`[${next}]`))
+      if (record._tag === "OutOfTime") {
+        cutOff = time.marked() < wallTime ? undefined : "wallTime"
+        continue
+      }
+      if (record._tag === "NoRoom") {
+        // Where the run was stopped for it, there may be room by now.
+        cutOff = replayed ? ModelTurn.sharedGone(model, history) : record.budget
+        continue
+      }
       if (record._tag === "SetBack") {
         turns.push({ finishReason: "error", attempts: record.attempts, replayed, toolCalls: [] })
         yield* goBack(record.error, record.message)
@@ -503,6 +641,7 @@ export const loop = <Value, E, R>(
         }
       }
       const issue = cut(value.failure.message, 2_000)
+      lastError = { tag: "InvalidResult", message: cut(issue, 1_000) }
       if (repairs >= agent.maxRepairs) {
         if (!mayGoBack()) {
           return yield* failWith({ _tag: "InvalidResult", repairs: counters.repairs, issue, text: whole })

@@ -85,12 +85,40 @@ const summaryLength = 8_000
 
 const emptyAgain = "Your last answer was empty. Give your answer."
 
-/** What a model call has spent so far, all its attempts together. */
-interface Spending {
+/**
+ * What a model call has spent so far, all its attempts together, and what went wrong last.
+ *
+ * @internal
+ */
+export interface Spending {
   usage: AgentBudget.Usage
   cost: number
   unmetered: number
   attempts: number
+  lastError: LastError | undefined
+}
+
+/** @internal */
+export interface LastError {
+  readonly tag: string
+  readonly message: string
+}
+
+/** @internal */
+export const nothingSpent = (): Spending => ({
+  usage: AgentBudget.noUsage,
+  cost: 0,
+  unmetered: 0,
+  attempts: 0,
+  lastError: undefined
+})
+
+/** @internal */
+export const lastErrorOf = (error: unknown): LastError => {
+  const reason = error instanceof AgentError ? error.reason : undefined
+  // Of a last call that failed, what it failed with.
+  if (reason?._tag === "BudgetExhausted" || reason?._tag === "LoopDetected") return lastErrorOf(reason.cause)
+  return { tag: reason?._tag ?? ToolCall.nameOf(error), message: cut(ToolCall.messageOf(error), 1_000) }
 }
 
 interface WhySetBack {
@@ -130,6 +158,8 @@ export interface Turn {
   readonly usage: AgentBudget.Usage
   readonly cost: number
   readonly mayGoBack: boolean
+  /** What this call spends, also where it fails. */
+  readonly spent: Spending
 }
 
 interface Asking<E, R> {
@@ -213,7 +243,12 @@ const answerOf = Effect.fnUntraced(function*<E, R>(asking: Asking<E, R>, prompt:
 })
 
 const asked = <E, R>(asking: Asking<E, R>, prompt: Prompt.Prompt) =>
-  asking.env.guard(Effect.suspend(() => answerOf(asking, prompt)))
+  asking.env.guard(Effect.suspend(() =>
+    Effect.tapError(answerOf(asking, prompt), (error) =>
+      Effect.sync(() => {
+        asking.spent.lastError = lastErrorOf(error)
+      }))
+  ))
 
 /** @internal */
 export const compactedBy = <E, R>(
@@ -281,21 +316,45 @@ export const reportShared = <E, R>(
   cost: number
 ): void => sharedBudget?.report(account, { ...tokensOf(usage), cost })
 
+/**
+ * Names the limit of the budget that several runs share which leaves no room for a call.
+ *
+ * @internal
+ */
+export const sharedGone = <E, R>(env: Environment<E, R>, prompt: Prompt.Prompt) => {
+  const estimate = estimateOf(env, prompt)
+  const full = env.sharedBudget?.reserve(estimate)
+  if (full === undefined) env.sharedBudget?.release(estimate)
+  return full
+}
+
+const estimateOf = <E, R>({ budget }: Environment<E, R>, prompt: Prompt.Prompt) => {
+  const needed = estimated(prompt)
+  return { ...tokensOf(needed), cost: AgentBudget.costOf(budget, undefined, needed) }
+}
+
 /** One model call with all its attempts, as the journal keeps it. */
-const execute = Effect.fnUntraced(function*<E, R>(env: Environment<E, R>, options: Turn) {
+const execute = Effect.fnUntraced(function*<E, R>(
+  env: Environment<E, R>,
+  options: Turn,
+  fail: (error: E | AgentError | AiError.AiError) => void
+) {
   const { agent, budget, runId, sharedBudget, time, whenSpent } = env
-  const { cost, ending, mayGoBack, prompt, turn, usage } = options
-  const left = Math.max(0, Duration.toMillis(budget.wallTime) - time.marked())
+  const { cost, ending, mayGoBack, prompt, spent, turn, usage } = options
+  const wallTime = Duration.toMillis(budget.wallTime)
+  const left = Math.max(0, wallTime - time.marked())
   const within = Duration.millis(ending === undefined ? left : left + Duration.toMillis(budget.grace))
   if (ending !== undefined) yield* Ending.announce(agent, runId, ending)
-  const spent: Spending = { usage: AgentBudget.noUsage, cost: 0, unmetered: 0, attempts: 0 }
-  const needed = estimated(prompt)
-  const estimate = { ...tokensOf(needed), cost: AgentBudget.costOf(budget, undefined, needed) }
+  const estimate = estimateOf(env, prompt)
+  const ended = Effect.map(time.now, (elapsedMillis) => {
+    const { attempts, cost, unmetered, usage } = spent
+    return { attempts, cost, unmetered, usage, elapsedMillis }
+  })
   // The last answer is what the run is allowed beyond its budget.
   const full = ending === undefined ? sharedBudget?.reserve(estimate) : undefined
   if (full !== undefined) {
     if (whenSpent === "fail") return yield* failWith(env, turn, { _tag: "BudgetExceeded", budget: full })
-    return { _tag: "NoRoom" as const, budget: full, ...spent, elapsedMillis: yield* time.now }
+    return { _tag: "NoRoom" as const, budget: full, ...yield* ended }
   }
   const answer = yield* answerWithRoom({ env, turn, last: ending !== undefined, spent }, prompt).pipe(
     Effect.catch((error) =>
@@ -304,11 +363,26 @@ const execute = Effect.fnUntraced(function*<E, R>(env: Environment<E, R>, option
         : Effect.fail(failWith(env, turn, Ending.noLastAnswer(ending, error)))
     ),
     Effect.timeoutOption(within),
+    Effect.flatMap((answer) =>
+      Option.isNone(answer) && ending !== undefined
+        ? Effect.fail(failWith(env, turn, Ending.noLastAnswer(ending, "the model did not answer in the time of grace")))
+        : Effect.succeed(answer)
+    ),
+    Effect.result,
     Effect.ensuring(Effect.sync(() => {
       if (ending === undefined) sharedBudget?.release(estimate)
       reportShared(env, AgentBudget.addUsage(usage, spent.usage), cost + spent.cost)
     }))
   )
+  if (Result.isFailure(answer)) {
+    spent.lastError = lastErrorOf(answer.failure)
+    const isFree = spent.usage.inputTokens + spent.usage.outputTokens === 0
+    // A run that starts over after each record would ask again and again, and never come to tell its failure.
+    if (isFree || (yield* Checkpoint.AlwaysReplay)) return yield* Effect.fail(answer.failure)
+    fail(answer.failure)
+    const { message, tag: error } = spent.lastError
+    return { _tag: "Failed" as const, error, message, ...yield* ended }
+  }
   yield* Telemetry.emit(() => ({
     _tag: "ModelCalled",
     agent,
@@ -320,28 +394,37 @@ const execute = Effect.fnUntraced(function*<E, R>(env: Environment<E, R>, option
   yield* Effect.logDebug("model called").pipe(
     Effect.annotateLogs({ turn, attempts: spent.attempts, ...spent.usage })
   )
-  const record = { ...spent, elapsedMillis: yield* time.now }
-  // Not in the journal: with more time the same call is made once more.
-  if (Option.isNone(answer) && ending === undefined && whenSpent === "fail") {
-    return yield* failWith(env, turn, { _tag: "BudgetExceeded", budget: "wallTime" })
+  const record = yield* ended
+  if (Option.isNone(answer.success)) {
+    // A clock that wakes a little early leaves no time to ask again.
+    return { _tag: "OutOfTime" as const, ...record, elapsedMillis: Math.max(record.elapsedMillis, wallTime) }
   }
-  if (Option.isNone(answer)) return { _tag: "OutOfTime" as const, ...record }
-  return "setBack" in answer.value
-    ? { _tag: "SetBack" as const, ...answer.value.setBack, ...record }
-    : { _tag: "Answer" as const, ...answer.value, ...record }
+  const said = answer.success.value
+  return "setBack" in said
+    ? { _tag: "SetBack" as const, ...said.setBack, ...record }
+    : {
+      _tag: "Answer" as const,
+      ...said,
+      ...(ending?.completion === "graceful" ? { ending: ending.budget } : {}),
+      ...record
+    }
 })
 
 /**
- * The model's answer as a step of its own, in the journal before anything in it is acted upon.
+ * The model's answer as a step of its own, in the journal before anything in it is acted upon. A call that failed and was
+ * paid for is there too, and `failure` is what it failed with just now.
  *
  * @internal
  */
 export const ask = Effect.fnUntraced(function*<E, R>(env: Environment<E, R>, turn: Turn) {
   let replayed = true
+  let failure = Option.none<E | AgentError | AiError.AiError>()
   const executed = Effect.suspend(() => {
     replayed = false
-    return execute(env, turn)
+    return execute(env, turn, (error) => {
+      failure = Option.some(error)
+    })
   })
   const record = yield* Checkpoint.step("model", { success: ModelRecord }, executed)
-  return { record, replayed }
+  return { record, replayed, failure }
 })

@@ -82,8 +82,18 @@ interface Runnable extends Wanted {
 /** @internal */
 export interface Turn {
   readonly calls: ReadonlyArray<Call>
-  readonly history: Prompt.Prompt
   readonly turn: number
+}
+
+/**
+ * Which calls of a turn the journal knows of, by their positions.
+ *
+ * @internal
+ */
+export const recorded = (journal: Checkpoint.Run["Service"]["journal"], scope: string) => {
+  const groups = ["tools", "approvals", "checks"].map((group) => `${scope}/${group}[`)
+  return (position: number): boolean =>
+    journal.recorded().steps.some(({ id }) => groups.some((group) => id.startsWith(`${group}${position}]/`)))
 }
 
 const refused = (error: string, message: string): Outcome =>
