@@ -13,6 +13,9 @@ import * as LoopDetector from "../LoopDetector.ts"
  * - `Truncated`: the answer was cut at the model's own limit of tokens.
  * - `EmptyAnswer`: the model said nothing, twice.
  * - `IncompleteAnswer`: the answer ended in another way than a whole answer does.
+ * - `CutOff`: the stream of the answer broke off, stood still or ended without its finish part, also when it was asked
+ *   for again as often as `stream.maxCuts` allows; `text` is what had come (the first 8,000 characters), `cause` what
+ *   went wrong.
  * - `InvalidResult`: the final answer did not decode, and neither did the repaired ones.
  * - `BudgetExhausted`: a budget was used up, and the last call for the best answer so far failed too.
  * - `BudgetExceeded`: a budget was used up, and the agent is to stop then: run it again with a larger one to go on.
@@ -28,6 +31,7 @@ export const AgentErrorReason = Schema.TaggedUnion({
   Truncated: { text: Schema.String },
   EmptyAnswer: {},
   IncompleteAnswer: { finishReason: Response.FinishReason },
+  CutOff: { text: Schema.String, verdict: Fault.Verdict, cause: Schema.Defect() },
   InvalidResult: { repairs: Schema.Finite, issue: Schema.String, text: Schema.String },
   BudgetExhausted: { budget: AgentBudget.Name, cause: Schema.Defect() },
   BudgetExceeded: { budget: AgentBudget.Name },
@@ -56,6 +60,9 @@ const say = (reason: AgentErrorReason): string => {
       return "the model gave an empty answer, also when it was asked again"
     case "IncompleteAnswer":
       return `the answer is not a whole one (finish reason "${reason.finishReason}"), nothing in it was acted upon`
+    case "CutOff":
+      return `the stream of the answer was cut (${messageOf(reason.cause)}), ` +
+        "nothing in it was acted upon; run it again to ask once more"
     case "InvalidResult":
       return `the answer does not match the result schema after ${reason.repairs} repairs: ${reason.issue}`
     case "BudgetExhausted":
@@ -82,7 +89,8 @@ const say = (reason: AgentErrorReason): string => {
  *
  * `turn` counts the model calls of the loop from 1. A refused, truncated, empty or incomplete answer fails the model
  * call itself, inside the guard `policies.model`, so that a policy can retry it or fall back; its verdict is `Refused`
- * or `Malformed`. The other reasons are `Permanent`.
+ * or `Malformed`. So does an answer whose stream was cut; its verdict is `TimedOut` for a stream that stood still,
+ * `Transient` for one that broke off or ended too early, else what the provider said. The other reasons are `Permanent`.
  *
  * @category errors
  * @since 0.1.0
@@ -91,8 +99,10 @@ export class AgentError extends Schema.TaggedError<AgentError>("effect-resilienc
   "AgentError",
   { agent: Schema.String, runId: Schema.String, turn: Schema.Finite, reason: AgentErrorReason }
 ) {
-  get [Fault.verdictOf](): Extract<Fault.Verdict, { readonly _tag: "Refused" | "Malformed" | "Permanent" }> {
+  get [Fault.verdictOf](): Fault.Verdict {
     switch (this.reason._tag) {
+      case "CutOff":
+        return this.reason.verdict
       case "Refused":
         return Fault.refused
       case "Truncated":

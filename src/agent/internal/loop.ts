@@ -16,26 +16,16 @@ import type * as Compaction from "../Compaction.ts"
 import * as LoopDetector from "../LoopDetector.ts"
 import * as ActiveTime from "./activeTime.ts"
 import { AgentError, type AgentErrorReason } from "./agentError.ts"
+import { clientCalls, textOf } from "./answerParts.ts"
 import { cut } from "./boundedJson.ts"
 import * as Ending from "./ending.ts"
+import { type Streaming, user } from "./modelAnswer.ts"
 import * as ModelTurn from "./modelTurn.ts"
 import { paired } from "./pairing.ts"
+import * as Progress from "./progress.ts"
 import type { Answer } from "./records.ts"
 import type * as ToolCall from "./toolCall.ts"
 import * as ToolTurn from "./toolTurn.ts"
-
-/**
- * Where an agent is.
- *
- * **Details**
- *
- * `idle`: not started, or interrupted and ready to be resumed. `waitingForHuman`: suspended until a decision in the
- * escalation queue; run it again to go on.
- *
- * @category models
- * @since 0.1.0
- */
-export type State = "idle" | "running" | "waitingForTool" | "waitingForHuman" | "completed" | "failed"
 
 /**
  * What an agent did, counted over the whole run, what a resumed run replayed included.
@@ -50,6 +40,7 @@ export type State = "idle" | "running" | "waitingForTool" | "waitingForHuman" | 
  * - `compactions`: how often the conversation was made smaller because it had outgrown the model's context.
  * - `rollbacks`: how often it went back to an earlier turn after an error, and on from there.
  * - `reviews`: how often people were asked about its answer.
+ * - `cuts`: how often the stream of an answer was cut, whether it was asked for again after that or not.
  * - `unmetered`: attempts at model calls whose tokens nobody reported, because the provider did not or the answer was lost.
  *   They are estimated, rather too high, and count as spent.
  * - `replayedSteps`: model and tool calls whose result came from the journal.
@@ -67,6 +58,7 @@ export interface Counters {
   readonly compactions: number
   readonly rollbacks: number
   readonly reviews: number
+  readonly cuts: number
   readonly unmetered: number
   readonly replayedSteps: number
 }
@@ -124,6 +116,7 @@ export interface Definition<Value, E, R> {
   readonly approval: "declared" | "atMostOnce"
   readonly concurrency: number
   readonly limits: ToolCall.ResolvedLimits
+  readonly stream: Streaming | undefined
   readonly loops: LoopDetector.LoopDetector | undefined
   readonly compaction: Compaction.Compaction | undefined
   readonly sharedBudget: AgentBudget.Shared | undefined
@@ -184,6 +177,7 @@ const nothingDone = {
   compactions: 0,
   rollbacks: 0,
   reviews: 0,
+  cuts: 0,
   unmetered: 0,
   replayedSteps: 0
 }
@@ -218,7 +212,8 @@ export const loop = <Value, E, R>(
   agent: Definition<Value, E, R>,
   options: {
     readonly prompt: Prompt.Prompt
-    readonly setState: (state: State) => Effect.Effect<void>
+    readonly setState: (state: Progress.State) => Effect.Effect<void>
+    readonly watcher: Progress.Watcher | undefined
   }
 ) =>
   Effect.gen(function*() {
@@ -227,6 +222,7 @@ export const loop = <Value, E, R>(
     const time = yield* ActiveTime.make
     const { budget, name } = agent
     const wallTime = Duration.toMillis(budget.wallTime)
+    const watch: Progress.Watcher = options.watcher ?? (() => Effect.void)
     const tools: ToolTurn.Environment<R> = {
       agent: name,
       runId,
@@ -235,6 +231,8 @@ export const loop = <Value, E, R>(
       guards: agent.toolGuards,
       limits: agent.limits,
       time,
+      started: (call) => watch({ _tag: "ToolStarted", turn: counters.iterations, ...call }),
+      ended: (done) => toolFinished(done),
       reconcile: agent.reconcile,
       approval: agent.approval,
       concurrency: agent.concurrency,
@@ -254,6 +252,8 @@ export const loop = <Value, E, R>(
       sharedBudget: agent.sharedBudget,
       whenSpent: agent.whenSpent,
       limits: agent.limits,
+      stream: agent.stream,
+      attempts: Progress.attempts(options.watcher),
       compaction: agent.compaction,
       protect: history.content.length,
       time
@@ -276,7 +276,7 @@ export const loop = <Value, E, R>(
      * Goes back to the beginning of the turn before the one that failed, or of this one where what was done since cannot be
      * taken back.
      */
-    const goBack = Effect.fnUntraced(function*(error: string, message: string) {
+    const goBack = Effect.fnUntraced(function*(error: string, message: string, replayed: boolean) {
       const [before, failed] = good.length > 1 ? good.slice(-2) : [good[0], good[0]]
       const to = before ?? failed
       if (to !== undefined) {
@@ -286,8 +286,9 @@ export const loop = <Value, E, R>(
       good = good.slice(0, -2)
       repairs = 0
       counters.rollbacks++
-      history = Prompt.concat(history, ModelTurn.user(wentBack(cut(message, 500))))
+      history = Prompt.concat(history, user(wentBack(cut(message, 500))))
       const turn = counters.iterations
+      yield* watch({ _tag: "WentBack", turn, error, replayed })
       yield* Telemetry.emit(() => ({ _tag: "AgentWentBack", agent: name, runId, turn, error }))
       yield* Effect.logWarning("went back to an earlier turn").pipe(Effect.annotateLogs({ turn, error, message }))
     })
@@ -319,6 +320,17 @@ export const loop = <Value, E, R>(
         return { text, value: yield* Effect.orDie(agent.accept(value)) }
       })
 
+    const finished = new Set<ToolTurn.Call>()
+    /** Says once of each call of a turn that it has come to its end. */
+    const toolFinished = ({ call, outcome, replayed }: ToolTurn.Done) =>
+      Effect.suspend(() => {
+        if (finished.has(call)) return Effect.void
+        finished.add(call)
+        const { attempts, isFailure } = outcome
+        const turn = counters.iterations
+        return watch({ _tag: "ToolFinished", turn, id: call.id, name: call.name, isFailure, attempts, replayed })
+      })
+
     /** Asks the model, and counts what that has spent. With an ending its answer is the last one. */
     const ask = Effect.fnUntraced(function*(ending?: Ending.Ending) {
       yield* options.setState("running")
@@ -336,11 +348,16 @@ export const loop = <Value, E, R>(
       cost += record.cost
       ModelTurn.reportShared(model, usage, cost)
       counters.unmetered += record.unmetered
+      if ("cuts" in record) counters.cuts += record.cuts ?? 0
       counters.retries += Math.max(0, record.attempts - 1)
       if (replayed) counters.replayedSteps++
       if (record._tag === "Answer" && record.compacted !== undefined) {
         counters.compactions++
         history = ModelTurn.compactedBy(model, prompt, record.compacted)
+      }
+      if (record._tag === "Answer") {
+        const { finishReason, message } = record
+        yield* watch({ _tag: "Answered", turn: counters.iterations, text: textOf(message), finishReason, replayed })
       }
       return { record, replayed }
     })
@@ -356,13 +373,13 @@ export const loop = <Value, E, R>(
     })
 
     const lastly = Effect.fnUntraced(function*(end: Ending.Ending) {
-      history = Prompt.concat(history, ModelTurn.user(Ending.pastTheEnd(end)))
+      history = Prompt.concat(history, user(Ending.pastTheEnd(end)))
       const { record, replayed } = yield* Checkpoint.within("last")(ask(end))
       if (record._tag !== "Answer") {
         return yield* failWith(Ending.noLastAnswer(end, "the model did not answer within the grace period"))
       }
       turns.push({ finishReason: record.finishReason, attempts: record.attempts, replayed, toolCalls: [] })
-      const text = ModelTurn.textOf(record.message)
+      const text = textOf(record.message)
       const value = yield* Effect.option(agent.decode(text))
       return {
         ...result(text, record.finishReason),
@@ -373,11 +390,12 @@ export const loop = <Value, E, R>(
 
     /** Runs the tools that an answer asks for. */
     const callTools = Effect.fnUntraced(function*(record: Answer) {
-      const calls = ModelTurn.clientCalls(record.message)
+      const calls = clientCalls(record.message)
       if (calls.length === 0) return []
       const allowed = Math.max(0, budget.toolCalls - counters.toolCalls)
       counters.toolCalls += calls.length
       yield* options.setState("waitingForTool")
+      finished.clear()
       const outcomes = yield* ToolTurn.run(tools, {
         calls: calls.map(({ id, name, params }, position) => ({
           id,
@@ -390,6 +408,7 @@ export const loop = <Value, E, R>(
         history: Prompt.concat(history, record.message),
         turn: counters.iterations
       })
+      yield* Effect.forEach(outcomes, toolFinished, { discard: true })
       yield* time.mark(Math.max(...outcomes.map(({ outcome }) => outcome.elapsedMillis)))
       counters.toolErrors += outcomes.filter(({ outcome }) => outcome.isFailure).length
       counters.replayedSteps += outcomes.filter((done) => done.replayed).length
@@ -436,11 +455,11 @@ export const loop = <Value, E, R>(
       if (record._tag === "NoRoom") return yield* lastly({ completion: "graceful", budget: record.budget })
       if (record._tag === "SetBack") {
         turns.push({ finishReason: "error", attempts: record.attempts, replayed, toolCalls: [] })
-        yield* goBack(record.error, record.message)
+        yield* goBack(record.error, record.message, replayed)
         continue
       }
 
-      const text = ModelTurn.textOf(record.message)
+      const text = textOf(record.message)
       turns.push({
         finishReason: record.finishReason,
         attempts: record.attempts,
@@ -463,7 +482,7 @@ export const loop = <Value, E, R>(
         const loop = yield* lookForLoop(outcomes)
         if (loop === undefined) continue
         if (loop.stop) return yield* lastly({ completion: "looped", loop: loop.found })
-        history = Prompt.concat(history, ModelTurn.user(inALoop(loop.found)))
+        history = Prompt.concat(history, user(inALoop(loop.found)))
         if (!replayed) {
           const { _tag } = loop.found
           yield* Telemetry.emit(() => ({ _tag: "LoopDetected", agent: name, runId, loop: _tag, stopped: false }))
@@ -494,7 +513,7 @@ export const loop = <Value, E, R>(
           default:
             history = Prompt.concat(
               history,
-              ModelTurn.user(askedAgain(decision._tag === "Reject" ? cut(decision.reason, 2_000) : undefined))
+              user(askedAgain(decision._tag === "Reject" ? cut(decision.reason, 2_000) : undefined))
             )
             continue
         }
@@ -504,11 +523,11 @@ export const loop = <Value, E, R>(
         if (!mayGoBack()) {
           return yield* failWith({ _tag: "InvalidResult", repairs: counters.repairs, issue, text: whole })
         }
-        yield* goBack("InvalidResult", issue)
+        yield* goBack("InvalidResult", issue, replayed)
         continue
       }
       repairs++
       counters.repairs++
-      history = Prompt.concat(history, ModelTurn.user(notValid(issue)))
+      history = Prompt.concat(history, user(notValid(issue)))
     }
   })

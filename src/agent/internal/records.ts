@@ -19,6 +19,9 @@ export const Compacted = Schema.Struct({
 /** @internal */
 export type Compacted = typeof Compacted.Type
 
+/** Streams that were cut, where any were: an answer that was not says nothing of how it was asked for. */
+const cuts = Schema.optionalKey(Schema.Finite)
+
 /**
  * What one model call came to, as the journal keeps it: all that the loop decides from, so that a resumed run decides
  * the same.
@@ -38,6 +41,7 @@ export const Answer = Schema.TaggedStruct("Answer", {
   /** Attempts whose usage is an estimate. */
   unmetered: Schema.Finite,
   attempts: Schema.Finite,
+  cuts,
   /** Active time of the run when the call had ended. */
   elapsedMillis: Schema.Finite
 })
@@ -55,6 +59,7 @@ export const OutOfTime = Schema.TaggedStruct("OutOfTime", {
   cost: Schema.Finite,
   unmetered: Schema.Finite,
   attempts: Schema.Finite,
+  cuts,
   elapsedMillis: Schema.Finite
 })
 
@@ -70,6 +75,7 @@ export const SetBack = Schema.TaggedStruct("SetBack", {
   cost: Schema.Finite,
   unmetered: Schema.Finite,
   attempts: Schema.Finite,
+  cuts,
   elapsedMillis: Schema.Finite
 })
 
