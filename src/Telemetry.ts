@@ -42,6 +42,7 @@ import type { VerdictTag } from "./Fault.ts"
  * - `IdempotencyHit`: a call was answered by an earlier one, or joined one that was under way.
  * - `ModelCalled`, `ToolCalled`, `BudgetExceeded`, `LoopDetected`, `ContextCompacted`, `AgentWentBack`: what an `Agent` does; `stopped` says whether it was
  *   only told of the loop.
+ * - `AnswerCut`: the stream of an answer to an `Agent` was cut after `characters`; `cuts` counts those of the turn.
  *
  * @category models
  * @since 0.1.0
@@ -167,6 +168,15 @@ export type Event =
     readonly tool: string
     readonly attempts: number
     readonly outcome: "success" | "failure"
+  }
+  | {
+    readonly _tag: "AnswerCut"
+    readonly agent: string
+    readonly runId: string
+    readonly turn: number
+    readonly cuts: number
+    readonly characters: number
+    readonly verdict: VerdictTag
   }
   | { readonly _tag: "BudgetExceeded"; readonly agent: string; readonly runId: string; readonly budget: string }
   | {

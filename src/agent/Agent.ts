@@ -13,6 +13,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import { identity } from "effect/Function"
+import * as Queue from "effect/Queue"
 import type * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
@@ -30,13 +31,17 @@ import type { AgentError } from "./internal/agentError.ts"
 import * as AgentOptions from "./internal/agentOptions.ts"
 import * as internal from "./internal/loop.ts"
 import type { ModelGuard } from "./internal/modelTurn.ts"
+import type { Progress, State } from "./internal/progress.ts"
 import * as ToolCall from "./internal/toolCall.ts"
 import type { Reconcile } from "./internal/toolTurn.ts"
 import * as LoopDetector from "./LoopDetector.ts"
 
-export { AgentError, AgentErrorReason, Progress } from "./internal/agentError.ts"
-export type { Counters, State, Turn, TurnToolCall } from "./internal/loop.ts"
-export type { ModelAnswer, ModelGuard } from "./internal/modelTurn.ts"
+export { AgentError, AgentErrorReason, Reached } from "./internal/agentError.ts"
+export type { StreamOptions } from "./internal/agentOptions.ts"
+export type { Counters, Turn, TurnToolCall } from "./internal/loop.ts"
+export type { ModelAnswer } from "./internal/modelAnswer.ts"
+export type { ModelGuard } from "./internal/modelTurn.ts"
+export type { Progress, State } from "./internal/progress.ts"
 
 /**
  * An agent: a model's instructions, its tools and the guards around both. A plain value, run with {@link run}.
@@ -176,6 +181,9 @@ export type LoopError<Tools extends Record<string, Tool.Any>> =
  *   call that must not happen twice. Default: `"declared"`.
  * - `concurrency`: how many tool calls of one answer run at the same time. Default: 4.
  * - `limits`: bounds of arguments and results, see `AgentTools.Limits`.
+ * - `stream`: how answers are streamed, see {@link StreamOptions}; `false` asks for each in one piece. They are streamed by
+ *   default, because only a stream shows within seconds that an answer stands still: one in a piece that hangs takes the
+ *   time of the whole run.
  * - `loops`: when calls of tools are a loop, see `LoopDetector.Options`. The model is told first, and then asked for its
  *   best answer without tools. `false` looks for none.
  * - `compaction`: how a conversation is made smaller that has outgrown the model's context (verdict `ContextOverflow`),
@@ -214,6 +222,7 @@ export interface Options<
   readonly approval?: "declared" | "atMostOnce" | undefined
   readonly concurrency?: number | undefined
   readonly limits?: AgentTools.Limits | undefined
+  readonly stream?: AgentOptions.StreamOptions | false | undefined
   readonly loops?: LoopDetector.Options | false | undefined
   readonly compaction?: Compaction.Options | false | undefined
   readonly sharedBudget?: AgentBudget.Shared | undefined
@@ -352,6 +361,7 @@ export function make<Tools extends Record<string, Tool.Any>, ToolOptions extends
       approval: AgentOptions.oneOf("approval", options.approval ?? "declared", ["declared", "atMostOnce"]),
       concurrency: config.integer("Agent", "concurrency", options.concurrency ?? 4, 1),
       limits: ToolCall.limits(options.limits),
+      stream: options.stream === false ? undefined : AgentOptions.streaming(name, options.stream),
       loops: options.loops === false ? undefined : LoopDetector.make(options.loops),
       compaction: options.compaction === false ? undefined : Compaction.make(options.compaction),
       sharedBudget: options.sharedBudget,
@@ -470,14 +480,17 @@ const tooLow = <Value>({ below, field }: { readonly field: keyof Value & string;
  *
  * **Details**
  *
- * `state` is kept up to date while the agent runs.
+ * - `state`: is kept up to date while the agent runs.
+ * - `onEvent`: is run for all that happens, see {@link Progress}. The run waits for it. Default: nobody watches. See
+ *   {@link stream} for the events as a `Stream`.
  *
  * @category models
  * @since 0.1.0
  */
 export interface LoopOptions {
   readonly prompt: Prompt.RawInput
-  readonly state?: SubscriptionRef.SubscriptionRef<internal.State> | undefined
+  readonly state?: SubscriptionRef.SubscriptionRef<State> | undefined
+  readonly onEvent?: ((event: Progress) => Effect.Effect<void>) | undefined
 }
 
 /**
@@ -494,7 +507,7 @@ export interface RunOptions extends LoopOptions {
   readonly runId: string
 }
 
-const stateAfter = (exit: Exit.Exit<unknown, unknown>): internal.State => {
+const stateAfter = (exit: Exit.Exit<unknown, unknown>): State => {
   if (Exit.isSuccess(exit)) return "completed"
   const error = Exit.findErrorOption(exit)
   if (error._tag === "Some") return error.value instanceof Checkpoint.RunSuspended ? "waitingForHuman" : "failed"
@@ -553,19 +566,35 @@ const looping = <Tools extends Record<string, Tool.Any>, Value, E, R>(
   E | LoopError<Tools>,
   Checkpoint.Run | RunServices<Tools> | R
 > => {
-  const { state } = options
-  const setState = (next: internal.State) => state === undefined ? Effect.void : SubscriptionRef.set(state, next)
+  const { onEvent, state } = options
+  const setState = (next: State) => state === undefined ? Effect.void : SubscriptionRef.set(state, next)
+  const changeState = (next: State) =>
+    onEvent === undefined
+      ? setState(next)
+      : Effect.andThen(setState(next), Effect.suspend(() => onEvent({ _tag: "StateChanged", state: next })))
+  // Not in a finalizer: nobody may be there any more who takes the event.
+  const announceEnd = (exit: Exit.Exit<unknown, unknown>) =>
+    onEvent === undefined || (Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause))
+      ? Effect.void
+      : onEvent({ _tag: "StateChanged", state: stateAfter(exit) })
   const program = Effect.gen(function*() {
     const { runId } = yield* Checkpoint.current
     const looped = Effect.gen(function*() {
       yield* Effect.logInfo("agent started")
-      return yield* internal.loop(agent.definition, { prompt: Prompt.make(options.prompt), setState, alone })
+      return yield* internal.loop(agent.definition, {
+        prompt: Prompt.make(options.prompt),
+        setState: changeState,
+        watcher: onEvent,
+        alone
+      })
     })
     return yield* looped.pipe(
       Effect.onExit((exit) => {
         const state = stateAfter(exit)
         return Effect.andThen(setState(state), Effect.logInfo("agent stopped").pipe(Effect.annotateLogs({ state })))
       }),
+      Effect.tap(() => announceEnd(Exit.void)),
+      Effect.tapCause((cause) => announceEnd(Exit.failCause(cause))),
       Effect.annotateLogs({ agent: agent.name, runId }),
       Effect.withSpan(`invoke_agent ${agent.name}`, {
         attributes: { "gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": agent.name, "run.id": runId }
@@ -657,8 +686,8 @@ export const run = <Tools extends Record<string, Tool.Any>, Value, E, R>(
  */
 export interface Running<Value, E> {
   readonly runId: string
-  readonly state: Effect.Effect<internal.State>
-  readonly states: Stream.Stream<internal.State>
+  readonly state: Effect.Effect<State>
+  readonly states: Stream.Stream<State>
   readonly result: Effect.Effect<Result<Value>, E>
   readonly interrupt: Effect.Effect<void>
 }
@@ -701,7 +730,7 @@ export const start = <Tools extends Record<string, Tool.Any>, Value, E, R>(
   | Scope.Scope
 > =>
   Effect.gen(function*() {
-    const state = options.state ?? (yield* SubscriptionRef.make<internal.State>("idle"))
+    const state = options.state ?? (yield* SubscriptionRef.make<State>("idle"))
     const fiber = yield* Effect.forkScoped(run(agent, { ...options, state }))
     const states = SubscriptionRef.changes(state).pipe(
       Stream.merge(Stream.fromEffectDrain(Fiber.await(fiber)), { haltStrategy: "right" }),
@@ -717,3 +746,89 @@ export const start = <Tools extends Record<string, Tool.Any>, Value, E, R>(
       interrupt: Fiber.interrupt(fiber)
     }
   })
+
+/**
+ * What {@link stream} gives: all that happens, and the result as the last one.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Event<Value> = Progress | { readonly _tag: "Finished"; readonly result: Result<Value> }
+
+/** How many events wait for their reader at most. */
+const bufferSize = 64
+
+/**
+ * Runs an agent as {@link run} does, and gives what happens as it happens: the pieces of answers, tool calls, states, and
+ * the result at the end.
+ *
+ * **When to use**
+ *
+ * Use it to show people an answer while it is written. Where an agent is a step of a program, watch it with `onEvent` of
+ * {@link LoopOptions}.
+ *
+ * **Details**
+ *
+ * See {@link Progress} for the events. Pieces come where the agent streams its answers, which is the default, and before
+ * anybody knows whether the answer is good: an attempt that is made once more says so (`AttemptRestarted`), and what counts
+ * is `Answered`. A run that goes on repeats what is remembered as `replayed`, and the pieces of answers never.
+ *
+ * The stream fails with what {@link run} fails with, also with `Checkpoint.RunSuspended` where people are asked. Whoever
+ * stops reading interrupts the run, which can be resumed. At most 64 events wait for their reader; then the run waits.
+ *
+ * **Example** (Showing an answer while it is written)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Layer, Stream } from "effect"
+ * import { Agent, CheckpointStore } from "effect-resilience"
+ * import { ScriptedModel } from "effect-resilience/testing"
+ *
+ * const greeter = Agent.make({ name: "greeter", instructions: "You greet." })
+ * let shown = ""
+ *
+ * const program = Agent.stream(greeter, { runId: "greet-1", prompt: "Hello" }).pipe(
+ *   Stream.runForEach((event) =>
+ *     Effect.sync(() => {
+ *       switch (event._tag) {
+ *         case "TextDelta":
+ *           shown += event.text
+ *           break
+ *         case "AttemptRestarted":
+ *         case "WentBack":
+ *           shown = ""
+ *           break
+ *         case "Finished":
+ *           shown += `\n${event.result.completion}`
+ *       }
+ *     })
+ *   )
+ * )
+ *
+ * const world = Layer.merge(ScriptedModel.layer(["Hi there"]), CheckpointStore.layerMemory)
+ * await Effect.runPromise(Effect.provide(program, world))
+ * shown // => "Hi there\ncomplete"
+ * ```
+ *
+ * @category running
+ * @since 0.1.0
+ */
+export const stream = <Tools extends Record<string, Tool.Any>, Value, E, R>(
+  agent: Agent<Tools, Value, E, R>,
+  options: RunOptions
+): Stream.Stream<
+  Event<Value>,
+  E | LoopError<Tools> | Checkpoint.RunError,
+  | CheckpointStore.CheckpointStore
+  | RunServices<Tools>
+  | Exclude<R, Checkpoint.Run>
+> =>
+  Stream.callback((queue) => {
+    const offer = (event: Event<Value>) => Effect.asVoid(Queue.offer(queue, event))
+    const { onEvent } = options
+    const watch = (event: Progress) =>
+      onEvent === undefined ? offer(event) : Effect.andThen(onEvent(event), offer(event))
+    return run(agent, { ...options, onEvent: watch }).pipe(
+      Effect.flatMap((result) => offer({ _tag: "Finished", result })),
+      Effect.andThen(Queue.end(queue))
+    )
+  }, { bufferSize, strategy: "suspend" })

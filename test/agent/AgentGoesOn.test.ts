@@ -17,7 +17,7 @@ const it = replaying({
 
 const options = { runId: "run-1", prompt: "Go" }
 const agent = (budget: AgentBudget.Options, whenSpent: "answer" | "fail" = "answer") =>
-  Agent.make({ name: "support", instructions: "", toolkit: kit, budget, whenSpent })
+  Agent.make({ name: "support", instructions: "", toolkit: kit, budget, whenSpent, stream: false })
 
 const usage = { inputTokens: 100, outputTokens: 10 }
 
@@ -255,7 +255,7 @@ describe("what a call has spent that failed", () => {
       for (const spent of [100, 200]) {
         const error = yield* Effect.flip(run)
         assert.isTrue(error._tag === "AgentError" && error.reason._tag === "Refused")
-        if (error._tag === "AgentError") assert.strictEqual(error.progress?.usage.inputTokens, spent)
+        if (error._tag === "AgentError") assert.strictEqual(error.reached?.usage.inputTokens, spent)
       }
       const result = yield* run
       assert.deepStrictEqual([result.usage.inputTokens, result.counters.iterations], [300, 1])
@@ -299,8 +299,8 @@ describe("a run that failed", () => {
       const error = yield* Effect.flip(run)
       assert.isTrue(error._tag === "AgentError")
       if (error._tag !== "AgentError") return
-      const { counters, ...progress } = error.progress ?? assert.fail("no progress")
-      assert.deepStrictEqual(progress, {
+      const { counters, ...reached } = error.reached ?? assert.fail("nothing")
+      assert.deepStrictEqual(reached, {
         step: "[support]/[turn-3]/model",
         attempts: 0,
         lastError: { tag: "ToolDefect", message: "the shelf is empty" },
@@ -317,7 +317,7 @@ describe("a run that failed", () => {
           "kept: 6 steps of 2 turns, to go on from when it is run again"
       )
       const back = yield* Schema.decodeEffect(codec)(yield* Schema.encodeEffect(codec)(error))
-      assert.deepStrictEqual([back.message, back.progress], [error.message, error.progress])
+      assert.deepStrictEqual([back.message, back.reached], [error.message, error.reached])
     }).pipe(Effect.provide(durable)))
 
   it.effect("says how often the last call was attempted", () =>

@@ -15,27 +15,18 @@ import type { ToolGuard } from "../AgentTools.ts"
 import type * as Compaction from "../Compaction.ts"
 import * as LoopDetector from "../LoopDetector.ts"
 import * as ActiveTime from "./activeTime.ts"
-import { AgentError, type AgentErrorReason, type Progress } from "./agentError.ts"
+import { AgentError, type AgentErrorReason, type Reached } from "./agentError.ts"
+import { clientCalls, textOf } from "./answerParts.ts"
 import { cut } from "./boundedJson.ts"
 import * as Ending from "./ending.ts"
+import { type Streaming, user } from "./modelAnswer.ts"
 import * as ModelTurn from "./modelTurn.ts"
 import { paired } from "./pairing.ts"
+import * as Progress from "./progress.ts"
 import type { Answer, ModelRecord } from "./records.ts"
+import { type LastError, nothingSpent } from "./spending.ts"
 import * as ToolCall from "./toolCall.ts"
 import * as ToolTurn from "./toolTurn.ts"
-
-/**
- * Where an agent is.
- *
- * **Details**
- *
- * `idle`: not started, or interrupted and ready to be resumed. `waitingForHuman`: suspended until a decision in the
- * escalation queue; run it again to go on.
- *
- * @category models
- * @since 0.1.0
- */
-export type State = "idle" | "running" | "waitingForTool" | "waitingForHuman" | "completed" | "failed"
 
 /**
  * What an agent did, counted over the whole run, what a resumed run replayed included.
@@ -50,6 +41,7 @@ export type State = "idle" | "running" | "waitingForTool" | "waitingForHuman" | 
  * - `compactions`: how often the conversation was made smaller because it had outgrown the model's context.
  * - `rollbacks`: how often it went back to an earlier turn after an error, and on from there.
  * - `reviews`: how often people were asked about its answer.
+ * - `cuts`: how often the stream of an answer was cut, whether it was asked for again after that or not.
  * - `unmetered`: attempts at model calls whose tokens nobody reported, because the provider did not or the answer was lost.
  *   They are estimated, rather too high, and count as spent.
  * - `replayedSteps`: model and tool calls whose result came from the journal.
@@ -67,6 +59,7 @@ export interface Counters {
   readonly compactions: number
   readonly rollbacks: number
   readonly reviews: number
+  readonly cuts: number
   readonly unmetered: number
   readonly replayedSteps: number
 }
@@ -126,6 +119,7 @@ export interface Definition<Value, E, R> {
   readonly approval: "declared" | "atMostOnce"
   readonly concurrency: number
   readonly limits: ToolCall.ResolvedLimits
+  readonly stream: Streaming | undefined
   readonly loops: LoopDetector.LoopDetector | undefined
   readonly compaction: Compaction.Compaction | undefined
   readonly sharedBudget: AgentBudget.Shared | undefined
@@ -186,6 +180,7 @@ const nothingDone = {
   compactions: 0,
   rollbacks: 0,
   reviews: 0,
+  cuts: 0,
   unmetered: 0,
   replayedSteps: 0
 }
@@ -217,34 +212,35 @@ const askedAgain = (reason: string | undefined): string =>
 
 interface Options {
   readonly prompt: Prompt.Prompt
-  readonly setState: (state: State) => Effect.Effect<void>
+  readonly setState: (state: Progress.State) => Effect.Effect<void>
+  readonly watcher: Progress.Watcher | undefined
   /** Whether the agent has its run for itself, so that nothing follows from what it once answered. */
   readonly alone: boolean
 }
 
 /** What has come of a run so far, for the error that it may fail with. */
 interface Watched {
-  progress: () => Progress | undefined
+  reached: () => Reached | undefined
 }
 
 /** @internal */
 export const loop = <Value, E, R>(agent: Definition<Value, E, R>, options: Options) =>
   Effect.suspend(() => {
-    const watched: Watched = { progress: () => undefined }
+    const watched: Watched = { reached: () => undefined }
     return iterate(agent, options, watched).pipe(
       Effect.mapError((error) => {
-        const progress = watched.progress()
-        if (!(error instanceof AgentError) || error.agent !== agent.name || progress === undefined) return error
+        const reached = watched.reached()
+        if (!(error instanceof AgentError) || error.agent !== agent.name || reached === undefined) return error
         const { reason, runId, turn } = error
-        return error.progress === undefined
-          ? new AgentError({ agent: error.agent, runId, turn, reason, progress })
+        return error.reached === undefined
+          ? new AgentError({ agent: error.agent, runId, turn, reason, reached })
           : error
       }),
       Effect.tapError((error) =>
         error instanceof Checkpoint.RunSuspended
           ? Effect.void
           : Effect.logWarning("agent failed").pipe(
-            Effect.annotateLogs({ error: ToolCall.nameOf(error), ...watched.progress() })
+            Effect.annotateLogs({ error: ToolCall.nameOf(error), ...watched.reached() })
           )
       )
     )
@@ -259,6 +255,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
     const time = yield* ActiveTime.make
     const { budget, name } = agent
     const wallTime = Duration.toMillis(budget.wallTime)
+    const watch: Progress.Watcher = options.watcher ?? (() => Effect.void)
     const tools: ToolTurn.Environment<R> = {
       agent: name,
       runId,
@@ -267,6 +264,8 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       guards: agent.toolGuards,
       limits: agent.limits,
       time,
+      started: (call) => watch({ _tag: "ToolStarted", turn: counters.iterations, ...call }),
+      ended: (done) => toolFinished(done),
       reconcile: agent.reconcile,
       approval: agent.approval,
       concurrency: agent.concurrency,
@@ -286,6 +285,8 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       sharedBudget: agent.sharedBudget,
       whenSpent: agent.whenSpent,
       limits: agent.limits,
+      stream: agent.stream,
+      attempts: Progress.attempts(options.watcher),
       compaction: agent.compaction,
       protect: history.content.length,
       time
@@ -300,10 +301,10 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
     const counters = { ...nothingDone }
 
     let at = { step: scope, attempts: 0 }
-    let lastError: ModelTurn.LastError | undefined
+    let lastError: LastError | undefined
     let recorded = 0
 
-    watched.progress = () => ({
+    watched.reached = () => ({
       ...at,
       ...(lastError === undefined ? {} : { lastError }),
       counters: { ...counters },
@@ -345,7 +346,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
      * Goes back to the beginning of the turn before the one that failed, or of this one where what was done since cannot be
      * taken back.
      */
-    const goBack = Effect.fnUntraced(function*(error: string, message: string) {
+    const goBack = Effect.fnUntraced(function*(error: string, message: string, replayed: boolean) {
       const [before, failed] = good.length > 1 ? good.slice(-2) : [good[0], good[0]]
       const to = before ?? failed
       if (to !== undefined) {
@@ -355,8 +356,9 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       good = good.slice(0, -2)
       repairs = 0
       counters.rollbacks++
-      history = Prompt.concat(history, ModelTurn.user(wentBack(cut(message, 500))))
+      history = Prompt.concat(history, user(wentBack(cut(message, 500))))
       const turn = counters.iterations
+      yield* watch({ _tag: "WentBack", turn, error, replayed })
       yield* Telemetry.emit(() => ({ _tag: "AgentWentBack", agent: name, runId, turn, error }))
       yield* Effect.logWarning("went back to an earlier turn").pipe(Effect.annotateLogs({ turn, error, message }))
     })
@@ -388,10 +390,21 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
         return { text, value: yield* Effect.orDie(agent.accept(value)) }
       })
 
+    const finished = new Set<ToolTurn.Call>()
+    /** Says once of each call of a turn that it has come to its end. */
+    const toolFinished = ({ call, outcome, replayed }: ToolTurn.Done) =>
+      Effect.suspend(() => {
+        if (finished.has(call)) return Effect.void
+        finished.add(call)
+        const { attempts, isFailure } = outcome
+        const turn = counters.iterations
+        return watch({ _tag: "ToolFinished", turn, id: call.id, name: call.name, isFailure, attempts, replayed })
+      })
+
     /** Makes a model call, or has it from the journal, and counts what it has spent. */
     const call = Effect.fnUntraced(function*(step: string, ending: Ending.Ending | undefined) {
       const prompt = history
-      const spent = ModelTurn.nothingSpent()
+      const spent = nothingSpent()
       at = { step, attempts: 0 }
       const { failure, record, replayed } = yield* ModelTurn.ask(model, {
         prompt,
@@ -419,6 +432,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       cost += record.cost
       ModelTurn.reportShared(model, usage, cost)
       counters.unmetered += record.unmetered
+      counters.cuts += record.cuts ?? 0
       counters.retries += Math.max(0, record.attempts - 1)
       recorded++
       if (replayed) counters.replayedSteps++
@@ -445,6 +459,10 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
           counters.compactions++
           history = ModelTurn.compactedBy(model, prompt, record.compacted)
         }
+        if (record._tag === "Answer") {
+          const { finishReason, message } = record
+          yield* watch({ _tag: "Answered", turn: counters.iterations, text: textOf(message), finishReason, replayed })
+        }
         return { record, replayed }
       }
     })
@@ -467,14 +485,14 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
     })
 
     const lastly = Effect.fnUntraced(function*(end: Ending.Ending) {
-      history = Prompt.concat(history, ModelTurn.user(Ending.pastTheEnd(end)))
+      history = Prompt.concat(history, user(Ending.pastTheEnd(end)))
       const place = `last-${counters.iterations}`
       const { record, replayed } = yield* Checkpoint.within(place)(ask(`[${place}]`, end))
       if (record._tag !== "Answer") {
         return yield* failWith(Ending.noLastAnswer(end, "the model did not answer"))
       }
       turns.push({ finishReason: record.finishReason, attempts: record.attempts, replayed, toolCalls: [] })
-      const text = ModelTurn.textOf(record.message)
+      const text = textOf(record.message)
       const value = yield* Effect.option(agent.decode(text))
       return {
         ...result(text, record.finishReason),
@@ -493,7 +511,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
 
     /** Runs the tools that an answer asks for. */
     const callTools = Effect.fnUntraced(function*(place: string, record: Answer) {
-      const calls = ModelTurn.clientCalls(record.message)
+      const calls = clientCalls(record.message)
       if (calls.length === 0) return []
       const allowed = Math.max(0, budget.toolCalls - counters.toolCalls)
       counters.toolCalls += calls.length
@@ -512,6 +530,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       const isNew = ({ overBudget, plan, unusable }: ToolTurn.Call, position: number) =>
         !overBudget && plan !== undefined && unusable === undefined && !known(position)
       if (journal.isCompleted() && wanted.some(isNew)) yield* goOn
+      finished.clear()
       const outcomes = yield* ToolTurn.run(tools, { calls: wanted, turn: counters.iterations })
       recorded += outcomes.filter(({ outcome }) => outcome.attempts > 0).length
       for (const { outcome: { attempts, isFailure, result } } of outcomes) {
@@ -519,6 +538,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
         at = { ...at, attempts }
         lastError = { tag: String(result["error"]), message: cut(String(result["message"]), 1_000) }
       }
+      yield* Effect.forEach(outcomes, toolFinished, { discard: true })
       yield* time.mark(Math.max(...outcomes.map(({ outcome }) => outcome.elapsedMillis)))
       counters.toolErrors += outcomes.filter(({ outcome }) => outcome.isFailure).length
       counters.replayedSteps += outcomes.filter((done) => done.replayed).length
@@ -576,11 +596,11 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       }
       if (record._tag === "SetBack") {
         turns.push({ finishReason: "error", attempts: record.attempts, replayed, toolCalls: [] })
-        yield* goBack(record.error, record.message)
+        yield* goBack(record.error, record.message, replayed)
         continue
       }
 
-      const text = ModelTurn.textOf(record.message)
+      const text = textOf(record.message)
       turns.push({
         finishReason: record.finishReason,
         attempts: record.attempts,
@@ -604,7 +624,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
         const loop = yield* lookForLoop(outcomes)
         if (loop === undefined) continue
         if (loop.stop) return yield* lastly({ completion: "looped", loop: loop.found })
-        history = Prompt.concat(history, ModelTurn.user(inALoop(loop.found)))
+        history = Prompt.concat(history, user(inALoop(loop.found)))
         if (!replayed) {
           const { _tag } = loop.found
           yield* Telemetry.emit(() => ({ _tag: "LoopDetected", agent: name, runId, loop: _tag, stopped: false }))
@@ -635,7 +655,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
           default:
             history = Prompt.concat(
               history,
-              ModelTurn.user(askedAgain(decision._tag === "Reject" ? cut(decision.reason, 2_000) : undefined))
+              user(askedAgain(decision._tag === "Reject" ? cut(decision.reason, 2_000) : undefined))
             )
             continue
         }
@@ -646,11 +666,11 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
         if (!mayGoBack()) {
           return yield* failWith({ _tag: "InvalidResult", repairs: counters.repairs, issue, text: whole })
         }
-        yield* goBack("InvalidResult", issue)
+        yield* goBack("InvalidResult", issue, replayed)
         continue
       }
       repairs++
       counters.repairs++
-      history = Prompt.concat(history, ModelTurn.user(notValid(issue)))
+      history = Prompt.concat(history, user(notValid(issue)))
     }
   })

@@ -1,34 +1,26 @@
 import type * as AiError from "effect/ai/AiError"
-import * as LanguageModel from "effect/ai/LanguageModel"
+import type * as LanguageModel from "effect/ai/LanguageModel"
 import * as Prompt from "effect/ai/Prompt"
-import type * as Response from "effect/ai/Response"
-import * as Cause from "effect/Cause"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import * as Result from "effect/Result"
 import * as Checkpoint from "../../durable/Checkpoint.ts"
 import * as Fault from "../../Fault.ts"
+import * as Retry from "../../policy/Retry.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import * as AgentBudget from "../AgentBudget.ts"
 import * as Compaction from "../Compaction.ts"
 import type * as ActiveTime from "./activeTime.ts"
-import { AgentError, type AgentErrorReason } from "./agentError.ts"
-import { beyondBounds } from "./argumentBounds.ts"
+import { AgentError } from "./agentError.ts"
+import { textOf } from "./answerParts.ts"
 import { cut } from "./boundedJson.ts"
 import * as Ending from "./ending.ts"
-import { callsIn } from "./pairing.ts"
-import { type Answer, type Compacted, ModelRecord } from "./records.ts"
+import * as ModelAnswer from "./modelAnswer.ts"
+import * as Progress from "./progress.ts"
+import { type Compacted, ModelRecord } from "./records.ts"
+import { lastErrorOf, type Spending } from "./spending.ts"
 import * as ToolCall from "./toolCall.ts"
-
-/**
- * A whole answer of the model.
- *
- * @category models
- * @since 0.1.0
- */
-export interface ModelAnswer extends Pick<Answer, "message" | "finishReason" | "model" | "unusable"> {}
 
 /**
  * A guard around a model call, for instance `CircuitBreaker.protect("anthropic")` or a `flow` of several.
@@ -42,40 +34,10 @@ export interface ModelAnswer extends Pick<Answer, "message" | "finishReason" | "
  * @since 0.1.0
  */
 export type ModelGuard<E = AiError.AiError | AgentError, R = LanguageModel.LanguageModel> = (
-  self: Effect.Effect<ModelAnswer, AiError.AiError | AgentError, LanguageModel.LanguageModel>
-) => Effect.Effect<ModelAnswer, E, R>
-
-const partsOf = (message: Prompt.Prompt): ReadonlyArray<Prompt.AssistantMessagePart> =>
-  message.content.flatMap((message) => message.role === "assistant" ? message.content : [])
-
-/** @internal */
-export const clientCalls = (message: Prompt.Prompt) => message.content.flatMap(callsIn)
-
-/** @internal */
-export const textOf = (message: Prompt.Prompt): string =>
-  partsOf(message).map((part) => part.type === "text" ? part.text : "").join("")
-
-// Two characters a token are more tokens than any text has in practice, and 4096 is what an answer has at most by default.
-const estimated = (prompt: Prompt.Prompt): AgentBudget.Usage => ({
-  ...AgentBudget.noUsage,
-  inputTokens: Math.ceil(Compaction.sizeOf(prompt) / 2),
-  outputTokens: 4096
-})
+  self: Effect.Effect<ModelAnswer.ModelAnswer, AiError.AiError | AgentError, LanguageModel.LanguageModel>
+) => Effect.Effect<ModelAnswer.ModelAnswer, E, R>
 
 const tokensOf = ({ inputTokens, outputTokens }: AgentBudget.Usage) => ({ inputTokens, outputTokens })
-
-const isMetered = ({ inputTokens, outputTokens }: Response.Usage): boolean =>
-  inputTokens.total !== undefined && outputTokens.total !== undefined
-
-const usageOf = (usage: Response.Usage, prompt: Prompt.Prompt): AgentBudget.Usage => ({
-  inputTokens: usage.inputTokens.total ?? estimated(prompt).inputTokens,
-  outputTokens: usage.outputTokens.total ?? estimated(prompt).outputTokens,
-  cacheReadTokens: usage.inputTokens.cacheRead ?? 0,
-  cacheWriteTokens: usage.inputTokens.cacheWrite ?? 0
-})
-
-/** @internal */
-export const user = (text: string): Prompt.Prompt => Prompt.make(text)
 
 const summarise =
   "Sum up what was done and found so far in this task, for somebody who goes on with it and sees nothing " +
@@ -83,43 +45,7 @@ const summarise =
 
 const summaryLength = 8_000
 
-const emptyAgain = "Your last answer was empty. Give your answer."
-
-/**
- * What a model call has spent so far, all its attempts together, and what went wrong last.
- *
- * @internal
- */
-export interface Spending {
-  usage: AgentBudget.Usage
-  cost: number
-  unmetered: number
-  attempts: number
-  lastError: LastError | undefined
-}
-
-/** @internal */
-export interface LastError {
-  readonly tag: string
-  readonly message: string
-}
-
-/** @internal */
-export const nothingSpent = (): Spending => ({
-  usage: AgentBudget.noUsage,
-  cost: 0,
-  unmetered: 0,
-  attempts: 0,
-  lastError: undefined
-})
-
-/** @internal */
-export const lastErrorOf = (error: unknown): LastError => {
-  const reason = error instanceof AgentError ? error.reason : undefined
-  // Of a last call that failed, what it failed with.
-  if (reason?._tag === "BudgetExhausted" || reason?._tag === "LoopDetected") return lastErrorOf(reason.cause)
-  return { tag: reason?._tag ?? ToolCall.nameOf(error), message: cut(ToolCall.messageOf(error), 1_000) }
-}
+const newCuts = (): ModelAnswer.Cuts => ({ count: 0, kept: undefined })
 
 interface WhySetBack {
   readonly error: string
@@ -130,22 +56,22 @@ interface WhySetBack {
 const isAboutTheHistory = ({ _tag }: Fault.Verdict): boolean =>
   _tag === "Refused" || _tag === "Malformed" || _tag === "ContextOverflow"
 
-/** @internal */
-export interface Environment<E, R> {
-  readonly agent: string
-  readonly runId: string
+/**
+ * What the model turns of a run have in common.
+ *
+ * @internal
+ */
+export interface Environment<E, R> extends ModelAnswer.Environment {
   /** What names the run in a budget that it shares with others. */
   readonly account: string
-  readonly kit: ToolCall.ErasedToolkit
   readonly guard: ModelGuard<E, R>
-  readonly budget: AgentBudget.AgentBudget
   readonly sharedBudget: AgentBudget.Shared | undefined
   readonly whenSpent: "answer" | "fail"
-  readonly limits: ToolCall.ResolvedLimits
   readonly compaction: Compaction.Compaction | undefined
   /** Messages at the beginning that are never left out. */
   readonly protect: number
   readonly time: ActiveTime.ActiveTime
+  readonly attempts: Progress.Attempts
 }
 
 /** @internal */
@@ -162,93 +88,32 @@ export interface Turn {
   readonly spent: Spending
 }
 
-interface Asking<E, R> {
-  readonly env: Environment<E, R>
-  readonly turn: number
-  readonly last: boolean
-  readonly spent: Spending
-}
+type Asking<E, R> = ModelAnswer.Asking<Environment<E, R>>
 
-const failWith = <E, R>({ agent, runId }: Environment<E, R>, turn: number, reason: AgentErrorReason) =>
-  new AgentError({ agent, runId, turn, reason })
+/** Whether an answer has come whole, and is not one to go on with. */
+const isJudged = (error: unknown): boolean => error instanceof AgentError && error.reason._tag !== "CutOff"
 
-/** A request that may have been answered, and whose answer is lost, is paid for. */
-const lost = Effect.fnUntraced(function*<E, R>(
-  { env, spent }: Asking<E, R>,
-  prompt: Prompt.Prompt,
-  cause: Cause.Cause<unknown>
-) {
-  const verdict = Cause.hasInterruptsOnly(cause) ? Fault.timedOut : yield* Fault.classify(Cause.squash(cause))
-  if (verdict._tag !== "TimedOut" && verdict._tag !== "Ambiguous") return
-  const used = estimated(prompt)
-  spent.unmetered++
-  spent.usage = AgentBudget.addUsage(spent.usage, used)
-  spent.cost += AgentBudget.costOf(env.budget, undefined, used)
-})
-
-/** One request. What an answer must not be, it fails with, for the guard around to see. */
-const request = Effect.fnUntraced(function*<E, R>(asking: Asking<E, R>, prompt: Prompt.Prompt) {
-  const { env, last, spent, turn } = asking
-  const response = yield* LanguageModel.generateText({
-    prompt,
-    toolkit: env.kit,
-    toolChoice: last ? "none" : "auto",
-    disableToolCallResolution: true,
-    toolCallValidation: "deferred"
-  }).pipe(Effect.onExit((exit) => Exit.isFailure(exit) ? lost(asking, prompt, exit.cause) : Effect.void))
-  const used = usageOf(response.usage, prompt)
-  if (!isMetered(response.usage)) spent.unmetered++
-  const model = response.content.find((part) => part.type === "response-metadata")?.modelId
-  spent.usage = AgentBudget.addUsage(spent.usage, used)
-  spent.cost += AgentBudget.costOf(env.budget, model, used)
-  const unusable: { [position: string]: string } = {}
-  let position = 0
-  const parts = response.content.map((part) => {
-    if (part.type !== "tool-call" || part.providerExecuted) return part
-    const why = beyondBounds(part.params, env.limits)
-    if (why !== undefined) unusable[position] = why
-    position++
-    return why === undefined ? part : { ...part, params: {} }
+/** Asks through the guard, and again where the stream of the answer was cut and the guard has not. */
+const asked = <E, R>(asking: Asking<E, R>, prompt: Prompt.Prompt): Effect.Effect<ModelAnswer.ModelAnswer, E, R> => {
+  const { cuts, env: { guard, stream } } = asking
+  const guarded = guard(
+    Effect.suspend(() =>
+      Effect.tapError(ModelAnswer.answerOf(asking, prompt), (error) =>
+        Effect.sync(() => {
+          asking.spent.lastError = lastErrorOf(error)
+        }))
+    )
+  )
+  if (stream === undefined || stream.maxCuts === 0) return guarded
+  const before = cuts.count
+  const again = Retry.policy({
+    name: "agent.stream",
+    maxAttempts: stream.maxCuts + 1,
+    // What the verdict says holds for an answer that had begun. Other failures are the guard's.
+    retryIf: (error) => cuts.count > before && !isJudged(error) ? undefined : false
   })
-  const { finishReason, text } = response
-  switch (finishReason) {
-    case "content-filter":
-      return yield* failWith(env, turn, { _tag: "Refused", text })
-    case "length":
-      if (last && text !== "") break
-      return yield* failWith(env, turn, { _tag: "Truncated", text })
-    case "stop":
-    case "tool-calls":
-    case "pause":
-      break
-    default:
-      return yield* failWith(env, turn, { _tag: "IncompleteAnswer", finishReason })
-  }
-  const says = text.trim() !== ""
-  const does = position > 0 || finishReason === "pause" || response.content.some((part) => part.type === "file")
-  if (!says && (last || !does)) return Option.none()
-  const message = Prompt.fromResponseParts(parts)
-  return Option.some({ message, finishReason, unusable, ...(model === undefined ? {} : { model }) })
-})
-
-/** Asks again, once, where the answer is empty. */
-const answerOf = Effect.fnUntraced(function*<E, R>(asking: Asking<E, R>, prompt: Prompt.Prompt) {
-  const { env, spent, turn } = asking
-  spent.attempts++
-  const first = yield* request(asking, prompt)
-  if (Option.isSome(first)) return first.value
-  spent.attempts++
-  const second = yield* request(asking, Prompt.concat(prompt, user(emptyAgain)))
-  return Option.isSome(second) ? second.value : yield* failWith(env, turn, { _tag: "EmptyAnswer" })
-})
-
-const asked = <E, R>(asking: Asking<E, R>, prompt: Prompt.Prompt) =>
-  asking.env.guard(Effect.suspend(() =>
-    Effect.tapError(answerOf(asking, prompt), (error) =>
-      Effect.sync(() => {
-        asking.spent.lastError = lastErrorOf(error)
-      }))
-  ))
+  return Retry.apply(guarded, again)
+}
 
 /** @internal */
 export const compactedBy = <E, R>(
@@ -276,9 +141,9 @@ const makeSmaller = Effect.fnUntraced(function*<E, R>(
   if (!compaction.summary || dropped.length === 0) return compacted
   const told = Prompt.concat(
     Prompt.fromMessages([...prompt.content.slice(0, protect), ...dropped]),
-    user(summarise)
+    ModelAnswer.user(summarise)
   )
-  const summary = yield* asked({ ...asking, last: true }, told).pipe(
+  const summary = yield* asked({ ...asking, last: true, cuts: newCuts(), attempts: Progress.unwatched }, told).pipe(
     Effect.map(({ message }) => cut(textOf(message), summaryLength)),
     Effect.catch((error) => Effect.as(Effect.logWarning("no summary, going on without one", error), undefined))
   )
@@ -329,7 +194,7 @@ export const sharedGone = <E, R>(env: Environment<E, R>, prompt: Prompt.Prompt) 
 }
 
 const estimateOf = <E, R>({ budget }: Environment<E, R>, prompt: Prompt.Prompt) => {
-  const needed = estimated(prompt)
+  const needed = ModelAnswer.estimated(prompt)
   return { ...tokensOf(needed), cost: AgentBudget.costOf(budget, undefined, needed) }
 }
 
@@ -346,26 +211,30 @@ const execute = Effect.fnUntraced(function*<E, R>(
   const within = Duration.millis(ending === undefined ? left : left + Duration.toMillis(budget.grace))
   if (ending !== undefined) yield* Ending.announce(agent, runId, ending)
   const estimate = estimateOf(env, prompt)
+  const cuts = newCuts()
   const ended = Effect.map(time.now, (elapsedMillis) => {
     const { attempts, cost, unmetered, usage } = spent
-    return { attempts, cost, unmetered, usage, elapsedMillis }
+    return { attempts, cost, unmetered, usage, ...(cuts.count === 0 ? {} : { cuts: cuts.count }), elapsedMillis }
   })
   // The last answer is what the run is allowed beyond its budget.
   const full = ending === undefined ? sharedBudget?.reserve(estimate) : undefined
   if (full !== undefined) {
-    if (whenSpent === "fail") return yield* failWith(env, turn, { _tag: "BudgetExceeded", budget: full })
+    if (whenSpent === "fail") return yield* ModelAnswer.failWith(env, turn, { _tag: "BudgetExceeded", budget: full })
     return { _tag: "NoRoom" as const, budget: full, ...yield* ended }
   }
-  const answer = yield* answerWithRoom({ env, turn, last: ending !== undefined, spent }, prompt).pipe(
+  const asking: Asking<E, R> = { env, turn, last: ending !== undefined, spent, cuts, attempts: env.attempts }
+  const answer = yield* answerWithRoom(asking, prompt).pipe(
     Effect.catch((error) =>
       ending === undefined
         ? setBack<E | AgentError>(error, mayGoBack)
-        : Effect.fail(failWith(env, turn, Ending.noLastAnswer(ending, error)))
+        : Effect.fail(ModelAnswer.failWith(env, turn, Ending.noLastAnswer(ending, error)))
     ),
     Effect.timeoutOption(within),
     Effect.flatMap((answer) =>
       Option.isNone(answer) && ending !== undefined
-        ? Effect.fail(failWith(env, turn, Ending.noLastAnswer(ending, "the model did not answer in the time of grace")))
+        ? Effect.fail(
+          ModelAnswer.failWith(env, turn, Ending.noLastAnswer(ending, "the model did not answer in the time of grace"))
+        )
         : Effect.succeed(answer)
     ),
     Effect.result,

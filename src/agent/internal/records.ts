@@ -34,9 +34,13 @@ export const Counted = Schema.Struct({
   compactions: Schema.Finite,
   rollbacks: Schema.Finite,
   reviews: Schema.Finite,
+  cuts: Schema.Finite,
   unmetered: Schema.Finite,
   replayedSteps: Schema.Finite
 })
+
+/** Streams that were cut, where any were: an answer that was not says nothing of how it was asked for. */
+const cuts = Schema.optionalKey(Schema.Finite)
 
 const Spent = {
   usage: Usage,
@@ -44,6 +48,7 @@ const Spent = {
   /** Attempts whose usage is an estimate. */
   unmetered: Schema.Finite,
   attempts: Schema.Finite,
+  cuts,
   /** Active time of the run when the call had ended. */
   elapsedMillis: Schema.Finite
 }

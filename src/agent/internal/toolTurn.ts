@@ -39,6 +39,8 @@ export interface Environment<R> extends ToolCall.Environment<R> {
   /** Milliseconds of the run's time, and those that a call which must not happen twice has beyond it. */
   readonly wallTime: number
   readonly grace: number
+  /** Hears of each call that has come to its end. */
+  readonly ended: (done: Done) => Effect.Effect<void>
 }
 
 /** @internal */
@@ -444,7 +446,7 @@ export const run = <R>(env: Environment<R>, turn: Turn): Effect.Effect<
       yield* Checkpoint.forEach(
         ordered,
         (one) =>
-          Effect.match(run(one), {
+          Effect.match(Effect.tap(run(one), env.ended), {
             onSuccess: (ended) => void done.set(one.position, ended),
             onFailure: (error) => void failures.push(error)
           }),
