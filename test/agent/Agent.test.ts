@@ -383,17 +383,21 @@ describe("budgets", () => {
     }).pipe(Effect.provide(durable)))
 
   for (
-    const [budget, options] of [
-      ["inputTokens", { inputTokens: 250 }],
-      ["outputTokens", { outputTokens: 25 }],
-      ["cost", { cost: 0.003, prices: { any: { input: 10, output: 10 } } }]
+    const [budget, options, times] of [
+      // A call is not made that may pass the limit.
+      ["inputTokens", { inputTokens: 250 }, 1],
+      ["cost", { cost: 0.003, prices: { any: { input: 10, output: 10 } } }, 2],
+      // This model cannot be told how much it may say.
+      ["outputTokens", { outputTokens: 25 }, 3]
     ] as const
   ) {
     it.effect(`completes gracefully when ${budget} are used up`, () =>
       Effect.gen(function*() {
         const { lookups, result } = yield* looping(options, forever)
-        assert.isTrue(result._tag === "Success" && result.success.completion === "graceful")
-        assert.strictEqual(lookups, 3)
+        assert.isTrue(
+          result._tag === "Success" && result.success.completion === "graceful" && result.success.budget === budget
+        )
+        assert.strictEqual(lookups, times)
       }).pipe(Effect.provide(durable)))
   }
 

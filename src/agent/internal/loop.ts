@@ -24,6 +24,7 @@ import * as ModelTurn from "./modelTurn.ts"
 import { paired } from "./pairing.ts"
 import * as Progress from "./progress.ts"
 import type { Answer, ModelRecord } from "./records.ts"
+import * as Room from "./room.ts"
 import { type LastError, nothingSpent } from "./spending.ts"
 import * as ToolCall from "./toolCall.ts"
 import * as ToolTurn from "./toolTurn.ts"
@@ -286,6 +287,12 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       whenSpent: agent.whenSpent,
       limits: agent.limits,
       stream: agent.stream,
+      outputAtMost: Math.min(
+        budget.outputTokensPerTurn ?? Infinity,
+        agent.sharedBudget !== undefined && AgentBudget.boundsAnswers(agent.sharedBudget)
+          ? Room.outputTokens(budget)
+          : Infinity
+      ),
       attempts: Progress.attempts(options.watcher),
       compaction: agent.compaction,
       protect: history.content.length,
@@ -302,7 +309,10 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
 
     let at = { step: scope, attempts: 0 }
     let lastError: LastError | undefined
+    let known: Room.Metered | undefined
     let recorded = 0
+    // Turns as the journal counts them: also those for which no call was made.
+    let turnNumber = 0
 
     watched.reached = () => ({
       ...at,
@@ -338,7 +348,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
         usage,
         cost,
         elapsedMillis: time.marked()
-      })
+      }) ?? ModelTurn.gone(model, { prompt: history, usage, cost, known })
 
     const mayGoBack = () => counters.iterations - repairs > 1 && counters.rollbacks < agent.rollback.max
 
@@ -413,6 +423,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
         usage,
         cost,
         mayGoBack: mayGoBack(),
+        known,
         spent
       }).pipe(
         Effect.ensuring(Effect.sync(() => {
@@ -430,7 +441,8 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       yield* time.mark(record.elapsedMillis)
       usage = AgentBudget.addUsage(usage, record.usage)
       cost += record.cost
-      ModelTurn.reportShared(model, usage, cost)
+      const unmade = record._tag === "NoRoom" && record.attempts === 0 ? 1 : 0
+      ModelTurn.reportShared(model, counters.iterations - unmade, usage, cost)
       counters.unmetered += record.unmetered
       counters.cuts += record.cuts ?? 0
       counters.retries += Math.max(0, record.attempts - 1)
@@ -455,6 +467,8 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
         const prompt = history
         const { record, replayed } = yield* call(`${scope}/${place}/${nth("model", n)}`, ending)
         if (record._tag === "Failed") continue
+        const isMetered = record._tag === "Answer" && record.compacted === undefined && record.unmetered === 0
+        if (isMetered && record.attempts === 1) known = Room.metered(prompt, record.usage.inputTokens)
         if (record._tag === "Answer" && record.compacted !== undefined) {
           counters.compactions++
           history = ModelTurn.compactedBy(model, prompt, record.compacted)
@@ -486,8 +500,8 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
 
     const lastly = Effect.fnUntraced(function*(end: Ending.Ending) {
       history = Prompt.concat(history, user(Ending.pastTheEnd(end)))
-      const place = `last-${counters.iterations}`
-      const { record, replayed } = yield* Checkpoint.within(place)(ask(`[${place}]`, end))
+      const here = `last-${turnNumber}`
+      const { record, replayed } = yield* Checkpoint.within(here)(ask(`[${here}]`, end))
       if (record._tag !== "Answer") {
         return yield* failWith(Ending.noLastAnswer(end, "the model did not answer"))
       }
@@ -565,8 +579,8 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
 
     let cutOff: AgentBudget.Name | undefined
     while (true) {
-      const last = `[last-${counters.iterations}]`
-      const next = `turn-${counters.iterations + 1}`
+      const last = `[last-${turnNumber}]`
+      const next = `turn-${turnNumber + 1}`
       // What was done was within the budget of its time: a budget is asked where something new would be spent.
       if (recordOf(`[${next}]`) === undefined) {
         const gone = cutOff ?? budgetGone()
@@ -581,6 +595,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       cutOff = undefined
       if (recordOf(last) !== undefined) yield* Checkpoint.within(last.slice(1, -1))(passBy(last))
 
+      turnNumber++
       counters.iterations++
       // A repair belongs to the turn whose answer it repairs.
       if (repairs === 0) good = [...good, { history, paused }].slice(-agent.rollback.keep)
@@ -590,8 +605,9 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
         continue
       }
       if (record._tag === "NoRoom") {
+        if (at.attempts === 0) counters.iterations--
         // Where the run was stopped for it, there may be room by now.
-        cutOff = replayed ? ModelTurn.sharedGone(model, history) : record.budget
+        cutOff = replayed ? ModelTurn.sharedGone(model, { prompt: history, known }) : record.budget
         continue
       }
       if (record._tag === "SetBack") {

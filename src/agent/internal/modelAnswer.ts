@@ -9,16 +9,17 @@ import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
 import * as Fault from "../../Fault.ts"
+import * as OutputTokens from "../../model/OutputTokens.ts"
 import type * as Deadline from "../../policy/Deadline.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import * as AgentBudget from "../AgentBudget.ts"
-import * as Compaction from "../Compaction.ts"
 import { AgentError, type AgentErrorReason } from "./agentError.ts"
 import { Gathered, goingOnFrom, isFinish, textOf } from "./answerParts.ts"
 import { beyondBounds } from "./argumentBounds.ts"
 import { cut } from "./boundedJson.ts"
 import type * as Progress from "./progress.ts"
 import type { Answer } from "./records.ts"
+import * as Room from "./room.ts"
 import type { Spending } from "./spending.ts"
 import type * as ToolCall from "./toolCall.ts"
 
@@ -50,6 +51,8 @@ export interface Environment {
   readonly budget: AgentBudget.AgentBudget
   readonly limits: ToolCall.ResolvedLimits
   readonly stream: Streaming | undefined
+  /** Tokens that an answer must not pass, whatever is left in the budget. */
+  readonly outputAtMost: number
 }
 
 /**
@@ -71,6 +74,9 @@ export interface Asking<Env extends Environment = Environment> {
   readonly spent: Spending
   readonly cuts: Cuts
   readonly attempts: Progress.Attempts
+  /** What the run has spent before, and a conversation of it whose tokens are known. */
+  readonly before: Pick<AgentBudget.Spent, "usage" | "cost">
+  readonly known: Room.Metered | undefined
 }
 
 /** @internal */
@@ -80,22 +86,23 @@ export const user = (text: string): Prompt.Prompt => Prompt.make(text)
 export const failWith = ({ agent, runId }: Environment, turn: number, reason: AgentErrorReason) =>
   new AgentError({ agent, runId, turn, reason })
 
-// Two characters a token are more tokens than any text has in practice, and 4096 is what an answer has at most by default.
-const perToken = 2
-
 /** @internal */
-export const estimated = (prompt: Prompt.Prompt, answered = 0): AgentBudget.Usage => ({
+export const estimated = (
+  { budget, kit }: Environment,
+  prompt: Prompt.Prompt,
+  { answered, known }: { readonly answered?: number; readonly known?: Room.Metered | undefined } = {}
+): AgentBudget.Usage => ({
   ...AgentBudget.noUsage,
-  inputTokens: Math.ceil(Compaction.sizeOf(prompt) / perToken),
-  outputTokens: Math.max(4096, Math.ceil(answered / perToken))
+  inputTokens: Room.inputTokens(kit, prompt, known),
+  outputTokens: Room.outputTokens(budget, answered)
 })
 
 const isMetered = ({ inputTokens, outputTokens }: Response.Usage): boolean =>
   inputTokens.total !== undefined && outputTokens.total !== undefined
 
-const usageOf = (usage: Response.Usage, prompt: Prompt.Prompt): AgentBudget.Usage => ({
-  inputTokens: usage.inputTokens.total ?? estimated(prompt).inputTokens,
-  outputTokens: usage.outputTokens.total ?? estimated(prompt).outputTokens,
+const usageOf = ({ env }: Asking, usage: Response.Usage, prompt: Prompt.Prompt): AgentBudget.Usage => ({
+  inputTokens: usage.inputTokens.total ?? estimated(env, prompt).inputTokens,
+  outputTokens: usage.outputTokens.total ?? estimated(env, prompt).outputTokens,
   cacheReadTokens: usage.inputTokens.cacheRead ?? 0,
   cacheWriteTokens: usage.inputTokens.cacheWrite ?? 0
 })
@@ -117,8 +124,8 @@ const spend = (
 /** What has come of an answer is paid for, whole or not. A meter that is missing counts as spent. */
 const settle = (asking: Asking, prompt: Prompt.Prompt, parts: ReadonlyArray<Response.AnyPart>, length = 0): void => {
   const usage = parts.find(isFinish)?.usage
-  if (usage === undefined) spend(asking, estimated(prompt, length), modelOf(parts), false)
-  else spend(asking, usageOf(usage, prompt), modelOf(parts), isMetered(usage))
+  if (usage === undefined) spend(asking, estimated(asking.env, prompt, { answered: length }), modelOf(parts), false)
+  else spend(asking, usageOf(asking, usage, prompt), modelOf(parts), isMetered(usage))
 }
 
 /** A request that may have been answered, and whose answer is lost, is paid for. */
@@ -221,12 +228,35 @@ const streamed = Effect.fnUntraced(function*(asking: Asking, prompt: Prompt.Prom
   return { parts: gathered.parts, beginning }
 })
 
+/**
+ * What is left of the run's budget for a call, and how long its answer may be. The last answer is allowed beyond it.
+ *
+ * @internal
+ */
+export const roomFor = (
+  { before, env, known, last, spent }: Pick<Asking, "before" | "env" | "known" | "last" | "spent">,
+  prompt: Prompt.Prompt
+): Room.Room => {
+  const { budget, kit, outputAtMost } = env
+  if (last) return { _tag: "Room", outputTokens: outputAtMost }
+  const usage = AgentBudget.addUsage(before.usage, spent.usage)
+  const room = Room.roomIn(budget, { usage, cost: before.cost + spent.cost }, Room.inputTokens(kit, prompt, known))
+  return room._tag === "Gone" ? room : { ...room, outputTokens: Math.min(room.outputTokens, outputAtMost) }
+}
+
+/** @internal */
+export const withOutputTokens = ({ budget }: Environment, atMost: number) =>
+  Effect.provideService(OutputTokens.OutputTokens, { preferred: Room.outputTokens(budget), atMost })
+
 /** One request. What an answer must not be, it fails with, for the guard around to see. */
 const request = Effect.fnUntraced(function*(asking: Asking, prompt: Prompt.Prompt) {
   const { env, last, turn } = asking
-  const { beginning, parts }: Received = env.stream === undefined
-    ? yield* generated(asking, prompt)
-    : yield* streamed(asking, prompt, env.stream)
+  // Before each attempt: those before have been paid for.
+  const room = roomFor(asking, prompt)
+  if (room._tag === "Gone") return yield* failWith(env, turn, { _tag: "BudgetExceeded", budget: room.budget })
+  const received: Effect.Effect<Received, AiError.AiError | AgentError, LanguageModel.LanguageModel> =
+    env.stream === undefined ? generated(asking, prompt) : streamed(asking, prompt, env.stream)
+  const { beginning, parts } = yield* withOutputTokens(env, room.outputTokens)(received)
   const model = modelOf(parts)
   const unusable: { [position: string]: string } = {}
   let position = 0

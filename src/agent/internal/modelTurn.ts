@@ -19,7 +19,8 @@ import * as Ending from "./ending.ts"
 import * as ModelAnswer from "./modelAnswer.ts"
 import * as Progress from "./progress.ts"
 import { type Compacted, ModelRecord } from "./records.ts"
-import { lastErrorOf, type Spending } from "./spending.ts"
+import type * as Room from "./room.ts"
+import { lastErrorOf, nothingSpent, type Spending } from "./spending.ts"
 import * as ToolCall from "./toolCall.ts"
 
 /**
@@ -84,6 +85,7 @@ export interface Turn {
   readonly usage: AgentBudget.Usage
   readonly cost: number
   readonly mayGoBack: boolean
+  readonly known: Room.Metered | undefined
   /** What this call spends, also where it fails. */
   readonly spent: Spending
 }
@@ -177,25 +179,61 @@ const setBack = <E>(error: E, mayGoBack: boolean): Effect.Effect<{ readonly setB
  */
 export const reportShared = <E, R>(
   { account, sharedBudget }: Environment<E, R>,
+  iterations: number,
   usage: AgentBudget.Usage,
   cost: number
-): void => sharedBudget?.report(account, { ...tokensOf(usage), cost })
+): void => sharedBudget?.report(account, { iterations, ...tokensOf(usage), cost })
 
 /**
  * Names the limit of the budget that several runs share which leaves no room for a call.
  *
  * @internal
  */
-export const sharedGone = <E, R>(env: Environment<E, R>, prompt: Prompt.Prompt) => {
-  const estimate = estimateOf(env, prompt)
+export const sharedGone = <E, R>(env: Environment<E, R>, options: Pick<Turn, "known" | "prompt">) => {
+  const estimate = estimateOf(env, options)
   const full = env.sharedBudget?.reserve(estimate)
   if (full === undefined) env.sharedBudget?.release(estimate)
   return full
 }
 
-const estimateOf = <E, R>({ budget }: Environment<E, R>, prompt: Prompt.Prompt) => {
-  const needed = ModelAnswer.estimated(prompt)
-  return { ...tokensOf(needed), cost: AgentBudget.costOf(budget, undefined, needed) }
+const estimateOf = <E, R>(env: Environment<E, R>, { known, prompt }: Pick<Turn, "known" | "prompt">) => {
+  const needed = ModelAnswer.estimated(env, prompt, { known })
+  return { iterations: 1, ...tokensOf(needed), cost: AgentBudget.costOf(env.budget, undefined, needed) }
+}
+
+/**
+ * Names the limit of the run's budget that leaves no room for a call.
+ *
+ * @internal
+ */
+export const gone = <E, R>(env: Environment<E, R>, options: Pick<Turn, "prompt" | "usage" | "cost" | "known">) => {
+  const { cost, known, prompt, usage } = options
+  const asking = { env, last: false, spent: nothingSpent(), before: { usage, cost }, known }
+  const room = ModelAnswer.roomFor(asking, prompt)
+  return room._tag === "Gone" ? room.budget : undefined
+}
+
+/** The limit at which another attempt was not made, or an answer cut. */
+const spentBy = <E, R>(asking: Asking<E, R>, prompt: Prompt.Prompt, error: unknown): AgentBudget.Name | undefined => {
+  const { agent, runId } = asking.env
+  if (!(error instanceof AgentError) || error.agent !== agent || error.runId !== runId) return undefined
+  if (error.reason._tag === "BudgetExceeded") return error.reason.budget
+  if (error.reason._tag !== "Truncated") return undefined
+  const room = ModelAnswer.roomFor(asking, prompt)
+  return room._tag === "Gone" ? room.budget : undefined
+}
+
+/** What the journal says where the call failed, if the run does not fail with it. */
+const insteadOf = <E, R>(
+  asking: Asking<E, R>,
+  { ending, mayGoBack, prompt, turn }: Turn,
+  error: E
+): Effect.Effect<{ readonly setBack: WhySetBack } | { readonly noRoom: AgentBudget.Name }, E | AgentError> => {
+  if (ending !== undefined) {
+    return Effect.fail(ModelAnswer.failWith(asking.env, turn, Ending.noLastAnswer(ending, error)))
+  }
+  const noRoom = spentBy(asking, prompt, error)
+  return noRoom === undefined ? setBack<E | AgentError>(error, mayGoBack) : Effect.succeed({ noRoom })
 }
 
 /** One model call with all its attempts, as the journal keeps it. */
@@ -205,12 +243,12 @@ const execute = Effect.fnUntraced(function*<E, R>(
   fail: (error: E | AgentError | AiError.AiError) => void
 ) {
   const { agent, budget, runId, sharedBudget, time, whenSpent } = env
-  const { cost, ending, mayGoBack, prompt, spent, turn, usage } = options
+  const { cost, ending, known, prompt, spent, turn, usage } = options
   const wallTime = Duration.toMillis(budget.wallTime)
   const left = Math.max(0, wallTime - time.marked())
   const within = Duration.millis(ending === undefined ? left : left + Duration.toMillis(budget.grace))
   if (ending !== undefined) yield* Ending.announce(agent, runId, ending)
-  const estimate = estimateOf(env, prompt)
+  const estimate = estimateOf(env, options)
   const cuts = newCuts()
   const ended = Effect.map(time.now, (elapsedMillis) => {
     const { attempts, cost, unmetered, usage } = spent
@@ -222,13 +260,21 @@ const execute = Effect.fnUntraced(function*<E, R>(
     if (whenSpent === "fail") return yield* ModelAnswer.failWith(env, turn, { _tag: "BudgetExceeded", budget: full })
     return { _tag: "NoRoom" as const, budget: full, ...yield* ended }
   }
-  const asking: Asking<E, R> = { env, turn, last: ending !== undefined, spent, cuts, attempts: env.attempts }
+  const asking: Asking<E, R> = {
+    env,
+    turn,
+    last: ending !== undefined,
+    spent,
+    cuts,
+    attempts: env.attempts,
+    before: { usage, cost },
+    known
+  }
+  const room = ModelAnswer.roomFor(asking, prompt)
   const answer = yield* answerWithRoom(asking, prompt).pipe(
-    Effect.catch((error) =>
-      ending === undefined
-        ? setBack<E | AgentError>(error, mayGoBack)
-        : Effect.fail(ModelAnswer.failWith(env, turn, Ending.noLastAnswer(ending, error)))
-    ),
+    // For the guard to see, too.
+    ModelAnswer.withOutputTokens(env, room._tag === "Room" ? room.outputTokens : 0),
+    Effect.catch((error) => insteadOf<E, R>(asking, options, error)),
     Effect.timeoutOption(within),
     Effect.flatMap((answer) =>
       Option.isNone(answer) && ending !== undefined
@@ -240,7 +286,7 @@ const execute = Effect.fnUntraced(function*<E, R>(
     Effect.result,
     Effect.ensuring(Effect.sync(() => {
       if (ending === undefined) sharedBudget?.release(estimate)
-      reportShared(env, AgentBudget.addUsage(usage, spent.usage), cost + spent.cost)
+      reportShared(env, turn, AgentBudget.addUsage(usage, spent.usage), cost + spent.cost)
     }))
   )
   if (Result.isFailure(answer)) {
@@ -269,6 +315,7 @@ const execute = Effect.fnUntraced(function*<E, R>(
     return { _tag: "OutOfTime" as const, ...record, elapsedMillis: Math.max(record.elapsedMillis, wallTime) }
   }
   const said = answer.success.value
+  if ("noRoom" in said) return { _tag: "NoRoom" as const, budget: said.noRoom, ...record }
   return "setBack" in said
     ? { _tag: "SetBack" as const, ...said.setBack, ...record }
     : {
