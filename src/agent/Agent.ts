@@ -69,9 +69,8 @@ export interface Agent<in out Tools extends Record<string, Tool.Any>, out Value,
  * **Details**
  *
  * - `text`: the text of the answer.
- * - `usage`: tokens over the whole run, estimated where nobody reported them (see `Counters.unmetered`); those of calls
- *   that failed for good are not known. `cost` is there where the
- *   budget has a price table.
+ * - `usage`: tokens over the whole run, estimated where nobody reported them (see `Counters.unmetered`), those of calls
+ *   that failed included. `cost` is there where the budget has a price table.
  * - `elapsed`: time in which the run was active, see `AgentBudget.Options`.
  * - `turns`: where the answer comes from, call by call.
  *
@@ -87,7 +86,7 @@ export interface ResultBase extends internal.Base {}
  *
  * `review` says that people approved the answer, or supplied another one, see {@link reviewed}.
  * With `completion: "graceful"` the budget named by `budget` was used up: the text is the best answer so far, and
- * `value` is `undefined` where it does not match the result schema. With `completion: "looped"` the agent went round in
+ * `value` is `undefined` where it does not match the result schema. Run again with a larger budget, the run goes on. With `completion: "looped"` the agent went round in
  * circles, as `loop` says, also after it was told, and the text is its best answer so far as well.
  *
  * @category models
@@ -178,7 +177,10 @@ export type LoopError<Tools extends Record<string, Tool.Any>> =
  * - `tools`: how single tools run, see `AgentTools.ToolOptions`.
  * - `toolBackoff`: the wait between the attempts at a tool call. Default: `Backoff.fullJitter()`.
  * - `approval`: `"declared"` asks a person where the tool's `needsApproval` says so, `"atMostOnce"` also before every
- *   call that must not happen twice. Default: `"declared"`.
+ *   call that must not happen twice. Default: `"declared"`. A person approves exactly this call of this tool with these
+ *   arguments, approves it with others (`Approve` with `arguments`), rejects it, supplies its result, or abandons the run; the
+ *   model is told so. Arguments and results are checked against the tool's schemas when they are given. A
+ *   `needsApproval` that is a function gets the arguments alone: no conversation, and no id that the model chose.
  * - `concurrency`: how many tool calls of one answer run at the same time. Default: 4.
  * - `limits`: bounds of arguments and results, see `AgentTools.Limits`.
  * - `stream`: how answers are streamed, see {@link StreamOptions}; `false` asks for each in one piece. They are streamed by
@@ -189,9 +191,10 @@ export type LoopError<Tools extends Record<string, Tool.Any>> =
  * - `compaction`: how a conversation is made smaller that has outgrown the model's context (verdict `ContextOverflow`),
  *   see `Compaction.Options`. The call is then made once more, and the run goes on with the smaller one. `false` fails.
  * - `sharedBudget`: a budget that several runs spend together, see `AgentBudget.shared`. Default: none.
- * - `whenSpent`: what becomes of a run whose budget is used up: `"answer"` asks for the best answer so far, and the run is
- *   over; `"fail"` fails with `BudgetExceeded`, and the run goes on where it is run again with a larger budget. What it has
- *   spent stays spent. Default: `"answer"`.
+ * - `whenSpent`: what becomes of a run whose budget is used up: `"answer"` asks for the best answer so far, `"fail"` fails
+ *   with `BudgetExceeded`. Run again with a larger budget, {@link run} goes on from where the run was: what it has spent stays
+ *   spent, and its best answer so far, which is paid for, is not part of the conversation. Without a larger budget it ends as
+ *   before, and spends nothing. Default: `"answer"`.
  * - `rollback`: after a model call whose failure another history may avoid (verdict `Refused`, `Malformed` or
  *   `ContextOverflow`), or an answer that repairs did not make match, the run goes back to the turn before, but never past
  *   a tool call that must not happen twice, and the model is told why. At most `max` times (default 2), by the last `keep`
@@ -525,6 +528,9 @@ const stateAfter = (exit: Exit.Exit<unknown, unknown>): State => {
  * **Details**
  *
  * Fails with {@link LoopError} and what the guarded model call fails with. Failures of tools are told to the model.
+ *
+ * A best answer so far, of a budget that was used up, stays the answer also with a larger budget: the run around may have
+ * gone on from it. {@link run} goes on.
  *
  * **Example** (Asking an agent inside a run)
  *
