@@ -5,6 +5,7 @@ import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
+import * as Struct from "effect/Struct"
 import * as Checkpoint from "../../durable/Checkpoint.ts"
 import * as EscalationQueue from "../../durable/EscalationQueue.ts"
 import * as Idempotency from "../../durable/Idempotency.ts"
@@ -339,7 +340,7 @@ const ofEdited = (outcome: Outcome, params: Schema.Json): Outcome => {
   return {
     ...rest,
     ...shown,
-    result: outcome.isFailure && isObject(result) ? { ...result, edited } : { edited, result }
+    result: outcome.isFailure && isObject(result) ? Struct.assign(result, { edited }) : { edited, result }
   }
 }
 
