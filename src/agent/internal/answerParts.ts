@@ -15,9 +15,6 @@ export const textOf = (message: Prompt.Prompt): string =>
 /** @internal */
 export const isFinish = (part: Response.AnyPart): part is Response.FinishPart => part.type === "finish"
 
-/** Parts that say that something begins, and nothing of it yet. */
-const preludes = new Set(["response-metadata", "text-start", "reasoning-start", "tool-params-start"])
-
 const opening = { "text-delta": "text-start", "reasoning-delta": "reasoning-start" } as const
 
 /**
@@ -29,13 +26,13 @@ export class Gathered {
   /** Without the pieces of arguments: the tool call has them whole. */
   readonly parts: Array<Response.AnyPart> = []
   readonly #open = new Set<string>()
-  /** Whether anything of the answer itself has come. */
-  hasContent = false
+  /** Whether anything has come. */
+  hasBegun = false
   /** Characters of all pieces. */
   length = 0
 
   add(part: Response.AnyPart): void {
-    if (!preludes.has(part.type)) this.hasContent = true
+    this.hasBegun = true
     switch (part.type) {
       case "tool-params-delta":
         this.length += part.delta.length

@@ -194,8 +194,8 @@ const streamed = Effect.fnUntraced(function*(asking: Asking, prompt: Prompt.Prom
   const attempt = yield* attempts.begin(turn, beginning !== "")
   const failed = (error: unknown) =>
     Effect.gen(function*() {
-      // Before there is anything of an answer, it is the request that failed.
-      if (!gathered.hasContent && AiError.isAiError(error)) return yield* error
+      // Before anything of an answer has come, it is the request that failed.
+      if (!gathered.hasBegun && AiError.isAiError(error)) return yield* error
       const text = beginning + gathered.text
       cuts.count++
       cuts.kept = onCut === "resume" && text.trim() !== "" ? { prompt, model, text } : undefined
@@ -221,8 +221,8 @@ const streamed = Effect.fnUntraced(function*(asking: Asking, prompt: Prompt.Prom
     }),
     Effect.andThen(Effect.suspend(() => gathered.parts.some(isFinish) ? Effect.void : Effect.fail(new Unfinished()))),
     Effect.onExit((exit) => {
-      const { length, parts } = gathered
-      if (Exit.isFailure(exit) && parts.length === 0) return lost(asking, asked, exit.cause)
+      const { hasBegun, length, parts } = gathered
+      if (Exit.isFailure(exit) && !hasBegun) return lost(asking, asked, exit.cause)
       return Effect.sync(() => settle(asking, asked, parts, length))
     }),
     Effect.catch(failed)
