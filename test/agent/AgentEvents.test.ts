@@ -73,7 +73,9 @@ describe("the events of a run", () => {
         { _tag: "StateChanged", state: "completed" }
       ])
       const last = events.at(-1)
-      assert.isTrue(last?._tag === "Finished" && last.result.text === "All done." && last.result.counters.toolCalls === 2)
+      assert.isTrue(
+        last?._tag === "Finished" && last.result.text === "All done." && last.result.counters.toolCalls === 2
+      )
     }).pipe(Effect.provide(durable)))
 
   it.effect("are the whole answers alone where the agent asks for them in one piece", () =>
@@ -131,7 +133,9 @@ describe("the events of a run", () => {
       const { events, exit, refunds } = yield* watched(asking, [refund])
       assert.deepStrictEqual(events.at(-1), { _tag: "StateChanged", state: "waitingForHuman" })
       assert.isTrue(Exit.isFailure(exit) && exit.cause.reasons[0]?._tag === "Fail")
-      const error = Exit.isFailure(exit) && exit.cause.reasons[0]?._tag === "Fail" ? exit.cause.reasons[0].error : undefined
+      const error = Exit.isFailure(exit) && exit.cause.reasons[0]?._tag === "Fail"
+        ? exit.cause.reasons[0].error
+        : undefined
       assert.instanceOf(error, Checkpoint.RunSuspended)
       assert.deepStrictEqual(refunds, [])
       const queue = yield* EscalationQueue.EscalationQueue

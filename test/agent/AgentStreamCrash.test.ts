@@ -77,7 +77,10 @@ const toTheEnd = <Tools extends Record<string, Tool.Any>, R>(agent: Agent.Agent<
       if (result._tag === "Success") {
         const last = result.success.at(-1)
         if (last?._tag !== "Finished") return yield* Effect.fail("no result")
-        return { text: last.result.text, turns: last.result.turns.map((turn) => turn.toolCalls.map(({ name }) => name)) }
+        return {
+          text: last.result.text,
+          turns: last.result.turns.map((turn) => turn.toolCalls.map(({ name }) => name))
+        }
       }
       if (!(result.failure instanceof Checkpoint.RunSuspended)) return yield* Effect.fail(result.failure)
       for (const { id, task } of yield* queue.list({ status: "open" })) {
@@ -105,10 +108,13 @@ for (const onCut of ["askAgain", "resume"] as const) {
             ways: isFull ? undefined : ["killed", "disconnected"],
             again: runs(5, 100)
           })
-          assert.deepStrictEqual(exit, yield* Effect.exit(Effect.succeed({
-            text: "All paid.",
-            turns: [["Look", "Pay"], ["Pay"], []]
-          })))
+          assert.deepStrictEqual(
+            exit,
+            yield* Effect.exit(Effect.succeed({
+              text: "All paid.",
+              turns: [["Look", "Pay"], ["Pay"], []]
+            }))
+          )
           assert.isAbove(boundaries.length, 60)
           const payments = effects.filter(({ label }) => label.startsWith("pay"))
           assert.deepStrictEqual(payments.map(({ label }) => label), ["pay ann", "pay bob"])
