@@ -763,7 +763,8 @@ const bufferSize = 64
  * is `Answered`. A run that goes on repeats what is remembered as `replayed`, and the pieces of answers never.
  *
  * The stream fails with what {@link run} fails with, also with `Checkpoint.RunSuspended` where people are asked. Whoever
- * stops reading interrupts the run, which can be resumed. At most 64 events wait for their reader; then the run waits.
+ * stops reading interrupts the run, which can be resumed. At most 64 events wait for their reader; then the run waits, and
+ * its time passes.
  *
  * **Example** (Showing an answer while it is written)
  *

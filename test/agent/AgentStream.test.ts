@@ -319,6 +319,27 @@ describe("an answer that was cut and is asked for again", () => {
       assert.isTrue(error?.reason._tag === "CutOff" && error.reason.text === "Half an")
     }).pipe(Effect.provide(durable)))
 
+  it.effect("is not where it goes on and on: its stream is cut before it fills the memory", () =>
+    Effect.gen(function*() {
+      const { handlers } = yield* counting
+      let given = 0
+      const piece = "x".repeat(100_000)
+      const endless = yield* LanguageModel.make({
+        generateText: () => Effect.die("not in one piece"),
+        streamText: () =>
+          Stream.forever(Stream.sync((): Response.StreamPartEncoded => {
+            given++
+            return { type: "text-delta", id: "0", delta: piece }
+          }))
+      })
+      const error = yield* Agent.run(agent, options).pipe(
+        Effect.provide(Layer.merge(handlers, Layer.succeed(LanguageModel.LanguageModel, endless))),
+        Effect.flip
+      )
+      assert.isTrue(error._tag === "AgentError" && error.reason._tag === "CutOff")
+      assert.isBelow(given, 110)
+    }).pipe(Effect.provide(durable)))
+
   it.effect("is not where the request failed before anything came: that is the guard's business", () =>
     Effect.gen(function*() {
       const { failure, requests } = yield* told(agent, [ScriptedModel.fail(Fault.overloaded()), "Done."])

@@ -54,14 +54,17 @@ export const checkTools = (tools: ReadonlyArray<AiTool.Any>, options: object): v
  * **Details**
  *
  * - `idleTimeout`: how long a stream may be silent, from its opening to the first part and from one part to the next; then
- *   it is cut with `Deadline.Stalled`. A model that thinks for longer without a sign of it, or a `ResilientModel` that
- *   collects its streams (`buffer`), needs more. Default: 30 seconds.
+ *   it is cut with `Deadline.Stalled`. Only parts count, and not the pings of a connection: a model that thinks for longer
+ *   and does not show its thoughts, or a `ResilientModel` that collects its streams (`buffer`), needs more. Default: 30
+ *   seconds.
  * - `onCut`: what becomes of an answer whose stream breaks off, stands still or ends without its finish part. `"askAgain"`
  *   drops what had come and asks for the answer once more; `"resume"` tells the model the text that had come, asks it to
  *   go on from there, and joins the pieces, as long as it is the same model. Either way what had come is paid for, and no
  *   tool call in it is run. Default: `"askAgain"`.
  * - `maxCuts`: how often that happens for one model call, besides what `policies.model` tries again, with the waits of
  *   `Backoff.fullJitter()`. After that the call fails with the reason `CutOff`. Default: 2.
+ *
+ * A stream of more than 10,000,000 characters is cut as well, and not asked for again.
  *
  * @category models
  * @since 0.1.0

@@ -18,6 +18,13 @@ export const isFinish = (part: Response.AnyPart): part is Response.FinishPart =>
 const opening = { "text-delta": "text-start", "reasoning-delta": "reasoning-start" } as const
 
 /**
+ * Parts and characters of a streamed answer at most, so that one without an end does not fill the memory.
+ *
+ * @internal
+ */
+export const longest = 10_000_000
+
+/**
  * What has come of an answer so far.
  *
  * @internal
@@ -30,9 +37,16 @@ export class Gathered {
   hasBegun = false
   /** Characters of all pieces. */
   length = 0
+  /** What it takes in memory, by and large. */
+  #size = 0
+
+  get isTooLong(): boolean {
+    return this.#size > longest
+  }
 
   add(part: Response.AnyPart): void {
     this.hasBegun = true
+    this.#size += 1 + ("delta" in part ? part.delta.length : 0)
     switch (part.type) {
       case "tool-params-delta":
         this.length += part.delta.length

@@ -14,7 +14,7 @@ import * as Telemetry from "../../Telemetry.ts"
 import * as AgentBudget from "../AgentBudget.ts"
 import * as Compaction from "../Compaction.ts"
 import { AgentError, type AgentErrorReason } from "./agentError.ts"
-import { Gathered, goingOnFrom, isFinish, textOf } from "./answerParts.ts"
+import { Gathered, goingOnFrom, isFinish, longest, textOf } from "./answerParts.ts"
 import { boundedJson, cut } from "./boundedJson.ts"
 import type * as Progress from "./progress.ts"
 import type { Answer } from "./records.ts"
@@ -177,6 +177,14 @@ class Unfinished extends Schema.TaggedError<Unfinished>("effect-resilience/agent
   }
 }
 
+/** A stream that goes on and on. */
+class TooLong extends Schema.TaggedError<TooLong>("effect-resilience/agent/internal/TooLong")("TooLong", {}) {
+  readonly [Fault.verdictOf] = Fault.permanent
+  override get message() {
+    return `it has more than ${longest} characters; tell the model to answer with less`
+  }
+}
+
 /** Nothing in an answer that was cut was acted upon, so that it can be asked for again. */
 const verdictOfCut = (verdict: Fault.Verdict): Fault.Verdict =>
   verdict._tag === "Malformed" || verdict._tag === "Ambiguous" ? Fault.transient : verdict
@@ -217,6 +225,7 @@ const streamed = Effect.fnUntraced(function*(asking: Asking, prompt: Prompt.Prom
     Stream.runForEach((part) => {
       if (part.type === "error") return Effect.fail(part.error)
       gathered.add(part)
+      if (gathered.isTooLong) return Effect.fail(new TooLong())
       return attempts.part(turn, attempt, part)
     }),
     Effect.andThen(Effect.suspend(() => gathered.parts.some(isFinish) ? Effect.void : Effect.fail(new Unfinished()))),
