@@ -242,7 +242,10 @@ describe("the pieces of an answer", () => {
 })
 
 describe("somebody who stops reading", () => {
-  const usage = { inputTokens: { total: 1 }, outputTokens: { total: 1 } } as const
+  const usage = {
+    inputTokens: { uncached: 1, total: 1, cacheRead: 0, cacheWrite: 0 },
+    outputTokens: { total: 1, text: 1, reasoning: 0 }
+  }
 
   /** A model that counts what it has given and what it has open. */
   const endless = (open: { count: number; given: number }) =>
@@ -311,7 +314,7 @@ describe("somebody who stops reading", () => {
                 { type: "text-delta", id: "0", delta: "Hi" },
                 { type: "text-end", id: "0" },
                 ...(prompt.content.some(({ role }) => role === "tool") ? [] : [call("1", "Refund", { order: "7" })]),
-                { type: "finish", reason: "stop", usage: { ...usage } as never }
+                { type: "finish", reason: "stop", usage }
               ], { chunkSize: 1 }).pipe(Stream.mapEffect((part) => Effect.as(Effect.sleep("1 second"), part)))
             ))
         })
