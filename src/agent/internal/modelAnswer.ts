@@ -9,7 +9,6 @@ import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
 import * as Fault from "../../Fault.ts"
-import type * as Deadline from "../../policy/Deadline.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import * as AgentBudget from "../AgentBudget.ts"
 import * as Compaction from "../Compaction.ts"
@@ -18,6 +17,7 @@ import { Gathered, goingOnFrom, isFinish, longest, textOf } from "./answerParts.
 import { boundedJson, cut } from "./boundedJson.ts"
 import type * as Progress from "./progress.ts"
 import type { Answer } from "./records.ts"
+import type { Streaming } from "./streaming.ts"
 import type * as ToolCall from "./toolCall.ts"
 
 /**
@@ -27,18 +27,6 @@ import type * as ToolCall from "./toolCall.ts"
  * @since 0.1.0
  */
 export interface ModelAnswer extends Pick<Answer, "message" | "finishReason" | "model" | "unusable"> {}
-
-/**
- * How answers are streamed.
- *
- * @internal
- */
-export interface Streaming {
-  /** Fails a stream that is silent for too long. */
-  readonly stall: <A, E, R>(self: Stream.Stream<A, E, R>) => Stream.Stream<A, E | Deadline.Stalled, R>
-  readonly onCut: "askAgain" | "resume"
-  readonly maxCuts: number
-}
 
 /** @internal */
 export interface Environment {
