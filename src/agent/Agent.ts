@@ -32,16 +32,17 @@ import * as AgentOptions from "./internal/agentOptions.ts"
 import * as internal from "./internal/loop.ts"
 import type { ModelGuard } from "./internal/modelTurn.ts"
 import type { Progress, State } from "./internal/progress.ts"
+import * as Streaming from "./internal/streaming.ts"
 import * as ToolCall from "./internal/toolCall.ts"
 import type { Reconcile } from "./internal/toolTurn.ts"
 import * as LoopDetector from "./LoopDetector.ts"
 
 export { AgentError, AgentErrorReason, Reached } from "./internal/agentError.ts"
-export type { StreamOptions } from "./internal/agentOptions.ts"
 export type { Counters, Turn, TurnToolCall } from "./internal/loop.ts"
 export type { ModelAnswer } from "./internal/modelAnswer.ts"
 export type { ModelGuard } from "./internal/modelTurn.ts"
 export type { Progress, State } from "./internal/progress.ts"
+export type { StreamOptions } from "./internal/streaming.ts"
 
 /**
  * An agent: a model's instructions, its tools and the guards around both. A plain value, run with {@link run}.
@@ -225,7 +226,7 @@ export interface Options<
   readonly approval?: "declared" | "atMostOnce" | undefined
   readonly concurrency?: number | undefined
   readonly limits?: AgentTools.Limits | undefined
-  readonly stream?: AgentOptions.StreamOptions | false | undefined
+  readonly stream?: Streaming.StreamOptions | false | undefined
   readonly loops?: LoopDetector.Options | false | undefined
   readonly compaction?: Compaction.Options | false | undefined
   readonly sharedBudget?: AgentBudget.Shared | undefined
@@ -364,7 +365,7 @@ export function make<Tools extends Record<string, Tool.Any>, ToolOptions extends
       approval: AgentOptions.oneOf("approval", options.approval ?? "declared", ["declared", "atMostOnce"]),
       concurrency: config.integer("Agent", "concurrency", options.concurrency ?? 4, 1),
       limits: ToolCall.limits(options.limits),
-      stream: options.stream === false ? undefined : AgentOptions.streaming(name, options.stream),
+      stream: options.stream === false ? undefined : Streaming.make(name, options.stream),
       loops: options.loops === false ? undefined : LoopDetector.make(options.loops),
       compaction: options.compaction === false ? undefined : Compaction.make(options.compaction),
       sharedBudget: options.sharedBudget,
@@ -780,7 +781,8 @@ const bufferSize = 64
  * is `Answered`. A run that goes on repeats what is remembered as `replayed`, and the pieces of answers never.
  *
  * The stream fails with what {@link run} fails with, also with `Checkpoint.RunSuspended` where people are asked. Whoever
- * stops reading interrupts the run, which can be resumed. At most 64 events wait for their reader; then the run waits.
+ * stops reading interrupts the run, which can be resumed. At most 64 events wait for their reader; then the run waits, and
+ * its time passes.
  *
  * **Example** (Showing an answer while it is written)
  *

@@ -1,12 +1,15 @@
-import { assert, describe, it } from "@effect/vitest"
+import { assert, describe } from "@effect/vitest"
 import { Context, Deferred, Effect, Exit, Fiber, Layer, Ref, Schema, Stream } from "effect"
 import { Agent, CheckpointStore, Fault, Telemetry } from "effect-resilience"
 import { ScriptedModel } from "effect-resilience/testing"
 import { AiError, LanguageModel, type Response } from "effect/ai"
 import { TestClock } from "effect/testing"
 import { invalid } from "../support/invalid.ts"
+import { replaying } from "../support/replaying.ts"
 import { runs } from "../support/runs.ts"
 import { call, counting, durable, kit } from "./support.ts"
+
+const it = replaying()
 
 const base = { name: "support", instructions: "Be kind.", toolkit: kit } as const
 const agent = Agent.make(base)
@@ -319,6 +322,27 @@ describe("an answer that was cut and is asked for again", () => {
       assert.isTrue(error?.reason._tag === "CutOff" && error.reason.text === "Half an")
     }).pipe(Effect.provide(durable)))
 
+  it.effect("is not where it goes on and on: its stream is cut before it fills the memory", () =>
+    Effect.gen(function*() {
+      const { handlers } = yield* counting
+      let given = 0
+      const piece = "x".repeat(100_000)
+      const endless = yield* LanguageModel.make({
+        generateText: () => Effect.die("not in one piece"),
+        streamText: () =>
+          Stream.forever(Stream.sync((): Response.StreamPartEncoded => {
+            given++
+            return { type: "text-delta", id: "0", delta: piece }
+          }))
+      })
+      const error = yield* Agent.run(agent, options).pipe(
+        Effect.provide(Layer.merge(handlers, Layer.succeed(LanguageModel.LanguageModel, endless))),
+        Effect.flip
+      )
+      assert.isTrue(error._tag === "AgentError" && error.reason._tag === "CutOff")
+      assert.isBelow(given, 110)
+    }).pipe(Effect.provide(durable)))
+
   it.effect("is not where the request failed before anything came: that is the guard's business", () =>
     Effect.gen(function*() {
       const { failure, requests } = yield* told(agent, [ScriptedModel.fail(Fault.overloaded()), "Done."])
@@ -477,7 +501,7 @@ describe("a streamed answer", () => {
         assert.isTrue(AiError.isAiError(broken.failure))
         const { refunds, requests, result } = yield* told(second, ["Done."])
         assert.strictEqual(result?.text, "Done.")
-        assert.strictEqual(result?.counters.replayedSteps, 2)
+        assert.isAtLeast(result?.counters.replayedSteps ?? 0, 2)
         assert.deepStrictEqual([broken.refunds, refunds], [["7"], []])
         assert.deepStrictEqual(requests[0]?.prompt, broken.requests[1]?.prompt)
       }).pipe(Effect.provide(durable)))

@@ -302,6 +302,38 @@ describe("AgentBudget", () => {
   })
 })
 
+describe("Agent.stream", () => {
+  it("gives events and the result, and fails with and needs what a run does", () => {
+    const agent = Agent.make({ name: "judge", instructions: "", result: Schema.Struct({ guilty: Schema.Boolean }) })
+    expect(Agent.stream(agent, options)).type.toBe<
+      Stream.Stream<
+        Agent.Event<{ readonly guilty: boolean }>,
+        AiError.AiError | Agent.AgentError | Checkpoint.StepError | Checkpoint.RunError,
+        LanguageModel.LanguageModel | CheckpointStore.CheckpointStore
+      >
+    >()
+    type Finished = Extract<Agent.Event<number>, { readonly _tag: "Finished" }>
+    expect<Finished["result"]>().type.toBe<Agent.Result<number>>()
+    expect<Agent.Progress>().type.toBeAssignableTo<Agent.Event<string>>()
+  })
+
+  it("is watched by an effect that cannot fail", () => {
+    expect(Agent.run).type.toBeCallableWith(plain, { ...options, onEvent: () => Effect.void })
+    expect(Agent.run).type.not.toBeCallableWith(plain, { ...options, onEvent: () => Effect.fail("no") })
+  })
+
+  it("takes options of streams, or none of them", () => {
+    expect(Agent.make).type.toBeCallableWith({ name: "a", instructions: "", stream: false })
+    expect(Agent.make).type.toBeCallableWith({
+      name: "a",
+      instructions: "",
+      stream: { idleTimeout: "1 minute", onCut: "resume", maxCuts: 1 }
+    })
+    expect(Agent.make).type.not.toBeCallableWith({ name: "a", instructions: "", stream: { onCut: "fail" } })
+    expect(Agent.make).type.not.toBeCallableWith({ name: "a", instructions: "", stream: true })
+  })
+})
+
 describe("AgentTools", () => {
   it("gives handlers the call they run for", () => {
     expect(Effect.map(AgentTools.CurrentToolCall, (call) => call?.idempotencyKey)).type.toBe<

@@ -1,13 +1,9 @@
 import type * as AiTool from "effect/ai/Tool"
-import type * as Duration from "effect/Duration"
 import { format } from "effect/Formatter"
 import type * as Schema from "effect/Schema"
 import * as Fault from "../../Fault.ts"
-import * as config from "../../internal/config.ts"
 import { hasRedacted } from "../../internal/hasRedacted.ts"
-import * as Deadline from "../../policy/Deadline.ts"
 import type { AgentBudget, Shared } from "../AgentBudget.ts"
-import type { Streaming } from "./modelAnswer.ts"
 
 const invalid = (option: string, value: string, expected: string) =>
   new Fault.InvalidConfig({ module: "Agent", option, value, expected })
@@ -45,41 +41,5 @@ export const checkTools = (tools: ReadonlyArray<AiTool.Any>, options: object): v
   for (const tool of tools) {
     withoutSecrets(`toolkit.${tool.name}.success`, tool.successSchema)
     withoutSecrets(`toolkit.${tool.name}.failure`, tool.failureSchema)
-  }
-}
-
-/**
- * How answers are streamed.
- *
- * **Details**
- *
- * - `idleTimeout`: how long a stream may be silent, from its opening to the first part and from one part to the next; then
- *   it is cut with `Deadline.Stalled`. A model that thinks for longer without a sign of it, or a `ResilientModel` that
- *   collects its streams (`buffer`), needs more. Default: 30 seconds.
- * - `onCut`: what becomes of an answer whose stream breaks off, stands still or ends without its finish part. `"askAgain"`
- *   drops what had come and asks for the answer once more; `"resume"` tells the model the text that had come, asks it to
- *   go on from there, and joins the pieces, as long as it is the same model. Either way what had come is paid for, and no
- *   tool call in it is run. Default: `"askAgain"`.
- * - `maxCuts`: how often that happens for one model call, besides what `policies.model` tries again, with the waits of
- *   `Backoff.fullJitter()`. After that the call fails with the reason `CutOff`. Default: 2.
- *
- * @category models
- * @since 0.1.0
- */
-export interface StreamOptions {
-  readonly idleTimeout?: Duration.Input | undefined
-  readonly onCut?: "askAgain" | "resume" | undefined
-  readonly maxCuts?: number | undefined
-}
-
-/** @internal */
-export const streaming = (agent: string, options: StreamOptions = {}): Streaming => {
-  const idle = config.duration("Agent", "stream.idleTimeout", options.idleTimeout ?? "30 seconds", {
-    minimum: "1 millis"
-  })
-  return {
-    stall: Deadline.stall(idle, { name: `the answer to agent "${agent}"` }),
-    onCut: oneOf("stream.onCut", options.onCut ?? "askAgain", ["askAgain", "resume"]),
-    maxCuts: config.integer("Agent", "stream.maxCuts", options.maxCuts ?? 2, 0, 100)
   }
 }

@@ -15,10 +15,14 @@ export const textOf = (message: Prompt.Prompt): string =>
 /** @internal */
 export const isFinish = (part: Response.AnyPart): part is Response.FinishPart => part.type === "finish"
 
-/** Parts that say that something begins, and nothing of it yet. */
-const preludes = new Set(["response-metadata", "text-start", "reasoning-start", "tool-params-start"])
-
 const opening = { "text-delta": "text-start", "reasoning-delta": "reasoning-start" } as const
+
+/**
+ * Parts and characters of a streamed answer at most, so that one without an end does not fill the memory.
+ *
+ * @internal
+ */
+export const longest = 10_000_000
 
 /**
  * What has come of an answer so far.
@@ -29,13 +33,20 @@ export class Gathered {
   /** Without the pieces of arguments: the tool call has them whole. */
   readonly parts: Array<Response.AnyPart> = []
   readonly #open = new Set<string>()
-  /** Whether anything of the answer itself has come. */
-  hasContent = false
+  /** Whether anything has come. */
+  hasBegun = false
   /** Characters of all pieces. */
   length = 0
+  /** What it takes in memory, by and large. */
+  #size = 0
+
+  get isTooLong(): boolean {
+    return this.#size > longest
+  }
 
   add(part: Response.AnyPart): void {
-    if (!preludes.has(part.type)) this.hasContent = true
+    this.hasBegun = true
+    this.#size += 1 + ("delta" in part ? part.delta.length : 0)
     switch (part.type) {
       case "tool-params-delta":
         this.length += part.delta.length

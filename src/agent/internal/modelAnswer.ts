@@ -10,17 +10,17 @@ import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
 import * as Fault from "../../Fault.ts"
 import * as OutputTokens from "../../model/OutputTokens.ts"
-import type * as Deadline from "../../policy/Deadline.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import * as AgentBudget from "../AgentBudget.ts"
 import { AgentError, type AgentErrorReason } from "./agentError.ts"
-import { Gathered, goingOnFrom, isFinish, textOf } from "./answerParts.ts"
+import { Gathered, goingOnFrom, isFinish, longest, textOf } from "./answerParts.ts"
 import { beyondBounds } from "./argumentBounds.ts"
 import { cut } from "./boundedJson.ts"
 import type * as Progress from "./progress.ts"
 import type { Answer } from "./records.ts"
 import * as Room from "./room.ts"
 import type { Spending } from "./spending.ts"
+import type { Streaming } from "./streaming.ts"
 import type * as ToolCall from "./toolCall.ts"
 
 /**
@@ -30,18 +30,6 @@ import type * as ToolCall from "./toolCall.ts"
  * @since 0.1.0
  */
 export interface ModelAnswer extends Pick<Answer, "message" | "finishReason" | "model" | "unusable"> {}
-
-/**
- * How answers are streamed.
- *
- * @internal
- */
-export interface Streaming {
-  /** Fails a stream that is silent for too long. */
-  readonly stall: <A, E, R>(self: Stream.Stream<A, E, R>) => Stream.Stream<A, E | Deadline.Stalled, R>
-  readonly onCut: "askAgain" | "resume"
-  readonly maxCuts: number
-}
 
 /** @internal */
 export interface Environment {
@@ -174,6 +162,14 @@ class Unfinished extends Schema.TaggedError<Unfinished>("effect-resilience/agent
   }
 }
 
+/** A stream that goes on and on. */
+class TooLong extends Schema.TaggedError<TooLong>("effect-resilience/agent/internal/TooLong")("TooLong", {}) {
+  readonly [Fault.verdictOf] = Fault.permanent
+  override get message() {
+    return `it has more than ${longest} characters; tell the model to answer with less`
+  }
+}
+
 /** Nothing in an answer that was cut was acted upon, so that it can be asked for again. */
 const verdictOfCut = (verdict: Fault.Verdict): Fault.Verdict =>
   verdict._tag === "Malformed" || verdict._tag === "Ambiguous" ? Fault.transient : verdict
@@ -191,8 +187,8 @@ const streamed = Effect.fnUntraced(function*(asking: Asking, prompt: Prompt.Prom
   const attempt = yield* attempts.begin(turn, beginning !== "")
   const failed = (error: unknown) =>
     Effect.gen(function*() {
-      // Before there is anything of an answer, it is the request that failed.
-      if (!gathered.hasContent && AiError.isAiError(error)) return yield* error
+      // Before anything of an answer has come, it is the request that failed.
+      if (!gathered.hasBegun && AiError.isAiError(error)) return yield* error
       const text = beginning + gathered.text
       cuts.count++
       cuts.kept = onCut === "resume" && text.trim() !== "" ? { prompt, model, text } : undefined
@@ -214,12 +210,13 @@ const streamed = Effect.fnUntraced(function*(asking: Asking, prompt: Prompt.Prom
     Stream.runForEach((part) => {
       if (part.type === "error") return Effect.fail(part.error)
       gathered.add(part)
+      if (gathered.isTooLong) return Effect.fail(new TooLong())
       return attempts.part(turn, attempt, part)
     }),
     Effect.andThen(Effect.suspend(() => gathered.parts.some(isFinish) ? Effect.void : Effect.fail(new Unfinished()))),
     Effect.onExit((exit) => {
-      const { length, parts } = gathered
-      if (Exit.isFailure(exit) && parts.length === 0) return lost(asking, asked, exit.cause)
+      const { hasBegun, length, parts } = gathered
+      if (Exit.isFailure(exit) && !hasBegun) return lost(asking, asked, exit.cause)
       return Effect.sync(() => settle(asking, asked, parts, length))
     }),
     Effect.catch(failed)
