@@ -32,7 +32,7 @@ export interface Streaming {
  * - `maxCuts`: how often that happens for one model call, besides what `policies.model` tries again, with the waits of
  *   `Backoff.fullJitter()`. After that the call fails with the reason `CutOff`. Default: 2.
  *
- * A stream of more than 10,000,000 characters is cut as well, and not asked for again.
+ * A stream of more than 10,000,000 characters of text and thoughts is cut as well, and not asked for again.
  *
  * @category models
  * @since 0.1.0
