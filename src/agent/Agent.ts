@@ -172,10 +172,11 @@ export type LoopError<Tools extends Record<string, Tool.Any>> =
  *
  * **Details**
  *
+ * - `name`: names the agent in its journal, events and errors.
  * - `instructions`: the system prompt.
  * - `toolkit`: the tools. Default: none.
  * - `budget`: see `AgentBudget.Options`; by default 10 iterations, 100 tool calls, 300 seconds.
- * - `policies.model` guards every model call, `policies.tool` every attempt at a tool call. Default: no guard.
+ * - `policies`: `policies.model` guards every model call, `policies.tool` every attempt at a tool call. Default: no guard.
  * - `tools`: how single tools run, see `AgentTools.ToolOptions`.
  * - `toolBackoff`: the wait between the attempts at a tool call. Default: `Backoff.fullJitter()`.
  * - `approval`: `"declared"` asks a person where the tool's `needsApproval` says so, `"atMostOnce"` also before every
@@ -481,6 +482,7 @@ const tooLow = <Value>({ below, field }: { readonly field: keyof Value & string;
  *
  * **Details**
  *
+ * - `prompt`: what the agent is asked.
  * - `state`: is kept up to date while the agent runs.
  * - `onEvent`: is run for all that happens, see {@link Progress}. The run waits for it. Default: nobody watches. See
  *   {@link stream} for the events as a `Stream`.
@@ -499,7 +501,7 @@ export interface LoopOptions {
  *
  * **Details**
  *
- * A run that exists is resumed. Its prompt has to be the one it was started with.
+ * `runId` names the run: one that exists is resumed. Its `prompt` has to be the one it was started with.
  *
  * @category models
  * @since 0.1.0

@@ -278,7 +278,7 @@ export const exceeded = (budget: AgentBudget, spent: Spent): Name | undefined =>
  *
  * **Details**
  *
- * Limits of all runs together. Default: no limit. `cost` is counted by the price tables of the agents, which have to have
+ * Limits of all runs together, `inputTokens`, `outputTokens` and `cost`. Default: no limit. `cost` is counted by the price tables of the agents, which have to have
  * one.
  *
  * @category models
