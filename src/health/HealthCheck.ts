@@ -231,10 +231,17 @@ export const responseTime = <A, E, R>(
     readonly degraded?: Duration.Input | undefined
   } = {}
 ): HealthCheck<R> => {
-  const good = config.duration(module, "healthy", options.healthy ?? "1 second", { minimum: "1 millis" })
-  const bad = config.duration(module, "degraded", options.degraded ?? Duration.max(good, Duration.seconds(3)), {
-    minimum: good
+  const good = config.duration(module, "healthy", options.healthy ?? model.responseDefaults.healthy, {
+    minimum: "1 millis"
   })
+  const bad = config.duration(
+    module,
+    "degraded",
+    options.degraded ?? Duration.max(good, Duration.fromInputUnsafe(model.responseDefaults.degraded)),
+    {
+      minimum: good
+    }
+  )
   const timed = Effect.gen(function*() {
     const clock = yield* Clock.Clock
     const started = millisOf(clock)
@@ -377,13 +384,19 @@ export const escalationBacklog = (
       | undefined
   } = {}
 ): HealthCheck<EscalationQueue> => {
-  const many = config.integer(module, "depth.degraded", options.depth?.degraded ?? 10, 0)
-  const tooMany = config.integer(module, "depth.critical", options.depth?.critical ?? Math.max(100, many), many)
-  const old = config.duration(module, "age.degraded", options.age?.degraded ?? "1 hour")
+  const defaults = model.backlogDefaults
+  const many = config.integer(module, "depth.degraded", options.depth?.degraded ?? defaults.depth.degraded, 0)
+  const tooMany = config.integer(
+    module,
+    "depth.critical",
+    options.depth?.critical ?? Math.max(defaults.depth.critical, many),
+    many
+  )
+  const old = config.duration(module, "age.degraded", options.age?.degraded ?? defaults.age.degraded)
   const tooOld = config.duration(
     module,
     "age.critical",
-    options.age?.critical ?? Duration.max(old, Duration.hours(24)),
+    options.age?.critical ?? Duration.max(old, Duration.fromInputUnsafe(defaults.age.critical)),
     {
       minimum: old
     }
@@ -413,9 +426,9 @@ export const escalationBacklog = (
  *
  * **Details**
  *
- * Critical while one of the keys named in `critical` is open and its open time is not over. Then it may probe, and a gate
- * that kept the probe away would keep the circuit open. Nor is an isolated circuit ever critical: somebody, such as the
- * gate of `HealthMonitor`, holds it open.
+ * One that is open counts until its open time is over: then it may probe, and a gate that kept the probe away would keep
+ * the circuit open. Critical while one of the keys named in `critical` is open. An isolated circuit never is: somebody,
+ * such as the gate of `HealthMonitor`, holds it open.
  *
  * **Example** (Not being ready while the only provider is down)
  *
@@ -442,12 +455,15 @@ export const circuits = (
     options.name ?? "circuits",
     Effect.gen(function*() {
       const states = yield* CircuitBreaker.use((breaker) => breaker.states)
-      const refusing = states.filter(({ _tag }) => _tag === "Open" || _tag === "HalfOpen" || _tag === "Isolated")
-      if (refusing.length === 0) return healthy("all circuits are closed")
-      const needed = new Set(options.critical)
-      const down = refusing.some((state) =>
-        state._tag === "Open" && needed.has(state.key) && Duration.isPositive(state.retryAfter)
+      // An open one whose time is over refuses nobody: it waits for the next call, which may never come.
+      const refusing = states.filter((state) =>
+        state._tag === "Open"
+          ? Duration.isPositive(state.retryAfter)
+          : state._tag === "HalfOpen" || state._tag === "Isolated"
       )
+      if (refusing.length === 0) return healthy("no circuit refuses calls")
+      const needed = new Set(options.critical)
+      const down = refusing.some(({ _tag, key }) => _tag === "Open" && needed.has(key))
       return (down ? critical : degraded)(model.listed(refusing.map(({ _tag, key }) => `${key} is ${words[_tag]}`)))
     }),
     options

@@ -10,6 +10,8 @@ import * as checkpoints from "../../src/durable/internal/checkpointRun.ts"
 import * as resume from "../../src/durable/internal/escalationResume.ts"
 import * as escalations from "../../src/durable/internal/escalationState.ts"
 import * as idempotency from "../../src/durable/internal/idempotencyFlights.ts"
+import * as checks from "../../src/health/internal/checkModel.ts"
+import * as health from "../../src/health/internal/monitorSettings.ts"
 import * as clients from "../../src/model/internal/clientOptions.ts"
 import * as models from "../../src/model/internal/resilientModel.ts"
 import * as Backoff from "../../src/policy/Backoff.ts"
@@ -148,6 +150,24 @@ export const all: ReadonlyArray<Defaults> = [
   { module: "Idempotency", options: read(idempotency.defaults, ["timeToLive", "storeTimeout"]) },
   { module: "EscalationQueue", options: read(escalations.defaults, ["lease", "storeTimeout"]) },
   { module: "EscalationQueue.resumeRuns", options: read(resume.defaults, ["interval"]) },
+  {
+    module: "HealthMonitor",
+    options: {
+      ...read(health.defaults, ["maxAge", "slowAbove"]),
+      ...read(health.serviceDefaults, ["interval", "timeout", "idleTimeToLive"])
+    }
+  },
+  { module: "HealthMonitor.gate", options: read(health.defaults.gate, ["closedFor", "probeTimeout"]) },
+  { module: "HealthCheck.responseTime", options: read(checks.responseDefaults, ["healthy", "degraded"]) },
+  {
+    module: "HealthCheck.escalationBacklog",
+    options: {
+      "depth.degraded": checks.backlogDefaults.depth.degraded,
+      "depth.critical": checks.backlogDefaults.depth.critical,
+      "age.degraded": time(checks.backlogDefaults.age.degraded),
+      "age.critical": time(checks.backlogDefaults.age.critical)
+    }
+  },
   {
     module: "Agent",
     options: {

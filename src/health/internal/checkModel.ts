@@ -32,6 +32,15 @@ export interface Check<out R> {
 }
 
 /** @internal */
+export const responseDefaults = { healthy: "1 second", degraded: "3 seconds" } as const
+
+/** @internal */
+export const backlogDefaults = {
+  depth: { degraded: 10, critical: 100 },
+  age: { degraded: "1 hour", critical: "24 hours" }
+} as const
+
+/** @internal */
 export const make = <R>(
   name: string,
   run: Effect.Effect<Result, unknown, R>,

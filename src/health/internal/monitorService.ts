@@ -110,16 +110,21 @@ export const make = Effect.fnUntraced(function*<R>(
 ) {
   checkNames(checks)
   const settingsOf = monitorSettings.make(options)
-  const interval = config.duration(module, "interval", options.interval ?? "30 seconds", { minimum: "1 millis" })
-  const timeout = config.duration(module, "timeout", options.timeout ?? "10 seconds", { minimum: "1 millis" })
+  const defaults = monitorSettings.serviceDefaults
+  const interval = config.duration(module, "interval", options.interval ?? defaults.interval, { minimum: "1 millis" })
+  const timeout = config.duration(module, "timeout", options.timeout ?? defaults.timeout, { minimum: "1 millis" })
   const history = new HealthHistory(
-    config.integer(module, "historySize", options.historySize ?? 2_880, 1, 1_000_000)
+    config.integer(module, "historySize", options.historySize ?? defaults.historySize, 1, 1_000_000)
   )
-  const metrics = new HealthMetrics(config.integer(module, "maxMetricKeys", options.maxMetricKeys ?? 100, 0))
+  const metrics = new HealthMetrics(
+    config.integer(module, "maxMetricKeys", options.maxMetricKeys ?? defaults.maxMetricKeys, 0)
+  )
   const bounds = {
-    maxKeys: config.integer(module, "maxKeys", options.maxKeys ?? 1_000, 1),
+    maxKeys: config.integer(module, "maxKeys", options.maxKeys ?? defaults.maxKeys, 1),
     idleTimeToLive: Duration.toMillis(
-      config.duration(module, "idleTimeToLive", options.idleTimeToLive ?? "1 hour", { minimum: "1 millis" })
+      config.duration(module, "idleTimeToLive", options.idleTimeToLive ?? defaults.idleTimeToLive, {
+        minimum: "1 millis"
+      })
     )
   }
 

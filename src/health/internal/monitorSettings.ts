@@ -55,7 +55,18 @@ const gateOf = (path: string, gate: GateOptions, base: Settings["gate"]): Settin
   }
 }
 
-const defaults: Settings = {
+/** @internal */
+export const serviceDefaults = {
+  interval: "30 seconds",
+  timeout: "10 seconds",
+  historySize: 2_880,
+  maxMetricKeys: 100,
+  maxKeys: 1_000,
+  idleTimeToLive: "1 hour"
+} as const
+
+/** @internal */
+export const defaults: Settings = {
   size: 100,
   maxAge: 300_000,
   minimumCalls: 5,
