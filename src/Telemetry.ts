@@ -34,6 +34,7 @@ import type { VerdictTag } from "./Fault.ts"
  * - `SafeModeChanged`: a key went into safe mode, or left it.
  * - `FallbackUsed`: an answer came from another step than the first; `failed` and `skipped` are the labels before it:
  *   those that were tried, and those that a guard of ours, such as an open circuit, did not let try.
+ * - `HealthChanged`: a `HealthMonitor` found a key, or with `check` one of its checks, in another state than before.
  * - `StepCompleted`, `StepFailed`, `StepAmbiguous`, `RunChanged`: what a `Checkpoint` run does; `replayed` says that a
  *   result came from the journal.
  * - `SagaFailed`, `CompensationFailed`: a saga has failed for good, so that its steps are undone; people are asked, because
@@ -128,6 +129,14 @@ export type Event =
   }
   | { readonly _tag: "LastGoodServed"; readonly key: string; readonly ageMillis: number }
   | { readonly _tag: "SafeModeChanged"; readonly key: string; readonly active: boolean; readonly failures: number }
+  | {
+    readonly _tag: "HealthChanged"
+    readonly key: string
+    readonly check: string | undefined
+    readonly from: string
+    readonly to: string
+    readonly message: string
+  }
   | { readonly _tag: "StepCompleted"; readonly runId: string; readonly step: string; readonly replayed: boolean }
   | { readonly _tag: "StepFailed"; readonly runId: string; readonly step: string; readonly replayed: boolean }
   | { readonly _tag: "StepAmbiguous"; readonly runId: string; readonly step: string }

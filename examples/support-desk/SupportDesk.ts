@@ -91,6 +91,9 @@ export interface Patience {
 
 export const patient: Patience = { base: "1 second", cap: "60 seconds", triageAttempts: 4, agentFor: "30 minutes" }
 
+/** The simulated provider answers in milliseconds and its outage lasts seconds, so the waits are short as well. */
+export const brisk: Patience = { base: "150 millis", cap: "2 seconds", triageAttempts: 4, agentFor: "60 seconds" }
+
 /** How a ticket ended. `reason` says why somebody has to look at it. */
 export const Outcome = Schema.Struct({
   ticket: Schema.String,

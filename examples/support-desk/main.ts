@@ -15,11 +15,11 @@ import { NodeRuntime, NodeServices } from "@effect/platform-node"
 import { Clock, Config, Console, Effect, FileSystem, Option, Path, Redacted, References, Schema } from "effect"
 import * as ProviderServer from "effect-resilience/testing/ProviderServer"
 import { Command, Flag } from "effect/cli"
-import { spawn } from "node:child_process"
+import * as ChildProcess from "../support/childProcess.ts"
 import type { CrashPoint } from "./crash.ts"
 import { answer, weather } from "./models.ts"
 import * as Report from "./report.ts"
-import { type Patience, patient } from "./SupportDesk.ts"
+import { brisk, patient } from "./SupportDesk.ts"
 import * as Tally from "./Tally.ts"
 import { readFolder } from "./Ticket.ts"
 import * as Worker from "./worker.ts"
@@ -79,9 +79,6 @@ const flags = {
     Flag.withDescription("work one life against a simulated provider that is running already (used by the show)")
   )
 }
-
-/** The simulated provider answers in milliseconds and its outage lasts seconds, so the waits are short as well. */
-const brisk: Patience = { base: "150 millis", cap: "2 seconds", triageAttempts: 4, agentFor: "60 seconds" }
 
 const simulated = (baseURL: string): Worker.Provider => ({ apiKey: "simulated", baseURL, patience: brisk })
 
@@ -239,31 +236,15 @@ const main = Command.make(
   )
 )
 
-/**
- * The first life of the show: a process of its own, which kills itself half way. The provider lives on. (Effect's own
- * ChildProcess does not tell by which signal a process ended.)
- */
+/** The first life of the show: a process of its own, which kills itself half way. The provider lives on. */
 const killedLife = Effect.fnUntraced(function*(settings: Settings, url: string) {
-  const args = [
-    ...process.execArgv,
-    new URL(import.meta.url).pathname,
+  const end = yield* ChildProcess.run(new URL(import.meta.url), [
     `--provider-url=${url}`,
     `--data=${settings.data}`,
     `--tickets=${settings.tickets}`,
     `--crash-at=${60 + Math.abs(settings.seed * 37) % 80}`,
     ...(Option.isSome(settings.limit) ? [`--limit=${settings.limit.value}`] : [])
-  ]
-  const end = yield* Effect.callback<{ readonly code: number | null; readonly signal: string | null }>(
-    (resume, signal) => {
-      const life = spawn(process.execPath, args, {
-        stdio: ["ignore", "inherit", "inherit"],
-        signal,
-        killSignal: "SIGKILL"
-      })
-      life.on("error", (error) => resume(signal.aborted ? Effect.interrupt : Effect.die(error)))
-      life.on("close", (code, by) => resume(Effect.succeed({ code, signal: by })))
-    }
-  )
+  ])
   if (end.signal === "SIGKILL") {
     yield* Console.log("the first life was killed; a second one goes on where it was")
     return

@@ -9,10 +9,12 @@ import * as Prompt from "effect/ai/Prompt"
 import * as Tool from "effect/ai/Tool"
 import * as Toolkit from "effect/ai/Toolkit"
 import * as Cause from "effect/Cause"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import { identity } from "effect/Function"
+import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
 import type * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
@@ -20,17 +22,22 @@ import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as SubscriptionRef from "effect/SubscriptionRef"
 import * as Checkpoint from "../durable/Checkpoint.ts"
-import type * as CheckpointStore from "../durable/CheckpointStore.ts"
+import * as CheckpointStore from "../durable/CheckpointStore.ts"
 import type * as EscalationQueue from "../durable/EscalationQueue.ts"
 import type * as Idempotency from "../durable/Idempotency.ts"
+import type * as HealthMonitor from "../health/HealthMonitor.ts"
 import * as config from "../internal/config.ts"
+import type * as Fallback from "../policy/Fallback.ts"
+import type * as LastGood from "../policy/LastGood.ts"
 import * as AgentBudget from "./AgentBudget.ts"
 import type * as AgentTools from "./AgentTools.ts"
 import * as Compaction from "./Compaction.ts"
-import type { AgentError } from "./internal/agentError.ts"
+import { AgentError } from "./internal/agentError.ts"
 import * as AgentOptions from "./internal/agentOptions.ts"
+import * as answers from "./internal/answer.ts"
 import * as internal from "./internal/loop.ts"
 import type { ModelGuard } from "./internal/modelTurn.ts"
+import * as production from "./internal/production.ts"
 import type { Progress, State } from "./internal/progress.ts"
 import * as Streaming from "./internal/streaming.ts"
 import * as ToolCall from "./internal/toolCall.ts"
@@ -41,6 +48,14 @@ export { AgentError, AgentErrorReason, Reached } from "./internal/agentError.ts"
 export type { Counters, Turn, TurnToolCall } from "./internal/loop.ts"
 export type { ModelAnswer } from "./internal/modelAnswer.ts"
 export type { ModelGuard } from "./internal/modelTurn.ts"
+export {
+  type OtherModel,
+  Production,
+  type ProductionGuards,
+  type ProductionMetrics,
+  type ProductionOptions,
+  type ProductionStores
+} from "./internal/production.ts"
 export type { Progress, State } from "./internal/progress.ts"
 export type { StreamOptions } from "./internal/streaming.ts"
 
@@ -171,10 +186,11 @@ export type LoopError<Tools extends Record<string, Tool.Any>> =
  *
  * **Details**
  *
+ * - `name`: names the agent in its journal, events and errors.
  * - `instructions`: the system prompt.
  * - `toolkit`: the tools. Default: none.
  * - `budget`: see `AgentBudget.Options`; by default 10 iterations, 100 tool calls, 300 seconds.
- * - `policies.model` guards every model call, `policies.tool` every attempt at a tool call. Default: no guard.
+ * - `policies`: `policies.model` guards every model call, `policies.tool` every attempt at a tool call. Default: no guard.
  * - `tools`: how single tools run, see `AgentTools.ToolOptions`.
  * - `toolBackoff`: the wait between the attempts at a tool call. Default: `Backoff.fullJitter()`.
  * - `approval`: `"declared"` asks a person where the tool's `needsApproval` says so, `"atMostOnce"` also before every
@@ -240,6 +256,8 @@ type ErasedOptions = Pick<AgentTools.ToolOptions<Tool.Any>, "effects" | "attempt
   readonly guard?: AgentTools.ToolGuard<unknown> | undefined
   readonly reconcile?: Reconcile<unknown> | undefined
 }
+
+const noTools = Toolkit.empty as unknown as Effect.Effect<ToolCall.ErasedToolkit> & ToolCall.ErasedToolkit
 
 const fenced = /^\s*```(?:json)?\s*\n([\s\S]*?)\n\s*```\s*$/
 
@@ -484,6 +502,7 @@ const tooLow = <Value>({ below, field }: { readonly field: keyof Value & string;
  *
  * **Details**
  *
+ * - `prompt`: what the agent is asked.
  * - `state`: is kept up to date while the agent runs.
  * - `onEvent`: is run for all that happens, see {@link Progress}. The run waits for it. Default: nobody watches. See
  *   {@link stream} for the events as a `Stream`.
@@ -502,7 +521,7 @@ export interface LoopOptions {
  *
  * **Details**
  *
- * A run that exists is resumed. Its prompt has to be the one it was started with.
+ * `runId` names the run: one that exists is resumed. Its `prompt` has to be the one it was started with.
  *
  * @category models
  * @since 0.1.0
@@ -840,3 +859,278 @@ export const stream = <Tools extends Record<string, Tool.Any>, Value, E, R>(
       Effect.andThen(Queue.end(queue))
     )
   }, { bufferSize, strategy: "suspend" })
+
+/**
+ * What {@link answer} came to.
+ *
+ * **Details**
+ *
+ * `result` is that of the run that gave the value, of the agent's or of the simplified one; `age` is how old a value is
+ * that was served again.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Answered<out Value> {
+  readonly value: Value
+  readonly result: Result<Value> | undefined
+  readonly age: Duration.Duration | undefined
+}
+
+/**
+ * Options of {@link answer}: the run, and what answers where it does not, in this order.
+ *
+ * **Details**
+ *
+ * - `lastGood`: the last whole answer of this agent and version to the same prompt, from the source `"last good"`; `maxAge`
+ *   says how old it may be (default: as old as `LastGood` keeps them), `key` what it is kept under instead of the prompt,
+ *   `similar` which other key is near enough. `false` keeps and serves none. Default: `{}`.
+ * - `simplified`: a prompt that asks for less, made from the prompt. The agent answers it without tools, in a run that is
+ *   not kept; from the source `"simplified"`. Default: none.
+ * - `template`: an answer without a model, from the source `"template"`. Default: none.
+ * - `emergency`: a value that always serves, from the source `"emergency"`. Default: none.
+ * - `escalate`: whether people are told through the escalation queue of a run that came to nothing, once for each run, where
+ *   neither a model nor an earlier answer stood in for it. Default: `true`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface AnswerOptions<Value, E, R> extends RunOptions {
+  readonly lastGood?: answers.LastGoodOptions | false | undefined
+  readonly simplified?: ((prompt: Prompt.Prompt) => Prompt.RawInput) | undefined
+  readonly template?: ((prompt: Prompt.Prompt) => Effect.Effect<Value, E, R>) | undefined
+  readonly emergency?: Value | undefined
+  readonly escalate?: boolean | undefined
+}
+
+type MayHave<O, K extends string> = K extends keyof O ? [O[K]] extends [undefined] ? false : true : false
+
+type Has<O, K extends string> = K extends keyof O ? undefined extends O[K] ? false : true : false
+
+/**
+ * Where the answer of these options may come from.
+ *
+ * @category type-level
+ * @since 0.1.0
+ */
+export type SourceOf<O> =
+  | "agent"
+  | (O extends { readonly lastGood: false } ? never : "last good")
+  | (MayHave<O, "simplified"> extends true ? "simplified" : never)
+  | (MayHave<O, "template"> extends true ? "template" : never)
+  | (MayHave<O, "emergency"> extends true ? "emergency" : never)
+
+/**
+ * Failures of a run that no other answer stands in for.
+ *
+ * @category type-level
+ * @since 0.1.0
+ */
+export type NotStoodInFor<E> = Extract<
+  E,
+  | Checkpoint.RunSuspended
+  | Checkpoint.RunLeased
+  | Checkpoint.RunCancelled
+  | Checkpoint.RunConflict
+  | Checkpoint.InputNotJson
+  | AgentError
+>
+
+type TemplateOf<O> = O extends { readonly template: (prompt: never) => infer T } ? T : never
+
+/**
+ * What {@link answer} can fail with, of what the run can fail with and these options.
+ *
+ * @category type-level
+ * @since 0.1.0
+ */
+export type AnswerError<E, O> = Has<O, "emergency"> extends true ? NotStoodInFor<E>
+  : Has<O, "template"> extends true ? NotStoodInFor<E> | Effect.Error<TemplateOf<O>>
+  : E | HealthMonitor.HealthGateClosed | Effect.Error<TemplateOf<O>>
+
+/**
+ * Runs an agent in production: behind the health gate, and with answers that stand in for its own.
+ *
+ * **When to use**
+ *
+ * Use it where somebody waits for an answer whatever happens, and {@link run} where a failure is the better answer.
+ *
+ * **Details**
+ *
+ * A new run is begun only while the health of the agent is not critical (see {@link layerProduction}); one that has begun is
+ * gone on with. What comes of it is counted for the health, and whole answers are remembered. Where it fails, what the
+ * options give answers, in their order, and the `Fallback.Answer` says where it came from and what failed before. The run
+ * stays where it stopped: run it again with the same `runId` to go on.
+ *
+ * Not stood in for are failures that are no failures of the agent: `RunSuspended` (people decide first), `RunLeased`
+ * (somebody else works on it), `RunCancelled`, `RunConflict` and `InputNotJson` (the call is wrong), and an `AgentError`
+ * of a run that people have abandoned. With an `emergency` these are all that it fails with; with a `template` also what
+ * that fails with; otherwise it fails with `HealthGateClosed` and all that {@link run} fails with, too.
+ *
+ * **Example** (Always having an answer)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Layer } from "effect"
+ * import { Agent, CheckpointStore, EscalationQueue, Fault, Idempotency } from "effect-resilience"
+ * import { ScriptedModel } from "effect-resilience/testing"
+ *
+ * const desk = Agent.make({ name: "desk", instructions: "Answer customers." })
+ *
+ * const reply = Agent.answer(desk, {
+ *   runId: "ticket-7",
+ *   prompt: "Where is my parcel?",
+ *   simplified: () => "Say in one sentence that we look into it.",
+ *   emergency: "We have your message and answer it as soon as we can."
+ * })
+ *
+ * const program = Effect.gen(function*() {
+ *   const { source, value } = yield* reply
+ *   const { fallbackUses, successRate } = yield* Agent.metrics
+ *   return [source, value.value, fallbackUses, successRate]
+ * })
+ *
+ * const Live = Agent.layerProduction({
+ *   model: ScriptedModel.layer([ScriptedModel.fail(Fault.refused), "We look into it."]),
+ *   store: Layer.mergeAll(CheckpointStore.layerMemory, EscalationQueue.layerMemory, Idempotency.layerMemory)
+ * })
+ * await Effect.runPromise(Effect.provide(program, Live)) // => ["simplified", "We look into it.", 1, 1]
+ * ```
+ *
+ * @category running
+ * @since 0.1.0
+ */
+export const answer = <
+  Tools extends Record<string, Tool.Any>,
+  Value,
+  E,
+  R,
+  const O extends AnswerOptions<Value, unknown, unknown>
+>(
+  agent: Agent<Tools, Value, E, R>,
+  options: O & AnswerOptions<Value, unknown, unknown>
+): Effect.Effect<
+  Fallback.Answer<Answered<Value>, SourceOf<O>>,
+  AnswerError<E | LoopError<Tools> | Checkpoint.RunError, O>,
+  | CheckpointStore.CheckpointStore
+  | EscalationQueue.EscalationQueue
+  | HealthMonitor.HealthMonitor
+  | LastGood.LastGood
+  | production.Production
+  | RunServices<Tools>
+  | Exclude<R, Checkpoint.Run>
+  | Effect.Services<TemplateOf<O>>
+> => {
+  const { definition, name, version } = agent
+  const given: AnswerOptions<Value, unknown, unknown> = options
+  const { emergency, lastGood, runId, simplified, template } = given
+  const prompt = Prompt.make(given.prompt)
+  const chain = answers.answer({
+    agent: name,
+    version,
+    runId,
+    prompt,
+    primary: run(agent, { runId, prompt, state: given.state }),
+    result: definition.result,
+    withoutValue: (result) => withoutValue(name, runId, result),
+    lastGood: lastGood === false ? undefined : lastGood ?? {},
+    simplified: simplified === undefined
+      ? undefined
+      : Effect.suspend(() => run(withoutTools(agent), { runId, prompt: simplified(prompt) })).pipe(
+        // It has no effects, so nothing has to be remembered, and it works when the store does not.
+        Effect.provideServiceEffect(CheckpointStore.CheckpointStore, CheckpointStore.makeMemory())
+      ),
+    template: template === undefined ? undefined : Effect.suspend(() => template(prompt)),
+    emergency: Option.fromUndefinedOr(emergency),
+    escalate: given.escalate ?? true
+  })
+  // Made of the same steps as the types, which the compiler cannot see.
+  return chain as Effect.Effect<
+    Fallback.Answer<Answered<Value>, SourceOf<O>>,
+    AnswerError<E | LoopError<Tools> | Checkpoint.RunError, O>,
+    | CheckpointStore.CheckpointStore
+    | EscalationQueue.EscalationQueue
+    | HealthMonitor.HealthMonitor
+    | LastGood.LastGood
+    | production.Production
+    | RunServices<Tools>
+    | Exclude<R, Checkpoint.Run>
+    | Effect.Services<TemplateOf<O>>
+  >
+}
+
+/** A result without a value is the best that the agent could do, and no answer. */
+const withoutValue = (agent: string, runId: string, result: Result<unknown>): AgentError => {
+  const cause = new Error("what it gave does not match the result schema")
+  const turn = result.counters.iterations
+  switch (result.completion) {
+    case "graceful":
+      return new AgentError({ agent, runId, turn, reason: { _tag: "BudgetExhausted", budget: result.budget, cause } })
+    case "looped":
+      return new AgentError({ agent, runId, turn, reason: { _tag: "LoopDetected", loop: result.loop, cause } })
+    case "complete":
+      return new AgentError({ agent, runId, turn, reason: { _tag: "EmptyAnswer" } })
+  }
+}
+
+/** The same agent with nothing but its model, and nobody who looks at what it says. */
+const withoutTools = <Tools extends Record<string, Tool.Any>, Value, E, R>(
+  { definition, ...agent }: Agent<Tools, Value, E, R>
+): Agent<{}, Value, E, R> => ({
+  ...agent,
+  toolkit: undefined,
+  definition: { ...definition, kit: noTools, plans: new Map(), review: undefined }
+})
+
+/**
+ * The guards around a model's calls that {@link layerProduction} has by default: a timeout of 60 seconds for each try, 5
+ * tries with full jitter (base 1 second, cap 60 seconds) that are paid from a `RetryBudget`, a quota that learns the
+ * limits, 3 calls at a time and 100 that wait, and a circuit that opens for 60 seconds after 5 failures in a row.
+ *
+ * **When to use**
+ *
+ * Use it to see what it does (`Policy.describe`), or as the policy of a layer made piece by piece.
+ *
+ * @category production
+ * @since 0.1.0
+ */
+export const productionPolicy: (name: string) => ReturnType<typeof production.productionPolicy> =
+  production.productionPolicy
+
+/**
+ * Provides all that an agent in production goes by, in one layer.
+ *
+ * **When to use**
+ *
+ * Use it whole, replace the parts that are different for you by its options, or merge the layers that it is made of by
+ * yourself: each is public, and none knows of the others.
+ *
+ * **Details**
+ *
+ * | part | layer | replaced by |
+ * | --- | --- | --- |
+ * | the model, others that stand in for it, and their guards | `ResilientModel.fallback` | `model`, `others`, `policy`, `answers` |
+ * | what the guards go by | `Policy.layer` | `guards` |
+ * | journal, idempotent tools, escalations | none by default | `store` |
+ * | answers to serve again | `LastGood.layer()` | `lastGood` |
+ * | health, its checks and the gate of new runs | `HealthMonitor.layer` | `health` |
+ * | what {@link answer} counts | {@link Production} | |
+ *
+ * The checks are those of the store (while it does not work, no run is begun), of the escalations that wait and of the
+ * circuits (which make the whole degraded at most), and yours. Throws `Fault.InvalidConfig` for an empty `name`; building the
+ * layer fails with what the layers given fail with.
+ *
+ * @category production
+ * @since 0.1.0
+ */
+export const layerProduction: <EM, RM, ES, RS, EO = never, RO = never, EL = never, RL = never>(
+  options: production.ProductionOptions<EM, RM, EO, RO, ES, RS, EL, RL>
+) => ReturnType<typeof production.layerProduction<EM, RM, EO, RO, ES, RS, EL, RL>> = production.layerProduction
+
+/**
+ * What became of the answers so far, and how circuits and health are. See {@link ProductionMetrics}.
+ *
+ * @category production
+ * @since 0.1.0
+ */
+export const metrics: Effect.Effect<production.ProductionMetrics, never, production.Production> = production.Production
+  .use((made) => made.metrics)

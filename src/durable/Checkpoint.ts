@@ -239,9 +239,14 @@ export const run: {
 } = dual(2, <A, E, R>(program: Effect.Effect<A, E, R>, options: RunOptions) => {
   const runId = Life.idOf("Checkpoint.run", options.id)
   const version = config.integer("Checkpoint.run", "version", options.version ?? 1, 0)
-  const ttl = config.duration("Checkpoint.run", "lease", options.lease ?? "30 seconds", { minimum: "1 second" })
-  const maxCrashes = config.integer("Checkpoint.run", "maxCrashes", options.maxCrashes ?? 10, 1)
-  const maxRecordBytes = config.integer("Checkpoint.run", "maxRecordBytes", options.maxRecordBytes ?? 4_194_304, 1024)
+  const ttl = config.duration("Checkpoint.run", "lease", options.lease ?? Run_.defaults.lease, { minimum: "1 second" })
+  const maxCrashes = config.integer("Checkpoint.run", "maxCrashes", options.maxCrashes ?? Run_.defaults.maxCrashes, 1)
+  const maxRecordBytes = config.integer(
+    "Checkpoint.run",
+    "maxRecordBytes",
+    options.maxRecordBytes ?? Run_.defaults.maxRecordBytes,
+    1024
+  )
   const { clearOnSuccess = false, migrate } = options
   return Effect.gen(function*() {
     const input = yield* Life.readInput(runId, options.input)

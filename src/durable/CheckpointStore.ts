@@ -212,7 +212,7 @@ export const anonymousOwner: Effect.Effect<LeaseOwner> = Effect.map(
  *
  * **Details**
  *
- * `updatedBefore` is in milliseconds since the epoch. `limit` is how many at most, the oldest first; default: all.
+ * `status` is the state that they are in. `updatedBefore` is in milliseconds since the epoch. `limit` is how many at most, the oldest first; default: all.
  *
  * @category models
  * @since 0.1.0
@@ -290,7 +290,7 @@ const isSame = (one: ReadonlyArray<Entry>, other: ReadonlyArray<Entry>): boolean
   })
 
 /**
- * Creates a store that lives as long as the process.
+ * Creates a store that lives as long as the process. `owner` is who takes its leases; default: an anonymous one.
  *
  * @category constructors
  * @since 0.1.0

@@ -81,14 +81,24 @@ export const make = Effect.fnUntraced(function*(
   options: Options & { readonly store: Store }
 ): Effect.fn.Return<EscalationQueue["Service"], never, Scope.Scope> {
   const { store } = options
-  const limit = config.integer("EscalationQueue", "excerptLimit", options.excerptLimit ?? 8000, 1)
+  const limit = config.integer(
+    "EscalationQueue",
+    "excerptLimit",
+    options.excerptLimit ?? State.defaults.excerptLimit,
+    1
+  )
   const poll = config.duration("EscalationQueue", "pollInterval", options.pollInterval ?? Duration.infinity, {
     minimum: "1 millis",
     infinite: true
   })
-  const storeTimeout = config.duration("EscalationQueue", "storeTimeout", options.storeTimeout ?? "30 seconds", {
-    minimum: "1 millis"
-  })
+  const storeTimeout = config.duration(
+    "EscalationQueue",
+    "storeTimeout",
+    options.storeTimeout ?? State.defaults.storeTimeout,
+    {
+      minimum: "1 millis"
+    }
+  )
   const bounded = (operation: string, id: string) =>
     Effect.timeoutOrElse({
       duration: storeTimeout,
@@ -228,7 +238,9 @@ export const make = Effect.fnUntraced(function*(
   const leaseOf = (operation: string, id: string | undefined, options: ClaimOptions) =>
     Input.reading(operation, id, () => {
       const { by, lease } = options
-      const duration = config.duration("EscalationQueue", "lease", lease ?? "5 minutes", { minimum: "1 millis" })
+      const duration = config.duration("EscalationQueue", "lease", lease ?? State.defaults.lease, {
+        minimum: "1 millis"
+      })
       return State.claim(Input.text("by", by), Duration.toMillis(duration))
     })
 

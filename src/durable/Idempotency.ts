@@ -257,13 +257,20 @@ export const make = Effect.fnUntraced(function*(
   options: Options & { readonly store: Store }
 ): Effect.fn.Return<Idempotency["Service"], never, Scope.Scope> {
   const { store } = options
-  const timeToLive = Duration.toMillis(config.duration("Idempotency", "timeToLive", options.timeToLive ?? "30 days", {
-    minimum: "1 millis",
-    infinite: true
-  }))
-  const storeTimeout = config.duration("Idempotency", "storeTimeout", options.storeTimeout ?? "30 seconds", {
-    minimum: "1 millis"
-  })
+  const timeToLive = Duration.toMillis(
+    config.duration("Idempotency", "timeToLive", options.timeToLive ?? Flights.defaults.timeToLive, {
+      minimum: "1 millis",
+      infinite: true
+    })
+  )
+  const storeTimeout = config.duration(
+    "Idempotency",
+    "storeTimeout",
+    options.storeTimeout ?? Flights.defaults.storeTimeout,
+    {
+      minimum: "1 millis"
+    }
+  )
   const flights = Flights.make(yield* Effect.scope)
 
   const once = Effect.fnUntraced(function*<
@@ -353,7 +360,7 @@ export const make = Effect.fnUntraced(function*(
  * @since 0.1.0
  */
 export const makeStoreMemory = (options: { readonly capacity?: number | undefined } = {}): Effect.Effect<Store> => {
-  const capacity = config.integer("Idempotency", "capacity", options.capacity ?? 10_000, 1)
+  const capacity = config.integer("Idempotency", "capacity", options.capacity ?? Flights.defaults.capacity, 1)
   return Effect.sync(() => {
     // A Map iterates in the order of insertion: the first entry is the one used least recently.
     const entries = new Map<string, { readonly scope: string; readonly entry: Entry }>()

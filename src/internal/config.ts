@@ -65,3 +65,14 @@ export const nonEmpty = (module: string, option: string, value: string): string 
   if (typeof value === "string" && value.length > 0) return value
   throw invalid(module, option, value, "a text that is not empty")
 }
+
+/** @internal */
+export const oneOf = <const A extends string>(
+  module: string,
+  option: string,
+  value: A,
+  allowed: ReadonlyArray<A>
+): A => {
+  if (allowed.includes(value)) return value
+  throw invalid(module, option, value, allowed.map((one) => `"${one}"`).join(" or "))
+}

@@ -25,6 +25,7 @@ import * as metadata from "./internal/anthropicMetadata.ts"
 import { encodeRequest, type Parameters, unsendable } from "./internal/anthropicRequest.ts"
 import { messageParts } from "./internal/anthropicResponse.ts"
 import { EventDecoder } from "./internal/anthropicStream.ts"
+import { defaults } from "./internal/clientOptions.ts"
 import * as OutputTokens from "./OutputTokens.ts"
 
 /**
@@ -139,7 +140,7 @@ const parametersOf = (options: ModelOptions) =>
   Effect.try({
     try: () => ({
       model: config.nonEmpty(moduleName, "model", options.model),
-      max_tokens: config.integer(moduleName, "maxTokens", options.maxTokens ?? 4096, 1),
+      max_tokens: config.integer(moduleName, "maxTokens", options.maxTokens ?? defaults.maxTokens, 1),
       ...(options.cacheControl === undefined || options.cacheControl === false ? {} : {
         cache_control: {
           type: "ephemeral" as const,

@@ -21,7 +21,7 @@ import * as config from "../internal/config.ts"
 import * as errors from "./internal/anthropicErrors.ts"
 import { readReply } from "./internal/anthropicMetadata.ts"
 import { wholeMessage } from "./internal/anthropicResponse.ts"
-import { secret, validateHeaders } from "./internal/clientOptions.ts"
+import { defaults, secret, validateHeaders } from "./internal/clientOptions.ts"
 import { Exchange, watchedFetch } from "./internal/watchedFetch.ts"
 
 /**
@@ -142,7 +142,7 @@ const validated = (options: Options) =>
       const responseTimeout = config.duration(
         moduleName,
         "responseTimeout",
-        options.responseTimeout ?? "5 minutes",
+        options.responseTimeout ?? defaults.responseTimeout,
         bounds
       )
       return {
@@ -150,10 +150,10 @@ const validated = (options: Options) =>
         streamTimeout: config.duration(
           moduleName,
           "streamTimeout",
-          options.streamTimeout ?? Duration.min(Duration.seconds(30), responseTimeout),
+          options.streamTimeout ?? Duration.min(Duration.fromInputUnsafe(defaults.streamTimeout), responseTimeout),
           bounds
         ),
-        stallTimeout: config.duration(moduleName, "stallTimeout", options.stallTimeout ?? "30 seconds", bounds)
+        stallTimeout: config.duration(moduleName, "stallTimeout", options.stallTimeout ?? defaults.stallTimeout, bounds)
       }
     },
     catch: (error) => error instanceof InvalidConfig ? error : invalid("options", String(error), "valid options")

@@ -28,7 +28,7 @@ import { InvalidConfig } from "../Fault.ts"
 import * as config from "../internal/config.ts"
 import { millisOf } from "../internal/monotonic.ts"
 import { sha256 } from "../internal/sha256.ts"
-import { secret, validateHeaders } from "./internal/clientOptions.ts"
+import { reachable, secret, validateHeaders } from "./internal/clientOptions.ts"
 import { configuredClient } from "./internal/lettaClient.ts"
 import type { LettaError } from "./internal/lettaError.ts"
 import * as errors from "./internal/lettaErrors.ts"
@@ -757,8 +757,8 @@ const timed = Effect.fnUntraced(function*<A, E, R>(run: Effect.Effect<A, E, R>) 
 export const checkReachable = (
   options: { readonly healthy?: Duration.Input | undefined; readonly degraded?: Duration.Input | undefined } = {}
 ): Effect.Effect<Check, LettaError, Letta> => {
-  const healthy = config.duration("Letta.checkReachable", "healthy", options.healthy ?? "1 second")
-  const degraded = config.duration("Letta.checkReachable", "degraded", options.degraded ?? "3 seconds", {
+  const healthy = config.duration("Letta.checkReachable", "healthy", options.healthy ?? reachable.healthy)
+  const degraded = config.duration("Letta.checkReachable", "degraded", options.degraded ?? reachable.degraded, {
     minimum: healthy
   })
   return Letta.use((letta) => timed(letta.health)).pipe(

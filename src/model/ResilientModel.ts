@@ -345,7 +345,7 @@ const settingsOf = (
   options: AnswerOptions
 ): internal.Settings => {
   const { buffer, estimate, idempotent, lastGood, requireFinish } = options
-  const stall = options.stall ?? "30 seconds"
+  const stall = options.stall ?? internal.defaultStall
   config.duration(where, "stall", stall, { minimum: "1 millis", infinite: true })
   return {
     choices,

@@ -285,7 +285,7 @@ const outcomeOf = (cause: Cause.Cause<unknown>, context: Context.Context<never>)
 }
 
 const withLimitOf = (engine: Engine): AdaptiveLimit["Service"]["withLimit"] => (key, options) => {
-  if (options !== undefined) settings.check(options)
+  settings.checkCall(key, options)
   return <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E | LimitExceeded, R> =>
     Effect.withFiber(({ context }) => {
       let entered: Call | undefined
@@ -418,7 +418,7 @@ type EffectLast = [key: string, options?: LimitOptions | undefined]
 const isEffectFirst = (args: EffectFirst | EffectLast): args is EffectFirst => Effect.isEffect(args[0])
 
 const makeWithLimit = (key: string, options?: LimitOptions) => {
-  if (options !== undefined) settings.check(options)
+  settings.checkCall(key, options)
   return <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E | LimitExceeded, R | AdaptiveLimit> =>
     Effect.contextWith((context: Context.Context<AdaptiveLimit>) =>
       Context.get(context, AdaptiveLimit).withLimit(key, options)(self)
@@ -434,11 +434,17 @@ const makeWithLimit = (key: string, options?: LimitOptions) => {
  * The options are those of {@link LimitOptions}. What they say of a key that the service does not configure by name
  * (`keys`) holds as the first caller says it who says anything; another one, who would say otherwise, takes the key as it
  * is, and a warning is logged, once for each key, that says in what they differ. `maxWait` and `inOutage` are every
- * caller's own. Throws `InvalidConfig` when an option is out of range.
+ * caller's own. Throws `InvalidConfig` when an option is out of range or the key is empty.
  *
  * The slot is free when the work has stopped. Interrupting a call that waits frees its place at once; one that had just
  * got its slot hands it on. `Telemetry` gets `LimitWaited` when a call starts after waiting, `LimitRejected`,
  * `LimitChanged`, `OutageBegan` and `OutageEnded`.
+ *
+ * **Gotchas**
+ *
+ * A call inside of a call of the same key takes a slot of its own. Where those around it have all slots that there are, it
+ * waits for `maxWait` and fails, and they wait for it. That is logged as a warning, once for each key: use another key
+ * inside, or a `maxWait` that is short.
  *
  * **Example** (Falling back while a provider is out)
  *
@@ -471,6 +477,15 @@ export function withLimit<A, E, R>(
 export function withLimit(...args: EffectFirst | EffectLast): unknown {
   return isEffectFirst(args) ? makeWithLimit(args[1], args[2])(args[0]) : makeWithLimit(args[0], args[1])
 }
+
+/**
+ * Reads a key, and changes nothing.
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const state = (key: string): Effect.Effect<State, never, AdaptiveLimit> =>
+  AdaptiveLimit.use((limits) => limits.state(key))
 
 /** Reports something of the calls around, the nearest one and those around that. */
 const reporting = (report: (call: Call, context: Context.Context<never>) => void): Effect.Effect<void> =>

@@ -33,11 +33,9 @@ export interface Options {
   readonly factor?: number | undefined
 }
 
-const defaultCap = Duration.seconds(60)
-
 const parse = (module: string, options: Options | undefined, defaultFactor: number) => {
-  const base = config.duration(module, "base", options?.base ?? "1 second")
-  const cap = config.duration(module, "cap", options?.cap ?? defaultCap, { minimum: base })
+  const base = config.duration(module, "base", options?.base ?? internal.defaults.base)
+  const cap = config.duration(module, "cap", options?.cap ?? internal.defaults.cap, { minimum: base })
   return {
     base: Duration.toMillis(base),
     cap: Duration.toMillis(cap),
@@ -256,7 +254,7 @@ export const constant = (options: {
   readonly cap?: Duration.Input | undefined
 }): Schedule.Schedule<Duration.Duration, unknown> => {
   const delay = config.duration("Backoff.constant", "delay", options.delay)
-  const cap = config.duration("Backoff.constant", "cap", options.cap ?? Duration.max(delay, defaultCap), {
+  const cap = config.duration("Backoff.constant", "cap", options.cap ?? Duration.max(delay, internal.defaults.cap), {
     minimum: delay
   })
   const millis = Duration.toMillis(delay)

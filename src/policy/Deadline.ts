@@ -31,7 +31,7 @@ import * as Telemetry from "../Telemetry.ts"
 import * as internalAttempt from "./internal/attempt.ts"
 import { AttemptTimeout } from "./internal/attempt.ts"
 import * as internal from "./internal/deadline.ts"
-import { timedIn, type Timeouts, timeoutsOf } from "./internal/timeouts.ts"
+import { defaultIdle, timedIn, type Timeouts, timeoutsOf } from "./internal/timeouts.ts"
 import { withoutStack } from "./internal/withoutStack.ts"
 
 /**
@@ -506,7 +506,7 @@ export const watch = <A, E, R>(
   options: WatchOptions,
   work: (beat: Effect.Effect<void>) => Effect.Effect<A, E, R>
 ): Effect.Effect<A, E | Stalled, R> => {
-  const silence = makeSilence("Deadline.watch", "idle", options.idle ?? "30 seconds", options.name ?? "work")
+  const silence = makeSilence("Deadline.watch", "idle", options.idle ?? defaultIdle, options.name ?? "work")
   return Effect.suspend(() => {
     let restart: (() => void) | undefined
     const beat = Effect.sync(() => restart?.())

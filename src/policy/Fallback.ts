@@ -74,52 +74,7 @@ import {
   type ValueOf
 } from "./internal/fallbackAnswer.ts"
 
-export {
-  /**
-   * A value together with where it came from.
-   *
-   * **Details**
-   *
-   * - `value`: what the step that answered gave.
-   * - `source`: the label of that step; all that can be are in the type.
-   * - `degraded`: whether any step before it failed or was skipped, so that `false` means the first choice.
-   * - `errors`: one summary for each step before, in order. A failure brings the steps it went through along, also
-   *   across a retry between them; {@link primary} and {@link chain} begin anew, and whatever is inside of one of their
-   *   steps is that one step.
-   *
-   * @category models
-   * @since 0.1.0
-   */
-  Answer,
-  /**
-   * The answer of {@link orElse}: what `A` was, or a `B` under its label.
-   *
-   * @category type level
-   * @since 0.1.0
-   */
-  type Answered,
-  /**
-   * Whether a value is an {@link Answer}.
-   *
-   * @category guards
-   * @since 0.1.0
-   */
-  isAnswer,
-  /**
-   * The labels of `A` where it is an {@link Answer} already, and else the label given.
-   *
-   * @category type level
-   * @since 0.1.0
-   */
-  type SourceOf,
-  /**
-   * The value inside, where `A` is an {@link Answer} already.
-   *
-   * @category type level
-   * @since 0.1.0
-   */
-  type ValueOf
-}
+export { Answer, type Answered, isAnswer, type SourceOf, type ValueOf }
 
 /**
  * What is left of the failure of a step: plain data that a log or a journal can take.

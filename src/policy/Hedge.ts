@@ -377,10 +377,15 @@ const inProcess = (engine: latencies.Engine): Latencies["Service"] =>
 export const make = (options: LatenciesOptions = {}): Effect.Effect<Latencies["Service"]> =>
   Effect.sync(() => {
     const module = "Hedge.layer"
-    const maxKeys = config.integer(module, "maxKeys", options.maxKeys ?? 10_000, 1)
-    const idleTimeToLive = config.duration(module, "idleTimeToLive", options.idleTimeToLive ?? "1 hour", {
-      minimum: "1 millis"
-    })
+    const maxKeys = config.integer(module, "maxKeys", options.maxKeys ?? latencies.defaults.maxKeys, 1)
+    const idleTimeToLive = config.duration(
+      module,
+      "idleTimeToLive",
+      options.idleTimeToLive ?? latencies.defaults.idleTimeToLive,
+      {
+        minimum: "1 millis"
+      }
+    )
     return Latencies.of(inProcess(new latencies.Latencies(maxKeys, Duration.toMillis(idleTimeToLive))))
   })
 

@@ -34,51 +34,7 @@ import * as stores from "./internal/lastGoodStores.ts"
 
 const module = "LastGood"
 
-export {
-  /**
-   * A remembered answer with its age, so that nobody takes it for a new one.
-   *
-   * **Details**
-   *
-   * - `value`: the answer.
-   * - `age`: how old it was when it was served, and `asOf`: when its call began.
-   * - `key`: the key it was remembered under, and `exact`: whether that is the key asked for, or a similar one.
-   *
-   * @category models
-   * @since 0.1.0
-   */
-  Aged,
-  /**
-   * Whether a value is an {@link Aged} one.
-   *
-   * @category guards
-   * @since 0.1.0
-   */
-  isAged,
-  /**
-   * Failure of the store that keeps the answers. The verdict is `Transient`.
-   *
-   * @category errors
-   * @since 0.1.0
-   */
-  LastGoodStoreError,
-  /**
-   * Failure of a recall that found nothing to serve.
-   *
-   * **Details**
-   *
-   * - `Nothing`: no answer is remembered, or only one older than the layer's `timeToLive`.
-   * - `TooOld`: there is one, older than `maxAge`; `age` says how old, and `key` whether it is one of a similar key.
-   * - `Unreadable`: there is one, and the schema of the slot does not accept it, as `issue` tells; the verdict is
-   *   `Malformed`, so that it is not taken for the others.
-   *
-   * The verdict of the first two is `Rejected`: nothing was done. A `Fallback` takes all of them.
-   *
-   * @category errors
-   * @since 0.1.0
-   */
-  NoLastGood
-}
+export { Aged, isAged, LastGoodStoreError, NoLastGood }
 
 /**
  * A kind of answer that is remembered, by key.

@@ -68,7 +68,7 @@ export type Dimension = amounts.Dimension
  * @category models
  * @since 0.1.0
  */
-export type Priority = quotas.Priority
+export type Priority = settings.Priority
 
 /**
  * The priority of the calls around that do not bring one of their own. Default: `"interactive"`.
@@ -148,7 +148,8 @@ export const CurrentCost: Context.Reference<Cost | (() => Cost) | undefined> = q
 export interface Cost extends amounts.Cost {}
 
 /**
- * A limit: `limit` in the time `per` (default one minute), and `burst` at once (default: as much as `limit`).
+ * A limit: `limit` in the time `per` (default one minute), and `burst` at once (default: as much as `limit`; of requests
+ * at least 1).
  *
  * @category models
  * @since 0.1.0
@@ -162,10 +163,10 @@ export interface Limit extends settings.LimitInput {}
  *
  * - `requests`, `inputTokens`, `outputTokens`, `tokens`: a number for each minute, or a {@link Limit}. Those left out are
  *   learned from headers and refusals. A key of which nothing is known starts with 5 requests a second, twice as many
- *   every 1.5 seconds in which calls had to wait.
+ *   every 1.5 seconds in which calls had to wait, up to 500.
  * - `countCachedInput`: whether input read from a cache counts as input; default `false`.
  * - `maxWait`: how long a call waits, the work itself not counted; default 1 minute. What could not be sent by then, by
- *   what is known, is refused at once.
+ *   what is known, is refused at once. Where a rate is still growing, that counts.
  * - `maxQueue`: how many wait; default 1,000. With 0 nobody waits.
  * - `ageAfter`: how much later than it came a batch call stands in the queue; default 30 seconds.
  * - `maxGate`: for how long a refusal may close the key, whatever it says; default 5 minutes.
@@ -198,7 +199,9 @@ export interface CallOptions<in A = unknown> extends quotas.CallOptions<A> {}
  *
  * **Details**
  *
- * - `keys`: options that replace those above for the keys named, also where a caller brings options of its own.
+ * - `keys`: options that replace those above for the keys named. What a caller says of such a key does nothing, its
+ *   limits, too: name here all limits that the key has. Where a caller has one that is not named here, that is logged as
+ *   a warning, once for each key. `maxWait` is the caller's own, unless it is named here.
  * - `maxKeys`: how many keys are remembered; default 10,000. The ones unused for longest make room, a tenth at a time. A
  *   key with a call, a closed gate or a limit that has not refilled is never forgotten, so there are more while so many
  *   are.
@@ -211,6 +214,7 @@ export interface Options extends settings.ServiceOptions {}
 
 /**
  * What a provider told of one limit: its size, what is left of it, and when all of it is back (a time, or in how long).
+ * What cannot be is not believed: a limit under 1, less than nothing that is left, and a time of more than a day.
  *
  * @category models
  * @since 0.1.0
@@ -284,9 +288,11 @@ export class QuotaExceeded extends Schema.TaggedError<QuotaExceeded>("effect-res
   }
   override get message() {
     const words = { requests: "requests", inputTokens: "input tokens", outputTokens: "output tokens", tokens: "tokens" }
+    const several = words[this.dimension ?? "requests"]
+    const unit = this.needed === 1 ? several.slice(0, -1) : several
     const seen = this.dimension === undefined
       ? "the key sends no more at the moment, by a refusal or a learned rate"
-      : `it needs ${this.needed} ${words[this.dimension]}, and ${Math.floor(this.available ?? 0)} are available`
+      : `it needs ${this.needed} ${unit}, and ${Math.floor(this.available ?? 0)} are available`
     const when = this.retryAfter === undefined ? "" : `, again in ${Duration.format(this.retryAfter)}`
     switch (this.reason) {
       case "TooLarge":
@@ -510,7 +516,7 @@ const resending = (
 
 const withQuotaOf =
   (engine: quotas.Engine, shared: stores.Shared | undefined): Quota["Service"]["withQuota"] => (key, options) => {
-    if (options !== undefined) settings.checked(options)
+    settings.checkCall(key, options)
     // A result is handed to the function that came with the very effect that gives it.
     const plain = options as quotas.CallOptions | undefined
     return (self) =>
@@ -542,7 +548,7 @@ const withQuotaOf =
 
 const reserveOf =
   (engine: quotas.Engine, shared: stores.Shared | undefined): Quota["Service"]["reserve"] => (key, options) => {
-    if (options !== undefined) settings.checked(options)
+    settings.checkCall(key, options)
     const giveBack = (holder: { readonly held: quotas.Pass | quotas.Waiter | undefined }) =>
       step((now, context) => {
         const pass = sentPass(engine, holder.held, now)
@@ -687,7 +693,17 @@ export interface StoreOptions extends stores.StoreOptions {}
  *
  * While the store is away, no call fails of it: each process goes by the limits alone, so that together they may send as
  * many times too much, and find out by refusals what they may. That is logged once, and once when it is over. After three
- * operations in a row without an answer, only one call a second waits for one.
+ * operations in a row without an answer, only one call a second waits for one. An answer is given up after 10 seconds, and
+ * the layer closes when nothing is asked any more: so long after the last call at most.
+ *
+ * **Gotchas**
+ *
+ * A node-redis client that has lost its connection holds back what it is asked for 5 seconds (`commandOptions.timeout`),
+ * and closes only after that. With `disableOfflineQueue: true`, as below, it fails at once instead: while Redis is away no
+ * call waits for it, and a program ends without delay.
+ *
+ * What has come back since the last call is counted by the clocks of the processes, which have to agree: after one whose
+ * clock is ahead by a minute has ended, the others do not see what comes back for up to a minute.
  *
  * **Example** (Sharing the limits of a provider over Redis)
  *
@@ -699,7 +715,7 @@ export interface StoreOptions extends stores.StoreOptions {}
  *
  * export const Live = Quota.layerStore({ keys: { anthropic: { requests: 1_000, inputTokens: 400_000 } } }).pipe(
  *   Layer.provide(RateLimiter.layerStoreRedis()),
- *   Layer.provide(NodeRedis.layer({ url: "redis://127.0.0.1:6379" }))
+ *   Layer.provide(NodeRedis.layer({ url: "redis://127.0.0.1:6379", disableOfflineQueue: true }))
  * )
  * ```
  *
@@ -763,7 +779,7 @@ type EffectLast = [key: string, options?: CallOptions | undefined]
 const isEffectFirst = (args: EffectFirst | EffectLast): args is EffectFirst => Effect.isEffect(args[0])
 
 const makeWithQuota = (key: string, options?: CallOptions) => {
-  if (options !== undefined) settings.checked(options)
+  settings.checkCall(key, options)
   return <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E | QuotaExceeded, R | Quota> =>
     Effect.contextWith((context: Context.Context<Quota>) => Context.get(context, Quota).withQuota(key, options)(self))
 }
@@ -790,7 +806,8 @@ const makeWithQuota = (key: string, options?: CallOptions) => {
  *
  * The options of the key are those of {@link QuotaOptions}, used for a key that the service does not configure by name
  * (`keys`). Those of the first caller hold for as long as the key is remembered; another caller with other limits is warned
- * of once. Throws `InvalidConfig` when an option is out of range, and dies with it when a cost is no amount.
+ * of once. Throws `InvalidConfig` when an option is out of range, a cost is no amount or the key is empty, and dies with it
+ * where a function gives a cost that is none.
  *
  * `Telemetry` gets `QuotaWaited` when a call is sent after waiting, `QuotaRejected`, and `QuotaGated` when a refusal closes
  * the key.
@@ -869,7 +886,7 @@ export const reserve = (
   key: string,
   options?: CallOptions
 ): Effect.Effect<Reservation, QuotaExceeded, Quota | Scope.Scope> => {
-  if (options !== undefined) settings.checked(options)
+  settings.checkCall(key, options)
   return Quota.use((quota) => quota.reserve(key, options))
 }
 

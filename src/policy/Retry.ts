@@ -12,7 +12,6 @@ import * as Schedule from "effect/Schedule"
 import type * as Types from "effect/Types"
 import type * as Fault from "../Fault.ts"
 import * as config from "../internal/config.ts"
-import * as Backoff from "./Backoff.ts"
 import * as internal from "./internal/retry.ts"
 import type { RetryBudget } from "./RetryBudget.ts"
 
@@ -105,8 +104,8 @@ export const policy: {
 } = (options: Options = {}): Policy => ({
   [TypeId]: variance,
   name: config.nonEmpty("Retry.policy", "name", options.name ?? "retry"),
-  backoff: options.backoff ?? Backoff.fullJitter(),
-  maxAttempts: config.integer("Retry.policy", "maxAttempts", options.maxAttempts ?? 5, 1),
+  backoff: options.backoff ?? internal.defaults.backoff(),
+  maxAttempts: config.integer("Retry.policy", "maxAttempts", options.maxAttempts ?? internal.defaults.maxAttempts, 1),
   maxElapsed: options.maxElapsed === undefined
     ? undefined
     : config.duration("Retry.policy", "maxElapsed", options.maxElapsed),

@@ -213,7 +213,7 @@ export const make = (options: Options = {}): Effect.Effect<RetryBudget["Service"
       (longest, { windowMillis }) => Math.max(longest, windowMillis),
       base.windowMillis
     )
-    const maxKeys = config.integer("RetryBudget", "maxKeys", options.maxKeys ?? 10_000, 1)
+    const maxKeys = config.integer("RetryBudget", "maxKeys", options.maxKeys ?? budgets.defaults.maxKeys, 1)
     const engine = new budgets.Budgets((key) => byKey.get(key) ?? base, maxKeys, longestWindow)
     return budgets.withEngine(serviceOf(engine), engine)
   })

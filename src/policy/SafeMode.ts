@@ -219,7 +219,7 @@ export const make: (
   const settingsOf = (key: string, caller: KeyOptions) => {
     const named = byName.get(key)
     return {
-      threshold: named?.failures ?? caller.failures ?? base.failures ?? 3,
+      threshold: named?.failures ?? caller.failures ?? base.failures ?? keys.defaults.failures,
       counts: named?.countsAsFailure ?? caller.countsAsFailure ?? base.countsAsFailure ?? isAlways
     }
   }
@@ -233,9 +233,11 @@ export const make: (
   let fresh: Array<State> = []
 
   const states = new keys.SafeModeKeys({
-    maxKeys: config.integer(module, "maxKeys", options.maxKeys ?? 10_000, 1),
+    maxKeys: config.integer(module, "maxKeys", options.maxKeys ?? keys.defaults.maxKeys, 1),
     idleTimeToLive: Duration.toMillis(
-      config.duration(module, "idleTimeToLive", options.idleTimeToLive ?? "1 hour", { minimum: "1 millis" })
+      config.duration(module, "idleTimeToLive", options.idleTimeToLive ?? keys.defaults.idleTimeToLive, {
+        minimum: "1 millis"
+      })
     )
   }, (change) => fresh.push(change))
 

@@ -272,7 +272,7 @@ export const uniform = (options: { readonly min: Duration.Input; readonly max: D
 const z99 = 2.3263478740408408
 
 /**
- * Makes latencies with a long tail, as services have them: log-normal, given by median and 99th percentile.
+ * Makes latencies with a long tail, as services have them: log-normal, given by `median` and 99th percentile (`p99`).
  *
  * **Details**
  *
@@ -300,14 +300,14 @@ type ErrorOf<Rules extends ReadonlyArray<Rule<unknown>>> = Rules[number] extends
 const kinds = { Fail: "failed", Hang: "hung", Malform: "malformed" } as const
 
 /**
- * Makes a plan; its time begins now, its counts at zero.
+ * Makes a plan of `faults`; its time begins now, its counts at zero.
  *
  * **Details**
  *
  * Of all rules that apply to a call, the delays add up, and then the first other one in the list happens. A key has a
- * random sequence of its own, made of the seed and the key and moved on by its calls alone: the n-th call of a key draws
- * the same numbers whatever other keys do and however long anything takes. Throws {@link InvalidConfig} of `Fault` for
- * options that make no sense.
+ * random sequence of its own, made of the `seed` and the key and moved on by its calls alone: the n-th call of a key draws
+ * the same numbers whatever other keys do and however long anything takes. Throws `Fault.InvalidConfig` for options that
+ * make no sense.
  *
  * **Example** (An outage, and some bad luck)
  *

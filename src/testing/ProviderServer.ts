@@ -352,7 +352,7 @@ export const layer = (options?: Options): Layer.Layer<ProviderServer> => Layer.e
  * `severity` `mild` fails 15 % of the requests, with refusals, resets and errors inside streams; `severe` 45 %, and
  * brings malformed, truncated and cut answers too; `none` leaves only the outage. `outage` is a time in which nothing is
  * answered, counted from the start of the server; a severe storm has one from 2 s to 5 s unless told otherwise.
- * `retryAfter` of the rate limits defaults to 1 second.
+ * `retryAfter` of the rate limits defaults to 1 second. `seed` chooses which storm of that kind it is.
  *
  * @category models
  * @since 0.1.0

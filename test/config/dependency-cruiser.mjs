@@ -1,5 +1,5 @@
 // Floors: a file imports only from its own floor or the ones below it, and never in a circle.
-const floors = ["ground", "policy", "durable", "model", "agent", "health", "testing", "cli"]
+const floors = ["ground", "policy", "durable", "model", "health", "agent", "testing", "cli"]
 const folder = (floor) =>
   floor === "ground"
     ? "^src/(Fault[.]ts|Telemetry[.]ts|internal/)"

@@ -108,7 +108,7 @@ describe("A saga that fails for good", () => {
       // What went wrong is not told by the journal, which could tell a secret.
       const resumed = yield* Effect.flip(program)
       assert.deepStrictEqual(resumed, new Compensation.SagaFailed(failed))
-      assert.include(resumed.message, `run "r": saga "trip~" failed (Down)`)
+      assert.include(resumed.message, `run "r": saga "trip" failed (Down)`)
     }))
 
   test("fails with SagaFailed for a failure that its schema does not accept, and for one too large to write", () =>

@@ -1,11 +1,11 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
-import { program } from "../../examples/letta-agent/main.ts"
+import { run } from "../../examples/letta-agent/main.ts"
 
 describe("the concierge on a bad evening", () => {
   it.live("answers what can be answered, and no message reaches the agent twice", () =>
     Effect.gen(function*() {
-      const { replies, requests, turns } = yield* program
+      const { replies, requests, turns } = yield* run(0)
       assert.deepStrictEqual(replies.map(({ by, question }) => [question.id, by]), [
         ["q-1", "concierge"],
         ["q-2", "concierge"],

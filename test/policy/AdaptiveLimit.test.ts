@@ -12,7 +12,7 @@ type Service = AdaptiveLimit.AdaptiveLimit["Service"]
 
 const limits = AdaptiveLimit.AdaptiveLimit
 
-const stateOf = (key = "k") => limits.use((service) => service.state(key))
+const stateOf = (key = "k") => AdaptiveLimit.state(key)
 const limitOf = (key = "k") => Effect.map(stateOf(key), ({ limit }) => limit)
 const phaseOf = (key = "k") => Effect.map(stateOf(key), ({ phase }) => phase)
 
@@ -198,6 +198,40 @@ describe("AdaptiveLimit", () => {
         yield* Fiber.join(holder)
         assert.deepStrictEqual(order, ["waiter", "again"])
       }).pipe(withLimits(one)))
+  })
+
+  describe("calls inside of calls of the same key", () => {
+    const nested = (depth: number): Effect.Effect<void, AdaptiveLimit.LimitExceeded, AdaptiveLimit.AdaptiveLimit> =>
+      (depth === 1 ? Effect.void : Effect.suspend(() => nested(depth - 1))).pipe(
+        AdaptiveLimit.withLimit("k", { maxWait: "1 second" })
+      )
+
+    it.effect("that wait for nobody but those around them are warned of, once, and fail at maxWait", () =>
+      withLogs((logs) =>
+        Effect.gen(function*() {
+          for (let times = 0; times < 2; times++) {
+            const fiber = yield* Effect.forkChild(Effect.flip(nested(3)), { startImmediately: true })
+            yield* settle
+            yield* TestClock.adjust("1 second")
+            assert.strictEqual((yield* Fiber.join(fiber)).reason, "WaitTooLong")
+          }
+          assert.strictEqual(logs.length, 1)
+          assert.include(logs[0], "lets a call wait for the calls around it")
+          assert.deepInclude(yield* stateOf(), { running: 0, waiting: 0 })
+        }).pipe(withLimits({ initial: 2, max: 2 }))
+      ))
+
+    it.effect("are not warned of where somebody else holds a slot", () =>
+      withLogs((logs) =>
+        Effect.gen(function*() {
+          const other = yield* start()
+          const fiber = yield* Effect.forkChild(nested(2), { startImmediately: true })
+          yield* settle
+          yield* other.end()
+          yield* Fiber.join(fiber)
+          assert.strictEqual(logs.length, 0)
+        }).pipe(withLimits({ initial: 2, max: 2 }))
+      ))
   })
 
   describe("refusals", () => {
@@ -860,6 +894,8 @@ describe("AdaptiveLimit", () => {
         }
         assert.throws(() => AdaptiveLimit.withLimit("k", { min: 0 }), Fault.InvalidConfig)
         assert.throws(() => AdaptiveLimit.withLimit(Effect.void, "k", { min: 0 }), Fault.InvalidConfig)
+        assert.throws(() => AdaptiveLimit.withLimit("k", { inOutage: "hope" as "wait" }), Fault.InvalidConfig)
+        assert.throws(() => AdaptiveLimit.withLimit(""), Fault.InvalidConfig)
       }))
 
     it.effect("of which one is set, the others follow", () =>

@@ -1,10 +1,12 @@
+import { NodeRedis } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
-import { Clock, Context, Deferred, Duration, Effect, Fiber, Layer, Logger, Schema } from "effect"
+import { Clock, Context, Deferred, Duration, Effect, Exit, Fiber, Layer, Logger, Option, Schema, Scope } from "effect"
 import { Fault, Quota } from "effect-resilience"
 import { RateLimiter, Redis } from "effect/persistence"
 import { TestClock } from "effect/testing"
 import { interruptEverywhere } from "../support/interruptEverywhere.ts"
 import { connectRedis, describeWithRedis, redisPrefix } from "../support/redis.ts"
+import { describeWithRedisServer, redisServer } from "../support/redisServer.ts"
 
 type Service = Quota.Quota["Service"]
 type Store = RateLimiter.RateLimiterStore["Service"]
@@ -183,7 +185,51 @@ describe("Quota.layerStore", () => {
           yield* Deferred.await(done)
         }
         assert.deepStrictEqual(took, [100, 100, 100, 0, 0, 0])
+        // Nothing is asked any more, and so the layer closes.
+        yield* TestClock.adjust("10 seconds")
       }).pipe(Effect.scoped, logging([])))
+
+    it.effect("the layer closes after ten seconds, whatever the store does not answer", () =>
+      Effect.gen(function*() {
+        const { control, store } = yield* unsteady
+        const scope = yield* Scope.make()
+        const one = yield* processOn(store, { requests: 1_000 }).pipe(Scope.provide(scope))
+        control.mode = "hanging"
+        const call = yield* start(one.withQuota("k")(Effect.void))
+        yield* TestClock.adjust("250 millis")
+        yield* Fiber.join(call)
+        const closing = yield* start(Scope.close(scope, Exit.void))
+        yield* TestClock.adjust("9 seconds")
+        assert.isUndefined(closing.pollUnsafe())
+        yield* TestClock.adjust("1 second")
+        assert.isDefined(closing.pollUnsafe())
+      }).pipe(logging([])))
+
+    it.effect("what the last call has told reaches the store before the layer is closed", () =>
+      Effect.gen(function*() {
+        const fast = yield* memory
+        const slow: Store = {
+          ...fast,
+          tokenBucket: (options) => Effect.andThen(Effect.sleep("50 millis"), fast.tokenBucket(options))
+        }
+        const scope = yield* Scope.make()
+        const options = { outputTokens: { limit: 60, burst: 100 } }
+        const cost = { cost: { outputTokens: 100 } }
+        const one = yield* processOn(slow, options).pipe(Scope.provide(scope))
+        const call = yield* start(one.withQuota("k", cost)(Effect.succeed({ usage: { outputTokens: 10 } })))
+        yield* TestClock.adjust("50 millis")
+        yield* Fiber.join(call)
+        const closing = yield* start(Scope.close(scope, Exit.void))
+        yield* TestClock.adjust("100 millis")
+        assert.isDefined(closing.pollUnsafe())
+        const two = yield* processOn(fast, options)
+        const times: Array<number> = []
+        yield* send(two, times, cost)
+        yield* settle
+        yield* TestClock.adjust("15 seconds")
+        // 90 of 100 are there: what lacks is 10 seconds away, and not 100
+        assert.strictEqual(times.length, 1)
+      }).pipe(Effect.scoped))
   })
 
   it.effect("bad options fail when the layer is built", () =>
@@ -218,4 +264,59 @@ describeWithRedis("Quota.layerStore on Redis", () => {
       const error = yield* Effect.flip(two.withQuota("k", { maxWait: "500 millis" })(Effect.void))
       assert.strictEqual(error.reason, "WaitTooLong")
     }).pipe(Effect.scoped), 30_000)
+})
+
+describeWithRedisServer("Quota.layerStore on a Redis that dies", () => {
+  it.live("calls go on by the limits alone, and the layers of the program close", () =>
+    Effect.gen(function*() {
+      const server = yield* redisServer()
+      const scope = yield* Scope.make()
+      // A second instead of the 5 that are the default of the driver.
+      const driver = NodeRedis.layer({ url: server.url, commandOptions: { timeout: 1_000 } })
+      const live = Quota.layerStore({ requests: 6_000 }).pipe(
+        Layer.provide(RateLimiter.layerStoreRedis()),
+        Layer.provide(driver)
+      )
+      const quota = Context.get(yield* Layer.buildWithScope(live, scope), Quota.Quota)
+      const call = quota.withQuota("k")(Effect.sleep("5 millis"))
+      yield* call
+      const running = yield* start(Effect.replicateEffect(call, 20))
+      yield* server.kill
+      yield* Fiber.join(running)
+      yield* call
+      const closing = yield* start(Scope.close(scope, Exit.void))
+      const closed = yield* Effect.timeoutOption(Fiber.join(closing), "9 seconds")
+      assert.isTrue(Option.isSome(closed))
+    }).pipe(Effect.scoped, Effect.provide(Logger.layer([]))), 30_000)
+
+  it.live("when it is back, empty, limits are shared again", () =>
+    Effect.gen(function*() {
+      const server = yield* redisServer()
+      const connected = Effect.gen(function*() {
+        const driver = NodeRedis.layer({ url: server.url, disableOfflineQueue: true })
+        const store = yield* Layer.build(RateLimiter.layerStoreRedis().pipe(Layer.provide(driver)))
+        return yield* processOn(Context.get(store, RateLimiter.RateLimiterStore), {
+          requests: { limit: 6, burst: 1 },
+          maxWait: 0,
+          storeTimeout: "2 seconds"
+        })
+      })
+      const one = yield* connected
+      const two = yield* connected
+      let keys = 0
+      /** Whether a call of one process is refused for a call of the other one. */
+      const isShared = Effect.gen(function*() {
+        const key = `k${keys++}`
+        yield* one.withQuota(key)(Effect.void)
+        return Exit.isFailure(yield* Effect.exit(two.withQuota(key)(Effect.void)))
+      })
+      assert.isTrue(yield* isShared)
+      yield* server.kill
+      assert.isFalse(yield* isShared)
+      yield* server.start
+      yield* isShared.pipe(
+        Effect.andThen((shared) => Effect.as(Effect.sleep("50 millis"), shared)),
+        Effect.repeat({ until: (shared) => shared })
+      )
+    }).pipe(Effect.scoped, Effect.provide(Logger.layer([]))), 30_000)
 })

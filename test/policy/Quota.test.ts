@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Clock, Deferred, Duration, Effect, Exit, Fiber, Logger, Random, Schema } from "effect"
-import { Bulkhead, Deadline, Fault, Quota, Telemetry } from "effect-resilience"
+import { Bulkhead, Deadline, Fault, Policy, Quota, Telemetry } from "effect-resilience"
 import { TestClock } from "effect/testing"
 import { Engine } from "../../src/policy/internal/quotaEngine.ts"
 import { everyCancelSource, interruptEverywhere } from "../support/interruptEverywhere.ts"
@@ -63,6 +63,17 @@ describe("Quota", () => {
         assert.strictEqual(yield* available("requests"), 1)
         yield* TestClock.adjust("10 minutes")
         assert.strictEqual(yield* available("requests"), 5)
+      }).pipe(withLayer()))
+
+    it.effect("less than one request in a minute is one in some minutes", () =>
+      Effect.gen(function*() {
+        const options = { requests: 0.5, maxWait: "2 minutes" } as const
+        yield* Quota.withQuota(Effect.void, "k", options)
+        const next = yield* start(Quota.withQuota(Effect.void, "k", options))
+        yield* TestClock.adjust("119 seconds")
+        assert.isUndefined(next.pollUnsafe())
+        yield* TestClock.adjust("1 second")
+        yield* Fiber.join(next)
       }).pipe(withLayer()))
 
     it.effect("a call waits for all of its limits together", () =>
@@ -455,6 +466,26 @@ describe("Quota", () => {
       assert.isUndefined(Quota.fromHeaders({ "content-type": "text/html" }, 0))
     })
 
+    it.effect("what cannot be keeps no key closed", () =>
+      Effect.gen(function*() {
+        const told = [
+          { limit: 100, remaining: -1e18 },
+          { limit: 1e-300, remaining: 0 },
+          { limit: 100, remaining: 0, reset: "8760000h" },
+          { limit: 1e308, remaining: 1e308 },
+          { limit: -1, remaining: -1, reset: "-1s" }
+        ]
+        for (const requests of told) {
+          const key = JSON.stringify(requests)
+          yield* Quota.observe(key, { requests })
+          for (let times = 0; times < 3; times++) {
+            const call = yield* start(Quota.withQuota(Effect.void, key, { maxWait: "15 minutes" }))
+            yield* TestClock.adjust("15 minutes")
+            yield* Fiber.join(call)
+          }
+        }
+      }).pipe(withLayer()))
+
     it.effect("a limit that is back only after hours is not taken for a minute's", () =>
       Effect.gen(function*() {
         yield* Quota.observe("k", { requests: { limit: 200, remaining: 0, reset: "24h" } })
@@ -600,9 +631,9 @@ describe("Quota", () => {
     })
 
     it("are refused when they cannot work, by name", () => {
-      const refused = (options: Quota.QuotaOptions, option: string) => {
+      const refused = (options: Quota.CallOptions, option: string, key = "k") => {
         try {
-          Quota.withQuota("k", options)
+          Quota.withQuota(key, options)
         } catch (error) {
           assert.instanceOf(error, Fault.InvalidConfig)
           assert.strictEqual(error.option, option)
@@ -617,11 +648,53 @@ describe("Quota", () => {
       refused({ outputTokens: { limit: 1, burst: Infinity } }, "outputTokens.burst")
       refused({ maxQueue: -1 }, "maxQueue")
       refused({ maxWait: "never" as "1 second" }, "maxWait")
+      refused({ requests: { limit: 10, burst: 0.5 } }, "requests.burst")
+      refused({ priority: "urgent" as "batch" }, "priority")
+      refused({ cost: { outputTokens: -1 } }, "cost.outputTokens")
+      refused({}, "key", "")
+      const misspelt = { limit: 1, bursts: 1 }
+      refused({ requests: misspelt }, "requests.bursts")
+      assert.throws(() => Quota.reserve("k", { priority: "urgent" as "batch" }), Fault.InvalidConfig)
+      assert.throws(() => Policy.make({ name: "k", quota: { priority: "urgent" as "batch" } }), Fault.InvalidConfig)
     })
 
-    it.effect("a cost that is no amount is a defect of the program", () =>
+    it.effect("a key of the layer keeps the caller's maxWait, unless it names one", () =>
       Effect.gen(function*() {
-        const exit = yield* Effect.exit(Quota.withQuota(Effect.void, "k", { cost: { inputTokens: Number.NaN } }))
+        const calls = { k: "WaitTooLong", named: undefined } as const
+        for (const [key, reason] of Object.entries(calls)) {
+          yield* Quota.withQuota(Effect.void, key)
+          const fiber = yield* start(Effect.exit(Quota.withQuota(Effect.void, key, { maxWait: 0 })))
+          yield* TestClock.adjust("1 minute")
+          const exit = yield* Fiber.join(fiber)
+          assert.strictEqual(Exit.isSuccess(exit) ? undefined : exceeded(exit).reason, reason)
+        }
+      }).pipe(withLayer({
+        keys: {
+          k: { requests: { limit: 60, burst: 1 } },
+          named: { requests: { limit: 60, burst: 1 }, maxWait: "1 minute" }
+        }
+      })))
+
+    it.effect("a caller's limit that a key of the layer does not name is warned of once", () => {
+      const logs: Array<string> = []
+      return Effect.gen(function*() {
+        yield* Quota.withQuota(Effect.void, "k", { requests: 10, outputTokens: 5 })
+        yield* Quota.withQuota(Effect.void, "k", { requests: 10, outputTokens: 5 })
+        yield* Quota.withQuota(Effect.void, "other", { requests: 10 })
+        assert.deepStrictEqual(logs, [
+          "Quota \"k\" is configured by name in the layer (\"keys\"), without a limit on outputTokens; that of a caller " +
+          "does nothing: name it in the layer, too"
+        ])
+      }).pipe(
+        withLayer({ keys: { k: { requests: 3 }, other: { requests: 3 } } }),
+        Effect.provide(Logger.layer([Logger.make(({ message }) => logs.push(String(message)))]))
+      )
+    })
+
+    it.effect("a function that gives a cost that is no amount is a defect of the program", () =>
+      Effect.gen(function*() {
+        const cost = () => ({ inputTokens: Number.NaN })
+        const exit = yield* Effect.exit(Quota.withQuota(Effect.void, "k", { cost }))
         const error = Exit.isFailure(exit) ? Cause.squash(exit.cause) : undefined
         assert.instanceOf(error, Fault.InvalidConfig)
         assert.strictEqual(error.option, "cost.inputTokens")

@@ -590,6 +590,16 @@ describe("CrashPoints", () => {
       assert.deepStrictEqual(minutes, [60, 0, 60, 0, 10, 0])
     }))
 
+  it.effect("moves on by fractions of a millisecond, however late it is", () =>
+    Effect.gen(function*() {
+      yield* TestClock.adjust(Duration.millis(93_355.673824))
+      const wait = Effect.flatMap(Random.nextBetween(0, 1_000), (millis) => Effect.sleep(Duration.millis(millis)))
+      const waits = Effect.as(Effect.repeat(wait, { times: 300 }), "awake")
+      const program = Checkpoint.step("wait", text, waits).pipe(run)
+      const { exit } = yield* CrashPoints.check({ program, ways: ["killed"], limit: 4, again: 0 })
+      assert.deepStrictEqual(exit, Exit.succeed("awake"))
+    }))
+
   it.live("needs no virtual time", () =>
     Effect.gen(function*() {
       const program = Effect.andThen(once("ann"), Effect.sleep(1)).pipe(run)

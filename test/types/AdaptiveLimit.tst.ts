@@ -43,6 +43,9 @@ describe("AdaptiveLimit", () => {
     expect(AdaptiveLimit.tokens).type.not.toBeCallableWith()
     expect(service.state("key")).type.toBe<Effect.Effect<AdaptiveLimit.State>>()
     expect(service.states).type.toBe<Effect.Effect<ReadonlyArray<AdaptiveLimit.State>>>()
+    expect(AdaptiveLimit.state("key")).type.toBe<
+      Effect.Effect<AdaptiveLimit.State, never, AdaptiveLimit.AdaptiveLimit>
+    >()
     expect<AdaptiveLimit.State["phase"]>().type.toBe<"Steady" | "Out" | "Recovering">()
   })
 

@@ -18,7 +18,7 @@ export const isFinish = (part: Response.AnyPart): part is Response.FinishPart =>
 const opening = { "text-delta": "text-start", "reasoning-delta": "reasoning-start" } as const
 
 /**
- * Parts and characters of a streamed answer at most, so that one without an end does not fill the memory.
+ * Parts, and characters of text and thoughts, of a streamed answer at most, so that one without an end does not fill the memory.
  *
  * @internal
  */
@@ -37,7 +37,7 @@ export class Gathered {
   hasBegun = false
   /** Characters of all pieces. */
   length = 0
-  /** What it takes in memory, by and large. */
+  /** What the parts take in memory, by and large. */
   #size = 0
 
   get isTooLong(): boolean {
@@ -46,7 +46,6 @@ export class Gathered {
 
   add(part: Response.AnyPart): void {
     this.hasBegun = true
-    this.#size += 1 + ("delta" in part ? part.delta.length : 0)
     switch (part.type) {
       case "tool-params-delta":
         this.length += part.delta.length
@@ -73,6 +72,7 @@ export class Gathered {
         break
       }
     }
+    this.#size += 1 + ("delta" in part ? part.delta.length : 0)
     this.parts.push(part)
   }
 

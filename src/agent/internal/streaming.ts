@@ -10,6 +10,7 @@ import { oneOf } from "./agentOptions.ts"
  * @internal
  */
 export interface Streaming {
+  readonly idleTimeout: Duration.Duration
   /** Fails a stream that is silent for too long. */
   readonly stall: <A, E, R>(self: Stream.Stream<A, E, R>) => Stream.Stream<A, E | Deadline.Stalled, R>
   readonly onCut: "askAgain" | "resume"
@@ -32,7 +33,7 @@ export interface Streaming {
  * - `maxCuts`: how often that happens for one model call, besides what `policies.model` tries again, with the waits of
  *   `Backoff.fullJitter()`. After that the call fails with the reason `CutOff`. Default: 2.
  *
- * A stream of more than 10,000,000 characters is cut as well, and not asked for again.
+ * A stream of more than 10,000,000 characters of text and thoughts is cut as well, and not asked for again.
  *
  * @category models
  * @since 0.1.0
@@ -45,11 +46,12 @@ export interface StreamOptions {
 
 /** @internal */
 export const make = (agent: string, options: StreamOptions = {}): Streaming => {
-  const idle = config.duration("Agent", "stream.idleTimeout", options.idleTimeout ?? "30 seconds", {
+  const idleTimeout = config.duration("Agent", "stream.idleTimeout", options.idleTimeout ?? "30 seconds", {
     minimum: "1 millis"
   })
   return {
-    stall: Deadline.stall(idle, { name: `the answer to agent "${agent}"` }),
+    idleTimeout,
+    stall: Deadline.stall(idleTimeout, { name: `the answer to agent "${agent}"` }),
     onCut: oneOf("stream.onCut", options.onCut ?? "askAgain", ["askAgain", "resume"]),
     maxCuts: config.integer("Agent", "stream.maxCuts", options.maxCuts ?? 2, 0, 100)
   }

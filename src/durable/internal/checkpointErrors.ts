@@ -113,7 +113,8 @@ export class ConcurrentSteps
   override get message() {
     const where = this.scope === "" ? "the run's own scope" : `scope "${this.scope}"`
     return `run "${this.runId}": "${this.requested}" was called in ${where} while "${this.running}" was still running; ` +
-      "give parallel branches scopes of their own with Checkpoint.forEach, Checkpoint.all or Checkpoint.within"
+      "give parallel branches scopes of their own with Checkpoint.forEach, Checkpoint.all or Checkpoint.within, " +
+      "and no two of them the same key"
   }
 }
 
@@ -229,13 +230,14 @@ export class RunConflict extends Schema.TaggedError<RunConflict>("effect-resilie
   override get message() {
     const option = this.reason.toLowerCase()
     const [expected, found] = difference(this.expected, this.found)
+    const instead = this.reason === "Version" ? "migrate the run with the option migrate, use" : "use"
     return `run "${this.runId}" was started with ${option} ${expected} and resumed with ${found}; ` +
-      "use another run id, or clear the run to start over"
+      `${instead} another run id, or clear the run to start over`
   }
 }
 
 /**
- * A run that another process is working on: who holds its lease, until when unless it is renewed (in milliseconds since
+ * A run that somebody else is working on, in this process or another: who holds its lease, until when unless it is renewed (in milliseconds since
  * the epoch, by the clock that the store measures leases by), and how long that is from now.
  *
  * @category errors
@@ -254,7 +256,7 @@ export class RunLeased extends Schema.TaggedError<RunLeased>("effect-resilience/
     return Fault.rejected(this.remaining)
   }
   override get message() {
-    return `run "${this.runId}" is being worked on by another process (${this.holder}), whose lease lasts another ` +
+    return `run "${this.runId}" is being worked on by another owner (${this.holder}), whose lease lasts another ` +
       `${
         Duration.format(this.remaining)
       } and is renewed while it works; wait until it has finished or, if it is gone, ` +

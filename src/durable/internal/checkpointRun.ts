@@ -4,6 +4,15 @@ import type { CheckpointStore, CheckpointStoreError } from "../CheckpointStore.t
 import type { Journal } from "./checkpointJournal.ts"
 import type { Scope } from "./checkpointScope.ts"
 
+/** @internal */
+export const defaults = {
+  lease: "30 seconds",
+  maxCrashes: 10,
+  maxRecordBytes: 4_194_304,
+  rollbackSteps: 1,
+  rollbackLimit: 5
+} as const
+
 /**
  * The run that a program is part of. `Checkpoint.run` provides it; a step needs it.
  *

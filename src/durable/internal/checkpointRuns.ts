@@ -29,7 +29,7 @@ import {
 import * as History from "./checkpointHistory.ts"
 import * as Life from "./checkpointLife.ts"
 import * as Record from "./checkpointRecord.ts"
-import { stop } from "./checkpointRun.ts"
+import { defaults, stop } from "./checkpointRun.ts"
 import * as Scope from "./checkpointScope.ts"
 
 type Store = CheckpointStore["Service"]
@@ -447,8 +447,8 @@ export const rollback = (
   RunNotFound | RunLeased | StepNotFound | RollbackTooFar | CheckpointCorrupt | CheckpointStoreError,
   CheckpointStore
 > => {
-  const wanted = config.integer("Checkpoint.rollback", "steps", options.steps ?? 1, 1)
-  const limit = config.integer("Checkpoint.rollback", "limit", options.limit ?? 5, 1)
+  const wanted = config.integer("Checkpoint.rollback", "steps", options.steps ?? defaults.rollbackSteps, 1)
+  const limit = config.integer("Checkpoint.rollback", "limit", options.limit ?? defaults.rollbackLimit, 1)
   const isFinished = ({ record: { _tag } }: History.Positioned) => _tag === "StepSucceeded" || _tag === "StepFailed"
   return holding(
     runId,

@@ -164,8 +164,11 @@ export class SagaFailed
     const tag = this.failure === undefined ? "" : ` (${this.failure})`
     const left = this.settled.filter(({ outcome }) => outcome === "left").map(({ step }) => `"${step}"`)
     const rest = left.length === 0 ? "" : `; left as they are: ${left.join(", ")}`
-    return `run "${this.runId}": saga "${this.saga}" ${this.reason === "Died" ? "died" : "failed"}${tag}, and ` +
-      `${this.settled.length - left.length} steps of it were undone${rest}; to try again, start another run`
+    const undone = this.settled.length - left.length
+    return `run "${this.runId}": saga "${this.saga.replace(/~$/, "")}" ${
+      this.reason === "Died" ? "died" : "failed"
+    }${tag}, and ${undone} ${undone === 1 ? "step of it was" : "steps of it were"} undone${rest}; ` +
+      "to try again, start another run"
   }
 }
 

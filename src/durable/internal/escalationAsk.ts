@@ -213,7 +213,7 @@ const withdrawOthers = Effect.fnUntraced(function*(
  *
  * Returns the status that the run has then. A run that was completed stays so, and its questions with it. Fails with
  * what `Checkpoint.cancel` fails with, and {@link EscalationError}; what was done until then stays done, and it can be
- * called again.
+ * called again. `reason` is what the withdrawn questions say of it; default: that their run was cancelled.
  *
  * **Example** (Too late to approve)
  *

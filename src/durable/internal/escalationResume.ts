@@ -14,6 +14,9 @@ import { CheckpointStore, CheckpointStoreError } from "../CheckpointStore.ts"
 import { type Escalation, EscalationError } from "./escalationModel.ts"
 import { EscalationQueue } from "./escalationService.ts"
 
+/** @internal */
+export const defaults = { concurrency: 8, maxAttempts: 10, interval: "10 seconds" } as const
+
 /**
  * Options of {@link resumeRuns}.
  *
@@ -103,9 +106,9 @@ export const resumeRuns = <E, R>(
   options: ResumeRunsOptions<E, R>
 ): Effect.Effect<never, EscalationError, EscalationQueue | CheckpointStore | R> => {
   const module = "EscalationQueue.resumeRuns"
-  const concurrency = config.integer(module, "concurrency", options.concurrency ?? 8, 1)
-  const maxAttempts = config.integer(module, "maxAttempts", options.maxAttempts ?? 10, 1)
-  const interval = config.duration(module, "interval", options.interval ?? "10 seconds", { minimum: "1 millis" })
+  const concurrency = config.integer(module, "concurrency", options.concurrency ?? defaults.concurrency, 1)
+  const maxAttempts = config.integer(module, "maxAttempts", options.maxAttempts ?? defaults.maxAttempts, 1)
+  const interval = config.duration(module, "interval", options.interval ?? defaults.interval, { minimum: "1 millis" })
   const isOurs = options.only ?? (() => true)
 
   return Effect.gen(function*() {

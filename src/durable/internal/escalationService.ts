@@ -49,7 +49,7 @@ export interface Submission {
 }
 
 /**
- * Who claims, and for how long. `lease` defaults to 5 minutes; claiming again prolongs it.
+ * Who claims (`by`), and for how long. `lease` defaults to 5 minutes; claiming again prolongs it.
  *
  * @category models
  * @since 0.1.0
@@ -175,7 +175,7 @@ export const submit = (submission: Submission): Effect.Effect<Escalation, Escala
   EscalationQueue.use((queue) => queue.submit(submission))
 
 /**
- * Decides an escalation.
+ * Decides an escalation; `by` is who did.
  *
  * Fails with {@link EscalationError}: `NotFound`, `AlreadyDecided`, `Expired`, `AlreadyClaimed`, `InvalidDecision`.
  *

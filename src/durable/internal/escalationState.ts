@@ -11,6 +11,15 @@ import * as Struct from "effect/Struct"
 import { excerptText } from "./escalationExcerpt.ts"
 import { Decision, DecisionTag, Escalation, type FailureReason } from "./escalationModel.ts"
 
+/** @internal */
+export const defaults = {
+  excerptLimit: 8_000,
+  lease: "5 minutes",
+  storeTimeout: "30 seconds",
+  capacity: 10_000,
+  history: 10_000
+} as const
+
 const without = <K extends "claim" | "resolution" | "delivered">(record: Escalation, ...keys: ReadonlyArray<K>) =>
   Struct.omit(record, keys)
 

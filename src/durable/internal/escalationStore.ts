@@ -103,8 +103,8 @@ const endOf = ({ closed, expiresAt, resolution }: Escalation): number => {
 export const makeStoreMemory = (
   options: { readonly capacity?: number | undefined; readonly history?: number | undefined } = {}
 ): Effect.Effect<Store> => {
-  const capacity = config.integer("EscalationQueue", "capacity", options.capacity ?? 10_000, 1)
-  const history = config.integer("EscalationQueue", "history", options.history ?? 10_000, 0)
+  const capacity = config.integer("EscalationQueue", "capacity", options.capacity ?? State.defaults.capacity, 1)
+  const history = config.integer("EscalationQueue", "history", options.history ?? State.defaults.history, 0)
   return Effect.sync(() => {
     // In the order of submission. The decided ones are listed a second time, in the order of their decisions.
     let records = new Map<string, Escalation>()

@@ -4,6 +4,9 @@ import * as Fiber from "effect/Fiber"
 import type * as Scope from "effect/Scope"
 import * as Waits from "../../internal/waits.ts"
 
+/** @internal */
+export const defaults = { timeToLive: "30 days", storeTimeout: "30 seconds", capacity: 10_000 } as const
+
 interface Flight extends Waits.Awaited {
   readonly done: Deferred.Deferred<unknown, unknown>
   fiber: Fiber.Fiber<unknown, unknown> | undefined

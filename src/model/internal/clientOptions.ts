@@ -2,6 +2,21 @@ import * as Effect from "effect/Effect"
 import * as Redacted from "effect/Redacted"
 import { InvalidConfig } from "../../Fault.ts"
 
+/** @internal */
+export const defaults = {
+  maxTokens: 4096,
+  responseTimeout: "5 minutes",
+  streamTimeout: "30 seconds",
+  stallTimeout: "30 seconds"
+} as const
+
+/**
+ * Up to when an answer to the question whether somebody is there is a good one, and when it is slow.
+ *
+ * @internal
+ */
+export const reachable = { healthy: "1 second", degraded: "3 seconds" } as const
+
 /**
  * A credential in clear. It goes into a header: what a header cannot hold is a mistake of copying, such as a line break.
  *

@@ -27,6 +27,13 @@ import * as answers from "./resilientAnswer.ts"
 import * as errors from "./resilientErrors.ts"
 import * as requests from "./resilientRequest.ts"
 
+/**
+ * After how long a silence a stream has stalled.
+ *
+ * @internal
+ */
+export const defaultStall = "30 seconds"
+
 /** A model without the type parameters of its methods, which only relate a caller's options to the parts of the answer. */
 export interface Erased {
   readonly generateText: (options: requests.CallOptions) => Effect.Effect<answers.Answered, unknown>

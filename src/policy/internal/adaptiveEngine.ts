@@ -67,6 +67,8 @@ interface Limited {
   /** Whether options of callers need no look any more. */
   isFixed: boolean
   warning: string | undefined
+  /** Whether it was told that a call waits for those around it. */
+  isToldOfNesting: boolean
   /** Everything that runs. */
   running: number
   /** How many of them the limit counts: those that started since the last outage ended. */
@@ -199,6 +201,7 @@ export class Engine {
         return call
       }
       this.startTimer(call, maxWait, context)
+      warnOfNesting(call)
     }
     call.place = limited.waiters.push(call)
     this.pump(limited, now, context)
@@ -579,6 +582,7 @@ export class Engine {
       options: options !== undefined && speaksOfKey(options) ? options : undefined,
       isFixed: this.settings.isNamed(key),
       warning: undefined,
+      isToldOfNesting: false,
       running: 0,
       counted: 0,
       epoch: 0,
@@ -649,6 +653,18 @@ export class Engine {
     const surplus = this.byKey.size - maxKeys + Math.max(1, Math.floor(maxKeys / 10))
     for (const limited of unused.slice(0, surplus)) this.byKey.delete(limited.key)
   }
+}
+
+/** Says that a call waits for a slot, and only those around it have one: they end when it has ended. */
+const warnOfNesting = ({ limited, outer }: Call): void => {
+  if (limited.isToldOfNesting) return
+  let around = 0
+  for (let call = outer; call !== undefined; call = call.outer) if (call.limited === limited) around++
+  if (around === 0 || around < limited.running) return
+  limited.isToldOfNesting = true
+  limited.warning =
+    `AdaptiveLimit "${limited.key}" lets a call wait for the calls around it, which have all slots and ` +
+    `wait for its end: use another key inside, or a short maxWait`
 }
 
 /** Whether it was still in the queue. */

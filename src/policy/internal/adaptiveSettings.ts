@@ -102,7 +102,7 @@ const over = (base: Settings, own: LimitOptions, path = ""): Settings => {
     maxQueue: places("maxQueue"),
     maxQueueInOutage: places("maxQueueInOutage"),
     maxWait: millis("maxWait", 0),
-    inOutage: own.inOutage ?? base.inOutage
+    inOutage: config.oneOf(module, `${path}inOutage`, own.inOutage ?? base.inOutage, ["wait", "fail"])
   }
 }
 
@@ -144,6 +144,16 @@ export const check = (options: LimitOptions): void => {
   if (checkedOptions.has(options)) return
   over(defaults, options)
   checkedOptions.add(options)
+}
+
+/**
+ * Throws `InvalidConfig` for what cannot work, before there is a call.
+ *
+ * @internal
+ */
+export const checkCall = (key: string, options: LimitOptions | undefined): void => {
+  config.nonEmpty(module, "key", key)
+  if (options !== undefined) check(options)
 }
 
 /**

@@ -6,6 +6,9 @@ import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
 import * as Fault from "../../Fault.ts"
 
+/** @internal */
+export const defaults = { base: Duration.seconds(1), cap: Duration.seconds(60) }
+
 /**
  * What a retry policy has decided about a failure before it asks how long to wait.
  *

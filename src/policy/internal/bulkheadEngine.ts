@@ -32,6 +32,9 @@ interface Settings {
   readonly maxWait: number
 }
 
+/** @internal */
+export const defaults: Settings = { maxConcurrent: 3, maxQueue: 100, maxWait: 60_000 }
+
 type Given = { readonly [Option in keyof Settings]: Settings[Option] | undefined }
 
 /** @internal */
@@ -183,8 +186,8 @@ export class Engine implements BulkheadEngine {
   private readonly base: Settings
   private readonly named: ReadonlyMap<string, Settings>
   private readonly total: number
-  private readonly maxKeys: number
-  private readonly idleTimeToLive: number
+  readonly maxKeys: number
+  readonly idleTimeToLive: number
   private readonly sweepEvery: number
   private readonly byKey = new Map<string, Compartment>()
   /** The keys that have a waiter and a slot of their own for it, and lack one of the total. The first is served next. */
@@ -195,7 +198,6 @@ export class Engine implements BulkheadEngine {
   private changes = 0
 
   constructor(options: ServiceOptions) {
-    const defaults = { maxConcurrent: 3, maxQueue: 100, maxWait: 60_000 }
     this.base = over(defaults, given(options))
     this.named = new Map(
       Object.entries(options.keys ?? {}).map(([key, own]) => [

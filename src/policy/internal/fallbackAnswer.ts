@@ -8,7 +8,21 @@ import * as internal from "./fallback.ts"
 
 const TypeId = "~effect-resilience/policy/Fallback/Answer"
 
-/** @internal */
+/**
+ * A value together with where it came from.
+ *
+ * **Details**
+ *
+ * - `value`: what the step that answered gave.
+ * - `source`: the label of that step; all that can be are in the type.
+ * - `degraded`: whether any step before it failed or was skipped, so that `false` means the first choice.
+ * - `errors`: one summary for each step before, in order. A failure brings the steps it went through along, also
+ *   across a retry between them; {@link primary} and {@link chain} begin anew, and whatever is inside of one of their
+ *   steps is that one step.
+ *
+ * @category models
+ * @since 0.1.0
+ */
 export class Answer<out A, out Source extends string = string> {
   readonly value: A
   readonly source: Source
@@ -32,16 +46,36 @@ export class Answer<out A, out Source extends string = string> {
   }
 }
 
-/** @internal */
+/**
+ * Whether a value is an {@link Answer}.
+ *
+ * @category guards
+ * @since 0.1.0
+ */
 export const isAnswer = (u: unknown): u is Answer<unknown> => Predicate.hasProperty(u, TypeId)
 
-/** @internal */
+/**
+ * The value inside, where `A` is an {@link Answer} already.
+ *
+ * @category type level
+ * @since 0.1.0
+ */
 export type ValueOf<A> = A extends Answer<infer Value> ? Value : A
 
-/** @internal */
+/**
+ * The labels of `A` where it is an {@link Answer} already, and else the label given.
+ *
+ * @category type level
+ * @since 0.1.0
+ */
 export type SourceOf<A, Label extends string> = A extends Answer<unknown, infer Source> ? Source : Label
 
-/** @internal */
+/**
+ * The answer of {@link orElse}: what `A` was, or a `B` under its label.
+ *
+ * @category type level
+ * @since 0.1.0
+ */
 export type Answered<A, B, Label extends string> = Answer<ValueOf<A> | B, SourceOf<A, "primary"> | Label>
 
 /** @internal */

@@ -2,6 +2,9 @@ import * as Duration from "effect/Duration"
 import { registry } from "./engines.ts"
 
 /** @internal */
+export const defaults = { maxKeys: 10_000, idleTimeToLive: "1 hour" } as const
+
+/** @internal */
 export interface Settings {
   readonly p: number
   readonly minSamples: number

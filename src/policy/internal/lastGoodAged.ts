@@ -4,7 +4,18 @@ import * as Predicate from "effect/Predicate"
 
 const TypeId = "~effect-resilience/policy/LastGood/Aged"
 
-/** @internal */
+/**
+ * A remembered answer with its age, so that nobody takes it for a new one.
+ *
+ * **Details**
+ *
+ * - `value`: the answer.
+ * - `age`: how old it was when it was served, and `asOf`: when its call began.
+ * - `key`: the key it was remembered under, and `exact`: whether that is the key asked for, or a similar one.
+ *
+ * @category models
+ * @since 0.1.0
+ */
 export class Aged<out A> {
   readonly value: A
   readonly key: string
@@ -31,5 +42,10 @@ export class Aged<out A> {
   }
 }
 
-/** @internal */
+/**
+ * Whether a value is an {@link Aged} one.
+ *
+ * @category guards
+ * @since 0.1.0
+ */
 export const isAged = (u: unknown): u is Aged<unknown> => Predicate.hasProperty(u, TypeId)

@@ -2,7 +2,21 @@ import * as Duration from "effect/Duration"
 import * as Schema from "effect/Schema"
 import * as Fault from "../../Fault.ts"
 
-/** @internal */
+/**
+ * Failure of a recall that found nothing to serve.
+ *
+ * **Details**
+ *
+ * - `Nothing`: no answer is remembered, or only one older than the layer's `timeToLive`.
+ * - `TooOld`: there is one, older than `maxAge`; `age` says how old, and `key` whether it is one of a similar key.
+ * - `Unreadable`: there is one, and the schema of the slot does not accept it, as `issue` tells; the verdict is
+ *   `Malformed`, so that it is not taken for the others.
+ *
+ * The verdict of the first two is `Rejected`: nothing was done. A `Fallback` takes all of them.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
 export class NoLastGood extends Schema.TaggedError<NoLastGood>("effect-resilience/policy/LastGood/NoLastGood")(
   "NoLastGood",
   {
@@ -30,7 +44,12 @@ export class NoLastGood extends Schema.TaggedError<NoLastGood>("effect-resilienc
   }
 }
 
-/** @internal */
+/**
+ * Failure of the store that keeps the answers. The verdict is `Transient`.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
 export class LastGoodStoreError
   extends Schema.TaggedError<LastGoodStoreError>("effect-resilience/policy/LastGood/LastGoodStoreError")(
     "LastGoodStoreError",

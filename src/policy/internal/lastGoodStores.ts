@@ -45,10 +45,16 @@ export interface Service {
 
 const atLeastAMilli = { minimum: "1 millis" } as const
 
+/** @internal */
+export const defaults = { maxEntries: 1_000, timeToLive: "1 day", storeTimeout: "5 seconds" } as const
+
 const boundsOf = (options: Options) => ({
-  maxEntries: config.integer(module, "maxEntries", options.maxEntries ?? 1_000, 1),
+  maxEntries: config.integer(module, "maxEntries", options.maxEntries ?? defaults.maxEntries, 1),
   timeToLive: Duration.toMillis(
-    config.duration(module, "timeToLive", options.timeToLive ?? "1 day", { ...atLeastAMilli, infinite: true })
+    config.duration(module, "timeToLive", options.timeToLive ?? defaults.timeToLive, {
+      ...atLeastAMilli,
+      infinite: true
+    })
   )
 })
 
@@ -103,7 +109,7 @@ export const keyValueStore = Effect.fnUntraced(function*(options: KeyValueStoreO
   const store = yield* records.make({
     prefix: prefixOf(options.prefix ?? "last-good"),
     maxEntries: bounds.maxEntries,
-    timeout: config.duration(module, "storeTimeout", options.storeTimeout ?? "5 seconds", atLeastAMilli)
+    timeout: config.duration(module, "storeTimeout", options.storeTimeout ?? defaults.storeTimeout, atLeastAMilli)
   })
   const failed = (operation: LastGoodStoreError["operation"], slot: string) =>
     Effect.mapError((cause: unknown) => new LastGoodStoreError({ operation, slot, cause }))

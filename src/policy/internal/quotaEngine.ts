@@ -25,11 +25,15 @@ import {
   usageIn
 } from "./quotaAmounts.ts"
 import { type Admission, Governor } from "./quotaGovernor.ts"
-import { type QuotaOptions, type ServiceOptions, ServiceSettings, type Settings } from "./quotaSettings.ts"
+import {
+  type CallerOptions,
+  type Priority,
+  type QuotaOptions,
+  type ServiceOptions,
+  ServiceSettings,
+  type Settings
+} from "./quotaSettings.ts"
 import { type Observation, observationIn, readObservation } from "./quotaTold.ts"
-
-/** Who goes first. */
-export type Priority = "interactive" | "batch"
 
 /** What the calls around are thought to cost that do not say it themselves. */
 export const CurrentCost: Context.Reference<Cost | (() => Cost) | undefined> = Context.Reference(
@@ -41,11 +45,9 @@ export const CurrentCost: Context.Reference<Cost | (() => Cost) | undefined> = C
 type Rank = Priority | "returning"
 
 /** What one call brings. */
-export interface CallOptions<A = unknown> extends QuotaOptions {
-  readonly cost?: Cost | (() => Cost) | undefined
+export interface CallOptions<A = unknown> extends CallerOptions {
   readonly usage?: ((result: A) => Cost | undefined) | undefined
   readonly observe?: ((exit: Exit.Exit<A, unknown>) => Observation | undefined) | undefined
-  readonly priority?: Priority | undefined
 }
 
 /** @internal */
@@ -68,7 +70,9 @@ interface Share {
   readonly queued: { readonly [R in Rank]: Counts }
   /** The options of the first caller who gave any, or those seen last that say the same. */
   options: QuotaOptions | undefined
-  /** Whether options of callers need no look any more: the service has some by name, or their difference has been told. */
+  /** Whether the service has options of its own for it, and those of callers do nothing. */
+  readonly isNamed: boolean
+  /** Whether options of callers need no look any more: their difference has been told. */
   isFixed: boolean
   /** What is to be told of options that do nothing. */
   warning: string | undefined
@@ -501,6 +505,7 @@ export class Engine {
     this.makeRoom(now)
     const share = this.makeShare(key, options, now)
     this.byKey.set(key, share)
+    if (options !== undefined && share.isNamed) this.meet(share, options)
     return share
   }
 
@@ -513,7 +518,8 @@ export class Engine {
       queues: { returning: new Queue(), interactive: new Queue(), batch: new Queue() },
       queued: { returning: counts(0), interactive: counts(0), batch: counts(0) },
       options: options !== undefined && this.settings.concernsKey(options) ? options : undefined,
-      isFixed: this.settings.isNamed(key),
+      isNamed: this.settings.isNamed(key),
+      isFixed: false,
       warning: undefined,
       running: 0,
       starting: 0,
@@ -526,6 +532,7 @@ export class Engine {
 
   /** The first caller decides. Another one, who would decide otherwise, is told once for each key. */
   private meet(share: Share, options: QuotaOptions): void {
+    if (share.isNamed) return this.lose(share, options)
     if (!this.settings.concernsKey(options)) return
     const differing = this.settings.differences(options, share.settings)
     if (differing.length > 0) {
@@ -533,6 +540,16 @@ export class Engine {
       share.warning = `Quota "${share.key}" keeps the options of its first caller; those of another one differ in ` +
         `${differing.join(", ")} and do nothing: configure the key in the layer ("keys"), or use another key`
     } else share.options = options
+  }
+
+  /** A limit that is set in the program and not by name in the layer is not kept, and that is told once for each key. */
+  private lose(share: Share, options: QuotaOptions): void {
+    share.options = options
+    const lost = this.settings.lost(options, share.settings)
+    if (lost.length === 0) return
+    share.isFixed = true
+    share.warning = `Quota "${share.key}" is configured by name in the layer ("keys"), without a limit on ` +
+      `${lost.join(", ")}; that of a caller does nothing: name it in the layer, too`
   }
 
   /** What goes before a call that comes now. */

@@ -73,6 +73,9 @@ const minute = 60_000
 /** A limit is a minute's unless it is said to come back later than in this time. */
 export const longReset = 600_000
 
+/** A limit is no longer a time's than this: nobody sends anything that would show that a longer one is wrong. */
+const longestReset = 86_400_000
+
 /** How long a refusal without a time closes the key, twice as long each time until a call comes through. */
 const firstGate = 100
 const longestGate = 10_000
@@ -177,13 +180,8 @@ export class Governor {
     }
     const paced = Math.max(this.pace.readyAt(), this.share.readyAt)
     if (paced > found.at) found.at = paced
-    const rates = ahead === nothing ? undefined : this.pace.rates()
+    if (ahead !== nothing) found.at = this.pace.forecast(ahead, found.at)
     for (const dimension of dimensions) {
-      const rate = rates?.[dimension] ?? Infinity
-      if (rate < Infinity) {
-        const at = Math.max(now, this.gate, paced) + ahead[dimension] / rate
-        if (at > found.at) found.at = at
-      }
       const bucket = this.buckets[dimension]
       if (bucket === undefined) continue
       // What a provider told may be less than it takes of a single call, and then the whole of it has to do.
@@ -338,11 +336,11 @@ export class Governor {
       // Of what has come back since then, no more than the share of this process is counted on.
       const rate = Math.min(bucket.limit / bucket.perMillis, rates[dimension])
       const back = admission === undefined ? 0 : rate * (now - admission.sentAt)
-      bucket.level = Math.min(refilled(bucket, now), said.remaining + back - since)
+      bucket.level = Math.min(refilled(bucket, now), Math.max(0, said.remaining) + back - since)
       if (admission !== undefined) {
         this.share.see(
           dimension,
-          { remaining: said.remaining, limit: bucket.limit, rate: bucket.limit / bucket.perMillis },
+          { remaining: Math.max(0, said.remaining), limit: bucket.limit, rate: bucket.limit / bucket.perMillis },
           { at: admission.sentAt, total: admission.totals[dimension], cost: admission.cost[dimension] }
         )
       }
@@ -351,18 +349,18 @@ export class Governor {
 
   private learn(dimension: Dimension, { limit, resetMillis }: Told, isNews: boolean, now: number): Bucket | undefined {
     const known = this.buckets[dimension]
-    if (limit === undefined || limit <= 0 || known?.isConfigured === true) return known
+    if (limit === undefined || limit < 1 || known?.isConfigured === true) return known
     const isLong = resetMillis !== undefined && resetMillis > longReset
+    const perMillis = isLong ? Math.min(resetMillis, longestReset) : minute
     if (known === undefined) {
       if (this.pace.isBlind) this.pace.free()
-      const perMillis = isLong ? resetMillis : minute
       return this.buckets[dimension] = { isConfigured: false, limit, perMillis, capacity: limit, level: limit, at: now }
     }
     if (!isNews) return known
     known.level = Math.min(refilled(known, now), limit)
     known.limit = limit
     known.capacity = limit
-    known.perMillis = isLong ? resetMillis : minute
+    known.perMillis = perMillis
     return known
   }
 

@@ -1,4 +1,4 @@
-import { add, type Amounts, type Counts, counts, dimensions, each } from "./quotaAmounts.ts"
+import { add, type Amounts, type Counts, counts, dimensions, each, nothing } from "./quotaAmounts.ts"
 
 /** How far below what it is allowed a key goes on after a refusal. */
 const dip = 0.15
@@ -44,6 +44,12 @@ const longestPause = 300_000
 
 /** The curves do not stop growing; beyond this they hold nothing back. */
 const steepest = 1_000
+
+/** How far apart those who wait are at least where the rate doubles, in milliseconds. */
+const leastApart = 1
+
+/** A key that nothing is known of sends no more requests in a millisecond, and so keeps that distance. */
+const fastest = 0.5 / leastApart
 
 const never = Number.NEGATIVE_INFINITY
 
@@ -101,6 +107,8 @@ export class Pace {
   private seenAt = never
   /** When the next call may start. */
   private nextAt: Counts = counts(never)
+  /** When it may at the latest. Where nothing is known yet, what a queue was told it waits is kept. */
+  private turnAt: Counts = counts(never)
   private saving = 0
   /** What was let through since the call was sent whose refusal was the last change. */
   private passed: Counts = counts(0)
@@ -135,17 +143,56 @@ export class Pace {
   /** What a millisecond may cost; infinite where nothing holds calls back. */
   rates(): Amounts {
     if (this.phase === "free") return counts(Infinity)
-    const time = this.used / this.span
-    const factor = Math.min(this.phase === "starting" ? 2 ** time : 1 + dip * (time - 1) ** 3, steepest)
+    const factor = this.factor(this.used)
     return each((dimension) => this.base[dimension] * factor)
+  }
+
+  private factor(used: number): number {
+    const time = used / this.span
+    return this.phase === "starting"
+      ? Math.min(2 ** time, this.ceiling())
+      : Math.min(1 + dip * (time - 1) ** 3, steepest)
+  }
+
+  /** How much faster than at first it gets by doubling. */
+  private ceiling(): number {
+    return this.isBlind ? fastest / firstRate : steepest
+  }
+
+  /** The rate that holds again once it has been reached. */
+  private before(): number {
+    return this.stop === undefined ? Infinity : this.stop.rates.requests * this.stop.share
+  }
+
+  /** How long it takes to send amounts where calls wait all the time, from when calls have waited for so long. */
+  private millisFor(amounts: Amounts, used: number): number {
+    if (this.phase !== "starting") return millisFor(amounts, this.rates())
+    const work = millisFor(amounts, this.base)
+    const { requests } = this.base
+    const ceiling = Math.max(1, Math.min(this.ceiling(), requests < Infinity ? this.before() / requests : steepest))
+    const factor = Math.min(this.factor(used), ceiling)
+    const perFactor = this.span / Math.LN2
+    const doubling = Math.min(work, (ceiling - factor) * perFactor)
+    return perFactor * Math.log1p(doubling / (factor * perFactor)) + (work - doubling) / ceiling
   }
 
   /** When the next call may start. */
   readyAt(): number {
+    return this.phase === "free" ? never : this.latest(this.nextAt)
+  }
+
+  private latest(times: Amounts): number {
     let at = never
-    if (this.phase === "free") return at
-    for (const dimension of dimensions) if (this.base[dimension] < Infinity) at = Math.max(at, this.nextAt[dimension])
+    for (const dimension of dimensions) if (this.base[dimension] < Infinity) at = Math.max(at, times[dimension])
     return at
+  }
+
+  /** Until when it takes to send amounts from a time on, if calls wait all the time and nothing is refused. */
+  forecast(amounts: Amounts, from: number): number {
+    if (this.phase === "free") return from
+    const first = Math.max(from, this.latest(this.turnAt))
+    const waited = this.seenAt > never ? Math.max(0, first - this.seenAt) : 0
+    return first + this.millisFor(amounts, this.used + waited)
   }
 
   /** A call starts. The random number from 0 to 1 says how far the next one keeps from it. */
@@ -167,8 +214,22 @@ export class Pace {
       // Requests are all alike and never start together. In the others the next call may cost little, and a balance
       // that began anew with each call would let only the largest of them through at the full rate.
       const earliest = dimension === "requests" ? now : now - this.saving
-      const pause = Math.min(cost[dimension] / rates[dimension], longestPause)
-      this.nextAt[dimension] = Math.max(earliest, this.nextAt[dimension]) + pause * (0.5 + random)
+      if (this.isBlind) {
+        const own = { ...nothing, [dimension]: cost[dimension] }
+        const turn = Math.max(this.turnAt[dimension], earliest)
+        const pause = Math.min(this.millisFor(own, this.used + (hadToWait ? turn - now : 0)), longestPause)
+        // A timer that is late by less than a call keeps from the next one delays nobody but its own call.
+        this.turnAt[dimension] = (hadToWait ? Math.max(this.turnAt[dimension], now - pause / 2) : turn) + pause
+        this.nextAt[dimension] = Math.max(this.turnAt[dimension] - pause * random / 2, now + pause / 2)
+      } else {
+        const pause = Math.min(cost[dimension] / rates[dimension], longestPause)
+        const least = this.phase === "starting" && hadToWait && dimension === "requests" && pause > 0 ? leastApart : 0
+        this.nextAt[dimension] = Math.max(
+          Math.max(earliest, this.nextAt[dimension]) + pause * (0.5 + random),
+          earliest + least
+        )
+        this.turnAt[dimension] = this.nextAt[dimension]
+      }
     }
   }
 
@@ -178,7 +239,9 @@ export class Pace {
     for (const dimension of dimensions) {
       this.passed[dimension] = Math.max(0, this.passed[dimension] + difference[dimension])
       if (rates[dimension] < Infinity) {
-        this.nextAt[dimension] += Math.min(difference[dimension] / rates[dimension], longestPause)
+        const millis = Math.min(difference[dimension] / rates[dimension], longestPause)
+        this.nextAt[dimension] += millis
+        this.turnAt[dimension] += millis
       }
     }
   }
@@ -246,15 +309,17 @@ export class Pace {
     this.span = recovery
     this.used = 0
     const pause = millisFor(cost, this.rates())
-    for (const dimension of dimensions) this.nextAt[dimension] = Math.min(this.nextAt[dimension], now + pause)
+    for (const dimension of dimensions) {
+      this.nextAt[dimension] = Math.min(this.nextAt[dimension], now + pause)
+      this.turnAt[dimension] = this.nextAt[dimension]
+    }
     this.seenAt = now
   }
 
   /** Where the rate before a stop has been reached again, it holds again. */
   private resumed(): void {
     const { stop } = this
-    if (stop === undefined || stop.rates.requests === Infinity) return
-    if (this.rates().requests < stop.rates.requests * stop.share) return
+    if (stop === undefined || this.before() === Infinity || this.rates().requests < this.before()) return
     this.base = each((dimension) => stop.base[dimension] * stop.share)
     this.phase = stop.phase
     this.span = stop.span
@@ -264,7 +329,10 @@ export class Pace {
 
   private resume(cost: Amounts, until: number, random: number): void {
     const pause = Math.min(millisFor(cost, this.rates()), longestPause)
-    for (const dimension of dimensions) this.nextAt[dimension] = until + pause * (0.5 + random)
+    for (const dimension of dimensions) {
+      this.nextAt[dimension] = until + pause * (0.5 + random)
+      this.turnAt[dimension] = this.nextAt[dimension]
+    }
     this.seenAt = until
   }
 

@@ -4,7 +4,7 @@ import * as Predicate from "effect/Predicate"
 import { InvalidConfig } from "../../Fault.ts"
 import * as config from "../../internal/config.ts"
 import { lookedAt } from "./lookedAt.ts"
-import { type Dimension, dimensions, each } from "./quotaAmounts.ts"
+import { checkedCost, type Cost, type Dimension, dimensions, each } from "./quotaAmounts.ts"
 import type { Limit, Limits } from "./quotaGovernor.ts"
 
 const module = "Quota"
@@ -27,6 +27,15 @@ export interface QuotaOptions {
   readonly maxQueue?: number | undefined
   readonly ageAfter?: Duration.Input | undefined
   readonly maxGate?: Duration.Input | undefined
+}
+
+/** Who goes first. */
+export type Priority = "interactive" | "batch"
+
+/** Options of a caller, as far as they can be looked at before there is a call. */
+export interface CallerOptions extends QuotaOptions {
+  readonly cost?: Cost | (() => Cost) | undefined
+  readonly priority?: Priority | undefined
 }
 
 /** @internal */
@@ -56,17 +65,30 @@ const positive = (option: string, value: number): number => {
   throw new InvalidConfig({ module, option, value: format(value), expected: "a finite number above 0" })
 }
 
-const limit = (option: string, given: number | LimitInput): Limit => {
+const limitOptions: ReadonlySet<string> = new Set(["limit", "per", "burst"] satisfies ReadonlyArray<keyof LimitInput>)
+
+/** `least` is what every call costs. */
+const limit = (option: string, given: number | LimitInput, least: number): Limit => {
   if (Predicate.isNumber(given)) {
     const value = positive(option, given)
-    return { limit: value, perMillis: 60_000, burst: value }
+    return { limit: value, perMillis: 60_000, burst: Math.max(value, least) }
   }
   if (!Predicate.isObject(given)) {
     throw new InvalidConfig({ module, option, value: format(given), expected: "a number, or an object with a limit" })
   }
+  // A burst that is misspelt would be the whole limit at once, and the type of a policy does not look in here.
+  for (const [name, value] of Object.entries(given)) {
+    if (limitOptions.has(name)) continue
+    const expected = `no such option: a limit has ${Array.from(limitOptions).join(", ")}`
+    throw new InvalidConfig({ module, option: `${option}.${name}`, value: format(value), expected })
+  }
   const value = positive(`${option}.limit`, given.limit)
   const per = config.duration(module, `${option}.per`, given.per ?? "1 minute", { minimum: "1 millis" })
-  const burst = positive(`${option}.burst`, given.burst ?? value)
+  const burst = positive(`${option}.burst`, given.burst ?? Math.max(value, least))
+  if (burst < least) {
+    const expected = "a finite number of at least 1, or no call is ever sent"
+    throw new InvalidConfig({ module, option: `${option}.burst`, value: format(burst), expected })
+  }
   return { limit: value, perMillis: Duration.toMillis(per), burst }
 }
 
@@ -76,7 +98,7 @@ const millis = (option: string, value: Duration.Input | undefined): number | und
 const given = (options: QuotaOptions, path = ""): Given => ({
   limits: each((dimension) => {
     const own = options[dimension]
-    return own === undefined ? undefined : limit(`${path}${dimension}`, own)
+    return own === undefined ? undefined : limit(`${path}${dimension}`, own, dimension === "requests" ? 1 : 0)
   }),
   countCachedInput: options.countCachedInput,
   maxWait: millis(`${path}maxWait`, options.maxWait),
@@ -92,7 +114,22 @@ const given = (options: QuotaOptions, path = ""): Given => ({
  *
  * @internal
  */
-export const checked = lookedAt((options: QuotaOptions): Given => given(options))
+export const checked = lookedAt((options: CallerOptions): Given => {
+  const { cost, priority } = options
+  if (priority !== undefined) config.oneOf(module, "priority", priority, ["interactive", "batch"])
+  if (cost !== undefined && !Predicate.isFunction(cost)) checkedCost(cost)
+  return given(options)
+})
+
+/**
+ * Throws `InvalidConfig` for what cannot work, before there is a call.
+ *
+ * @internal
+ */
+export const checkCall = (key: string, options: CallerOptions | undefined): void => {
+  config.nonEmpty(module, "key", key)
+  if (options !== undefined) checked(options)
+}
 
 const over = (base: Settings, own: Given): Settings => ({
   limits: each((dimension) => own.limits[dimension] ?? base.limits[dimension]),
@@ -124,6 +161,8 @@ export class ServiceSettings {
   readonly idleTimeToLive: number
   private readonly base: Settings
   private readonly named: ReadonlyMap<string, Settings>
+  /** The keys that the service itself says `maxWait` of. */
+  private readonly patient: ReadonlySet<string>
 
   constructor(options: ServiceOptions) {
     this.base = over(defaults, given(options))
@@ -132,6 +171,9 @@ export class ServiceSettings {
         key,
         over(this.base, given(own, `keys[${JSON.stringify(key)}].`))
       ])
+    )
+    this.patient = new Set(
+      Object.entries(options.keys ?? {}).flatMap(([key, own]) => own.maxWait === undefined ? [] : [key])
     )
     this.maxKeys = config.integer(module, "maxKeys", options.maxKeys ?? 10_000, 1)
     this.idleTimeToLive = Duration.toMillis(
@@ -149,7 +191,7 @@ export class ServiceSettings {
 
   /** How long this caller waits: by its own word, unless the service says otherwise for the very key. */
   maxWait(key: string, options: QuotaOptions | undefined): number {
-    const own = options === undefined || this.named.has(key) ? undefined : checked(options).maxWait
+    const own = options === undefined || this.patient.has(key) ? undefined : checked(options).maxWait
     return own ?? this.of(key, undefined).maxWait
   }
 
@@ -160,6 +202,12 @@ export class ServiceSettings {
       !isSameLimit(asked.limits[dimension], held.limits[dimension])
     )
     return [...limits, ...names.filter((name) => asked[name] !== held[name])]
+  }
+
+  /** The limits of a caller that are lost, since the service names the key and says nothing of them. */
+  lost(options: QuotaOptions, held: Settings): ReadonlyArray<Dimension> {
+    const { limits } = checked(options)
+    return dimensions.filter((dimension) => limits[dimension] !== undefined && held.limits[dimension] === undefined)
   }
 
   /** Whether a caller's options say anything about the key, and not about this call alone. */

@@ -3,6 +3,7 @@ import type * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
+import * as FiberSet from "effect/FiberSet"
 import * as Option from "effect/Option"
 import * as RateLimiter from "effect/persistence/RateLimiter"
 import * as config from "../../internal/config.ts"
@@ -15,6 +16,9 @@ import type { Limits } from "./quotaGovernor.ts"
 import type { ServiceOptions } from "./quotaSettings.ts"
 
 const module = "Quota.layerStore"
+
+/** How long an answer of the store is of use, in milliseconds, though nobody waits for it. */
+const longestAnswer = 10_000
 
 /** @internal */
 export interface StoreOptions extends ServiceOptions {
@@ -60,9 +64,17 @@ export const make = Effect.fnUntraced(function*(engine: Engine, options: StoreOp
   const prefix = options.prefix ?? "effect-resilience:quota:"
   const storeTimeout = config.duration(module, "storeTimeout", options.storeTimeout ?? 250, { minimum: "1 millis" })
   const store = yield* RateLimiter.RateLimiterStore
-  const scope = yield* Effect.scope
+  // A driver that closes may wait for the answers to all that it was asked, and for ever if it has lost its connection
+  // (node-redis does). It drops what it could not send after a while, by default after 5 seconds; until then, this layer
+  // is closed before it.
+  const operations = yield* FiberSet.make<unknown, unknown>()
+  yield* Effect.addFinalizer(() => Effect.timeoutOption(FiberSet.awaitEmpty(operations), longestAnswer))
   const outage = new Outage()
   const held = new WeakMap<Pass, Ticket>()
+
+  /** Who does not wait any longer leaves the operation to end by itself: it cannot be taken back from the driver. */
+  const consume = (bucket: Parameters<typeof store.tokenBucket>[0]) =>
+    Effect.flatMap(FiberSet.run(operations, Effect.timeout(store.tokenBucket(bucket), longestAnswer)), Fiber.join)
 
   const take = (key: string, dimension: Dimension, limits: Limits, tokens: number) => {
     const limit = limits[dimension]
@@ -76,14 +88,14 @@ export const make = Effect.fnUntraced(function*(engine: Engine, options: StoreOp
       allowOverflow: true
     }
     return Effect.map(
-      store.tokenBucket(bucket),
+      consume(bucket),
       ([remaining, elapsed]) => remaining >= 0 ? 0 : Math.max(0, Math.ceil(-remaining) * refillMillis - elapsed)
     )
   }
 
   const gate = (key: string, tokens: number) =>
     Effect.map(
-      store.tokenBucket({
+      consume({
         key: `${prefix}${key}:gate`,
         tokens,
         limit: 1,
@@ -110,12 +122,12 @@ export const make = Effect.fnUntraced(function*(engine: Engine, options: StoreOp
       outage.answered(at) ? Effect.logInfo("The store of the quota answers again: limits are shared") : Effect.void
   )
 
-  /** What is only told. Who tells it does not wait, and it ends with the layer. */
+  /** What is only told. Who tells it does not wait. */
   const tell = (operation: Effect.Effect<unknown, unknown>): Effect.Effect<void> =>
     operation.pipe(
       Effect.timeout(storeTimeout),
       Effect.matchCauseEffect({ onSuccess: () => back, onFailure: away }),
-      Effect.forkIn(scope),
+      FiberSet.run(operations),
       Effect.asVoid
     )
 
@@ -128,7 +140,7 @@ export const make = Effect.fnUntraced(function*(engine: Engine, options: StoreOp
     return tell(Effect.all(moves, { concurrency: "unbounded" }))
   }
 
-  const ask = (ticket: Ticket): Effect.Effect<void, RateLimiter.RateLimiterError> => {
+  const ask = (ticket: Ticket): Effect.Effect<void, RateLimiter.RateLimiterError | Cause.TimeoutError> => {
     const { limits, pass: { admission, share: { key } } } = ticket
     const delays = dimensions.map((dimension) => take(key, dimension, limits, admission.cost[dimension]))
     return Effect.all([Effect.all(delays, { concurrency: "unbounded" }), gate(key, 0)], { concurrency: 2 }).pipe(
@@ -162,7 +174,7 @@ export const make = Effect.fnUntraced(function*(engine: Engine, options: StoreOp
         held.set(pass, ticket)
         // A fiber of its own asks: who is interrupted, or has waited long enough, goes at once, and what is reserved after
         // that is given back.
-        return Effect.forkIn(Effect.exit(ask(ticket)), scope, { startImmediately: true }).pipe(
+        return FiberSet.run(operations, Effect.exit(ask(ticket))).pipe(
           Effect.flatMap((asking) => Effect.timeoutOption(Fiber.join(asking), storeTimeout)),
           Effect.flatMap((answer) => {
             if (Option.isNone(answer)) return away(Cause.fail(new Cause.TimeoutError("no answer in time")))

@@ -9,11 +9,15 @@ import * as Schedule from "effect/Schedule"
 import * as Fault from "../../Fault.ts"
 import { millisIn, rounding } from "../../internal/monotonic.ts"
 import * as Telemetry from "../../Telemetry.ts"
+import * as Backoff from "../Backoff.ts"
 import { RetryBudget } from "../RetryBudget.ts"
 import * as backoff from "./backoff.ts"
 import * as deadline from "./deadline.ts"
 import { onlyFailure } from "./failure.ts"
 import { engineOf } from "./retryBudget.ts"
+
+/** @internal */
+export const defaults = { backoff: Backoff.fullJitter, maxAttempts: 5 } as const
 
 /** @internal */
 export interface Settings {

@@ -2,6 +2,9 @@ import * as Duration from "effect/Duration"
 import * as config from "../../internal/config.ts"
 import { registry } from "./engines.ts"
 
+/** @internal */
+export const defaults = { ratio: 0.2, window: "10 seconds", minPerSecond: 0.5, maxKeys: 10_000 } as const
+
 const module = "RetryBudget"
 
 /**
@@ -37,16 +40,16 @@ export interface Options {
 
 /** @internal */
 export const settings = (options: Options, path = ""): Settings => {
-  const window = config.duration(module, `${path}window`, options.window ?? "10 seconds", { minimum: "1 millis" })
+  const window = config.duration(module, `${path}window`, options.window ?? defaults.window, { minimum: "1 millis" })
   const perSecond = config.numberBetween(
     module,
     `${path}minPerSecond`,
-    options.minPerSecond ?? 0.5,
+    options.minPerSecond ?? defaults.minPerSecond,
     0,
     Number.MAX_SAFE_INTEGER
   )
   return {
-    ratio: config.numberBetween(module, `${path}ratio`, options.ratio ?? 0.2, 0, 1),
+    ratio: config.numberBetween(module, `${path}ratio`, options.ratio ?? defaults.ratio, 0, 1),
     windowMillis: Duration.toMillis(window),
     floor: perSecond * Duration.toSeconds(window)
   }

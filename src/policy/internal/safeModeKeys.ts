@@ -1,4 +1,7 @@
 /** @internal */
+export const defaults = { failures: 3, maxKeys: 10_000, idleTimeToLive: "1 hour" } as const
+
+/** @internal */
 export interface Change {
   readonly key: string
   readonly active: boolean

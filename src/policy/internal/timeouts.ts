@@ -8,6 +8,13 @@ import * as Fiber from "effect/Fiber"
 import * as Scheduler from "effect/Scheduler"
 import { millisOf, rounding } from "../../internal/monotonic.ts"
 
+/**
+ * After how long a silence is a stall.
+ *
+ * @internal
+ */
+export const defaultIdle = "30 seconds"
+
 /** Timers drop what is less than that. */
 const timerStep = 1
 

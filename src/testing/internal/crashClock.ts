@@ -2,6 +2,7 @@ import type * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import { rounding } from "../../internal/monotonic.ts"
 
 /**
  * One request to the outside that is under way, and how many of its fibers sleep.
@@ -58,10 +59,13 @@ export const make = (base: Clock.Clock, ahead: Duration.Duration) => {
   return {
     // A program under test may move a clock that can be moved.
     clock: Object.assign({}, base, own),
-    /** How many milliseconds it is until the next one wakes, if there is one that ever will. */
+    /**
+     * How many milliseconds it is until the next one wakes, if there is one that ever will. Never less than the sum of
+     * two fractions of a millisecond may miss: a clock that was moved by that would not get there.
+     */
     untilWake: (): number | undefined => {
       const next = Math.min(...Array.from(wakes, ({ at }) => at))
-      return Number.isFinite(next) ? Math.max(0, next - base.currentTimeMillisUnsafe()) : undefined
+      return Number.isFinite(next) ? Math.max(rounding, next - base.currentTimeMillisUnsafe()) : undefined
     }
   }
 }
