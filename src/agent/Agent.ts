@@ -15,6 +15,7 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import { identity } from "effect/Function"
 import * as Option from "effect/Option"
+import * as Queue from "effect/Queue"
 import type * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
@@ -35,14 +36,19 @@ import { AgentError } from "./internal/agentError.ts"
 import * as AgentOptions from "./internal/agentOptions.ts"
 import * as answers from "./internal/answer.ts"
 import * as internal from "./internal/loop.ts"
+import type { ModelGuard } from "./internal/modelTurn.ts"
 import * as production from "./internal/production.ts"
+import type { Progress, State } from "./internal/progress.ts"
 import * as session from "./internal/session.ts"
+import * as Streaming from "./internal/streaming.ts"
 import * as ToolCall from "./internal/toolCall.ts"
 import type { Reconcile } from "./internal/toolTurn.ts"
 import * as LoopDetector from "./LoopDetector.ts"
 
-export { AgentError, AgentErrorReason } from "./internal/agentError.ts"
-export type { Counters, ModelAnswer, ModelGuard, State, Turn, TurnToolCall } from "./internal/loop.ts"
+export { AgentError, AgentErrorReason, Reached } from "./internal/agentError.ts"
+export type { Counters, Turn, TurnToolCall } from "./internal/loop.ts"
+export type { ModelAnswer } from "./internal/modelAnswer.ts"
+export type { ModelGuard } from "./internal/modelTurn.ts"
 export {
   type OtherModel,
   Production,
@@ -51,6 +57,8 @@ export {
   type ProductionOptions,
   type ProductionStores
 } from "./internal/production.ts"
+export type { Progress, State } from "./internal/progress.ts"
+export type { StreamOptions } from "./internal/streaming.ts"
 
 /**
  * An agent: a model's instructions, its tools and the guards around both. A plain value, run with {@link run}.
@@ -78,9 +86,8 @@ export interface Agent<in out Tools extends Record<string, Tool.Any>, out Value,
  * **Details**
  *
  * - `text`: the text of the answer.
- * - `usage`: tokens over the whole run, estimated where nobody reported them (see `Counters.unmetered`); those of calls
- *   that failed for good are not known. `cost` is there where the
- *   budget has a price table.
+ * - `usage`: tokens over the whole run, estimated where nobody reported them (see `Counters.unmetered`), those of calls
+ *   that failed included. `cost` is there where the budget has a price table.
  * - `elapsed`: time in which the run was active, see `AgentBudget.Options`.
  * - `turns`: where the answer comes from, call by call.
  *
@@ -96,7 +103,7 @@ export interface ResultBase extends internal.Base {}
  *
  * `review` says that people approved the answer, or supplied another one, see {@link reviewed}.
  * With `completion: "graceful"` the budget named by `budget` was used up: the text is the best answer so far, and
- * `value` is `undefined` where it does not match the result schema. With `completion: "looped"` the agent went round in
+ * `value` is `undefined` where it does not match the result schema. Run again with a larger budget, the run goes on. With `completion: "looped"` the agent went round in
  * circles, as `loop` says, also after it was told, and the text is its best answer so far as well.
  *
  * @category models
@@ -188,17 +195,24 @@ export type LoopError<Tools extends Record<string, Tool.Any>> =
  * - `tools`: how single tools run, see `AgentTools.ToolOptions`.
  * - `toolBackoff`: the wait between the attempts at a tool call. Default: `Backoff.fullJitter()`.
  * - `approval`: `"declared"` asks a person where the tool's `needsApproval` says so, `"atMostOnce"` also before every
- *   call that must not happen twice. Default: `"declared"`.
+ *   call that must not happen twice. Default: `"declared"`. A person approves exactly this call of this tool with these
+ *   arguments, approves it with others (`Approve` with `arguments`), rejects it, supplies its result, or abandons the run; the
+ *   model is told so. Arguments and results are checked against the tool's schemas when they are given. A
+ *   `needsApproval` that is a function gets the arguments alone: no conversation, and no id that the model chose.
  * - `concurrency`: how many tool calls of one answer run at the same time. Default: 4.
  * - `limits`: bounds of arguments and results, see `AgentTools.Limits`.
+ * - `stream`: how answers are streamed, see {@link StreamOptions}; `false` asks for each in one piece. They are streamed by
+ *   default, because only a stream shows within seconds that an answer stands still: one in a piece that hangs takes the
+ *   time of the whole run.
  * - `loops`: when calls of tools are a loop, see `LoopDetector.Options`. The model is told first, and then asked for its
  *   best answer without tools. `false` looks for none.
  * - `compaction`: how a conversation is made smaller that has outgrown the model's context (verdict `ContextOverflow`),
  *   see `Compaction.Options`. The call is then made once more, and the run goes on with the smaller one. `false` fails.
  * - `sharedBudget`: a budget that several runs spend together, see `AgentBudget.shared`. Default: none.
- * - `whenSpent`: what becomes of a run whose budget is used up: `"answer"` asks for the best answer so far, and the run is
- *   over; `"fail"` fails with `BudgetExceeded`, and the run goes on where it is run again with a larger budget. What it has
- *   spent stays spent. Default: `"answer"`.
+ * - `whenSpent`: what becomes of a run whose budget is used up: `"answer"` asks for the best answer so far, `"fail"` fails
+ *   with `BudgetExceeded`. Run again with a larger budget, {@link run} goes on from where the run was: what it has spent stays
+ *   spent, and its best answer so far, which is paid for, is not part of the conversation. Without a larger budget it ends as
+ *   before, and spends nothing. Default: `"answer"`.
  * - `rollback`: after a model call whose failure another history may avoid (verdict `Refused`, `Malformed` or
  *   `ContextOverflow`), or an answer that repairs did not make match, the run goes back to the turn before, but never past
  *   a tool call that must not happen twice, and the model is told why. At most `max` times (default 2), by the last `keep`
@@ -221,7 +235,7 @@ export interface Options<
   readonly toolkit?: Toolkit.Toolkit<Tools> | undefined
   readonly budget?: AgentBudget.Options | undefined
   readonly policies?: {
-    readonly model?: internal.ModelGuard<E, RM> | undefined
+    readonly model?: ModelGuard<E, RM> | undefined
     readonly tool?: AgentTools.ToolGuard<RT> | undefined
   } | undefined
   readonly tools?: (ToolOptions & ToolsOptions<Tools>) | undefined
@@ -229,6 +243,7 @@ export interface Options<
   readonly approval?: "declared" | "atMostOnce" | undefined
   readonly concurrency?: number | undefined
   readonly limits?: AgentTools.Limits | undefined
+  readonly stream?: Streaming.StreamOptions | false | undefined
   readonly loops?: LoopDetector.Options | false | undefined
   readonly compaction?: Compaction.Options | false | undefined
   readonly sharedBudget?: AgentBudget.Shared | undefined
@@ -369,6 +384,7 @@ export function make<Tools extends Record<string, Tool.Any>, ToolOptions extends
       approval: AgentOptions.oneOf("approval", options.approval ?? "declared", ["declared", "atMostOnce"]),
       concurrency: config.integer("Agent", "concurrency", options.concurrency ?? 4, 1),
       limits: ToolCall.limits(options.limits),
+      stream: options.stream === false ? undefined : Streaming.make(name, options.stream),
       loops: options.loops === false ? undefined : LoopDetector.make(options.loops),
       compaction: options.compaction === false ? undefined : Compaction.make(options.compaction),
       sharedBudget: options.sharedBudget,
@@ -487,14 +503,18 @@ const tooLow = <Value>({ below, field }: { readonly field: keyof Value & string;
  *
  * **Details**
  *
- * `prompt` is what the agent is asked. `state` is kept up to date while the agent runs.
+ * - `prompt`: what the agent is asked.
+ * - `state`: is kept up to date while the agent runs.
+ * - `onEvent`: is run for all that happens, see {@link Progress}. The run waits for it. Default: nobody watches. See
+ *   {@link stream} for the events as a `Stream`.
  *
  * @category models
  * @since 0.1.0
  */
 export interface LoopOptions {
   readonly prompt: Prompt.RawInput
-  readonly state?: SubscriptionRef.SubscriptionRef<internal.State> | undefined
+  readonly state?: SubscriptionRef.SubscriptionRef<State> | undefined
+  readonly onEvent?: ((event: Progress) => Effect.Effect<void>) | undefined
 }
 
 /**
@@ -511,7 +531,7 @@ export interface RunOptions extends LoopOptions {
   readonly runId: string
 }
 
-const stateAfter = (exit: Exit.Exit<unknown, unknown>): internal.State => {
+const stateAfter = (exit: Exit.Exit<unknown, unknown>): State => {
   if (Exit.isSuccess(exit)) return "completed"
   const error = Exit.findErrorOption(exit)
   if (error._tag === "Some") return error.value instanceof Checkpoint.RunSuspended ? "waitingForHuman" : "failed"
@@ -529,6 +549,9 @@ const stateAfter = (exit: Exit.Exit<unknown, unknown>): internal.State => {
  * **Details**
  *
  * Fails with {@link LoopError} and what the guarded model call fails with. Failures of tools are told to the model.
+ *
+ * A best answer so far, of a budget that was used up, stays the answer also with a larger budget: the run around may have
+ * gone on from it. {@link run} goes on.
  *
  * **Example** (Asking an agent inside a run)
  *
@@ -559,20 +582,46 @@ export const loop = <Tools extends Record<string, Tool.Any>, Value, E, R>(
   Result<Value>,
   E | LoopError<Tools>,
   Checkpoint.Run | RunServices<Tools> | R
+> => looping(agent, options, false)
+
+const looping = <Tools extends Record<string, Tool.Any>, Value, E, R>(
+  agent: Agent<Tools, Value, E, R>,
+  options: LoopOptions,
+  alone: boolean
+): Effect.Effect<
+  Result<Value>,
+  E | LoopError<Tools>,
+  Checkpoint.Run | RunServices<Tools> | R
 > => {
-  const { state } = options
-  const setState = (next: internal.State) => state === undefined ? Effect.void : SubscriptionRef.set(state, next)
+  const { onEvent, state } = options
+  const setState = (next: State) => state === undefined ? Effect.void : SubscriptionRef.set(state, next)
+  const changeState = (next: State) =>
+    onEvent === undefined
+      ? setState(next)
+      : Effect.andThen(setState(next), Effect.suspend(() => onEvent({ _tag: "StateChanged", state: next })))
+  // Not in a finalizer: nobody may be there any more who takes the event.
+  const announceEnd = (exit: Exit.Exit<unknown, unknown>) =>
+    onEvent === undefined || (Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause))
+      ? Effect.void
+      : onEvent({ _tag: "StateChanged", state: stateAfter(exit) })
   const program = Effect.gen(function*() {
     const { runId } = yield* Checkpoint.current
     const looped = Effect.gen(function*() {
       yield* Effect.logDebug("agent started")
-      return yield* internal.loop(agent.definition, { prompt: Prompt.make(options.prompt), setState })
+      return yield* internal.loop(agent.definition, {
+        prompt: Prompt.make(options.prompt),
+        setState: changeState,
+        watcher: onEvent,
+        alone
+      })
     })
     return yield* looped.pipe(
       Effect.onExit((exit) => {
         const state = stateAfter(exit)
         return Effect.andThen(setState(state), Effect.logDebug("agent stopped").pipe(Effect.annotateLogs({ state })))
       }),
+      Effect.tap(() => announceEnd(Exit.void)),
+      Effect.tapCause((cause) => announceEnd(Exit.failCause(cause))),
       (self) => session.around({ agent: agent.name, runId, prompt: () => Prompt.make(options.prompt) }, self)
     )
   }).pipe(Checkpoint.within(agent.name))
@@ -645,7 +694,7 @@ export const run = <Tools extends Record<string, Tool.Any>, Value, E, R>(
   Effect.gen(function*() {
     // A prompt was made by its own schema, so it encodes.
     const input = yield* Effect.orDie(encodePrompt(Prompt.make(options.prompt)))
-    return yield* Checkpoint.run(loop(agent, options), { id: options.runId, version: agent.version, input })
+    return yield* Checkpoint.run(looping(agent, options, true), { id: options.runId, version: agent.version, input })
   })
 
 /**
@@ -661,8 +710,8 @@ export const run = <Tools extends Record<string, Tool.Any>, Value, E, R>(
  */
 export interface Running<Value, E> {
   readonly runId: string
-  readonly state: Effect.Effect<internal.State>
-  readonly states: Stream.Stream<internal.State>
+  readonly state: Effect.Effect<State>
+  readonly states: Stream.Stream<State>
   readonly result: Effect.Effect<Result<Value>, E>
   readonly interrupt: Effect.Effect<void>
 }
@@ -705,7 +754,7 @@ export const start = <Tools extends Record<string, Tool.Any>, Value, E, R>(
   | Scope.Scope
 > =>
   Effect.gen(function*() {
-    const state = options.state ?? (yield* SubscriptionRef.make<internal.State>("idle"))
+    const state = options.state ?? (yield* SubscriptionRef.make<State>("idle"))
     const fiber = yield* Effect.forkScoped(run(agent, { ...options, state }))
     const states = SubscriptionRef.changes(state).pipe(
       Stream.merge(Stream.fromEffectDrain(Fiber.await(fiber)), { haltStrategy: "right" }),
@@ -721,6 +770,93 @@ export const start = <Tools extends Record<string, Tool.Any>, Value, E, R>(
       interrupt: Fiber.interrupt(fiber)
     }
   })
+
+/**
+ * What {@link stream} gives: all that happens, and the result as the last one.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Event<Value> = Progress | { readonly _tag: "Finished"; readonly result: Result<Value> }
+
+/** How many events wait for their reader at most. */
+const bufferSize = 64
+
+/**
+ * Runs an agent as {@link run} does, and gives what happens as it happens: the pieces of answers, tool calls, states, and
+ * the result at the end.
+ *
+ * **When to use**
+ *
+ * Use it to show people an answer while it is written. Where an agent is a step of a program, watch it with `onEvent` of
+ * {@link LoopOptions}.
+ *
+ * **Details**
+ *
+ * See {@link Progress} for the events. Pieces come where the agent streams its answers, which is the default, and before
+ * anybody knows whether the answer is good: an attempt that is made once more says so (`AttemptRestarted`), and what counts
+ * is `Answered`. A run that goes on repeats what is remembered as `replayed`, and the pieces of answers never.
+ *
+ * The stream fails with what {@link run} fails with, also with `Checkpoint.RunSuspended` where people are asked. Whoever
+ * stops reading interrupts the run, which can be resumed. At most 64 events wait for their reader; then the run waits, and
+ * its time passes.
+ *
+ * **Example** (Showing an answer while it is written)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Layer, Stream } from "effect"
+ * import { Agent, CheckpointStore } from "effect-resilience"
+ * import { ScriptedModel } from "effect-resilience/testing"
+ *
+ * const greeter = Agent.make({ name: "greeter", instructions: "You greet." })
+ * let shown = ""
+ *
+ * const program = Agent.stream(greeter, { runId: "greet-1", prompt: "Hello" }).pipe(
+ *   Stream.runForEach((event) =>
+ *     Effect.sync(() => {
+ *       switch (event._tag) {
+ *         case "TextDelta":
+ *           shown += event.text
+ *           break
+ *         case "AttemptRestarted":
+ *         case "WentBack":
+ *           shown = ""
+ *           break
+ *         case "Finished":
+ *           shown += `\n${event.result.completion}`
+ *       }
+ *     })
+ *   )
+ * )
+ *
+ * const world = Layer.merge(ScriptedModel.layer(["Hi there"]), CheckpointStore.layerMemory)
+ * await Effect.runPromise(Effect.provide(program, world))
+ * shown // => "Hi there\ncomplete"
+ * ```
+ *
+ * @category running
+ * @since 0.1.0
+ */
+export const stream = <Tools extends Record<string, Tool.Any>, Value, E, R>(
+  agent: Agent<Tools, Value, E, R>,
+  options: RunOptions
+): Stream.Stream<
+  Event<Value>,
+  E | LoopError<Tools> | Checkpoint.RunError,
+  | CheckpointStore.CheckpointStore
+  | RunServices<Tools>
+  | Exclude<R, Checkpoint.Run>
+> =>
+  Stream.callback((queue) => {
+    const offer = (event: Event<Value>) => Effect.asVoid(Queue.offer(queue, event))
+    const { onEvent } = options
+    const watch = (event: Progress) =>
+      onEvent === undefined ? offer(event) : Effect.andThen(onEvent(event), offer(event))
+    return run(agent, { ...options, onEvent: watch }).pipe(
+      Effect.flatMap((result) => offer({ _tag: "Finished", result })),
+      Effect.andThen(Queue.end(queue))
+    )
+  }, { bufferSize, strategy: "suspend" })
 
 /**
  * What {@link answer} came to.

@@ -103,6 +103,8 @@ export type FullPrice = { readonly [K in keyof Price]-?: number }
  * - `iterations`: model calls of the loop. Default: 10.
  * - `toolCalls`: calls of tools that the program runs. Default: 100.
  * - `inputTokens`, `outputTokens`: tokens of the whole run. Default: no limit.
+ * - `outputTokensPerTurn`: tokens of one answer, for a provider that can be told, see `OutputTokens`. Default: what the
+ *   layer of the model was told, or 4096.
  * - `wallTime`: time in which the run was active, by the `Clock`. Default: 300 seconds. Time between a crash (or a wait
  *   for a person) and the next resume is not counted.
  * - `grace`: time that the last answer, and a call that must not happen twice and is already under way, may take once
@@ -111,7 +113,17 @@ export type FullPrice = { readonly [K in keyof Price]-?: number }
  *   the highest price in it. Default: none, and then nothing has a cost.
  * - `cost`: money for the whole run, in the currency of the table. Default: no limit.
  *
- * Limits are looked at before each model call: the call that passes a limit is finished, the next one is not made.
+ * A limit is looked at before the spending, at each attempt at a model call: a call that would pass one is not made, and
+ * the run is at its end then, see `whenSpent` of an agent. What a call will send is estimated, rather too high: what the
+ * provider reported for the last call and one token for every 2 characters that came since, or, before there is a
+ * report, one for every 2 characters of the conversation and the tools (a picture counts 2000). The answer may have as many tokens as
+ * are left, and as can be paid at the highest price of the table: a provider that can be told (`OutputTokens`) does not pass the
+ * limit, another one may by what it answers once. An answer that was cut there ends the run as the limit does. The last
+ * answer of a run that is stopped is allowed beyond the limits; it counts, and is bounded by `outputTokensPerTurn` and
+ * `grace`. What nobody reported counts as spent, by the same estimate.
+ *
+ * Tool calls of one answer are counted in its order before any of them runs, so that their limit holds however many run
+ * side by side. What a run has spent is in its journal: a resumed run goes on counting, with what failed calls have cost.
  *
  * @category models
  * @since 0.1.0
@@ -121,6 +133,7 @@ export interface Options {
   readonly toolCalls?: number | undefined
   readonly inputTokens?: number | undefined
   readonly outputTokens?: number | undefined
+  readonly outputTokensPerTurn?: number | undefined
   readonly wallTime?: Duration.Input | undefined
   readonly grace?: Duration.Input | undefined
   readonly prices?: { readonly [model: string]: Price } | undefined
@@ -138,6 +151,8 @@ export interface AgentBudget {
   readonly toolCalls: number
   readonly inputTokens: number
   readonly outputTokens: number
+  /** `undefined`: what the layer of the model was told, or {@link defaultOutputTokens}. */
+  readonly outputTokensPerTurn: number | undefined
   readonly wallTime: Duration.Duration
   readonly grace: Duration.Duration
   readonly prices: ReadonlyMap<string, FullPrice>
@@ -158,6 +173,14 @@ export interface Spent {
   readonly elapsedMillis: number
   readonly cost: number
 }
+
+/**
+ * Tokens that one answer is expected to have at most where nothing else is said: 4096.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const defaultOutputTokens = 4096
 
 const module = "AgentBudget"
 
@@ -208,6 +231,9 @@ export const make = (options: Options = {}): AgentBudget => {
     toolCalls: limit("toolCalls", options.toolCalls, 100),
     inputTokens: limit("inputTokens", options.inputTokens, Infinity),
     outputTokens: limit("outputTokens", options.outputTokens, Infinity),
+    outputTokensPerTurn: options.outputTokensPerTurn === undefined
+      ? undefined
+      : config.integer(module, "outputTokensPerTurn", options.outputTokensPerTurn, 1),
     wallTime: config.duration(module, "wallTime", options.wallTime ?? "300 seconds", { minimum: 1, infinite: true }),
     grace: config.duration(module, "grace", options.grace ?? "30 seconds", { minimum: 1 }),
     prices,
@@ -278,13 +304,14 @@ export const exceeded = (budget: AgentBudget, spent: Spent): Name | undefined =>
  *
  * **Details**
  *
- * Limits of all runs together, `inputTokens`, `outputTokens` and `cost`. Default: no limit. `cost` is counted by the price tables of the agents, which have to have
- * one.
+ * Limits of all runs together, see {@link Options}. Default: no limit. `cost` is counted by the price tables of the agents,
+ * which have to have one.
  *
  * @category models
  * @since 0.1.0
  */
 export interface SharedOptions {
+  readonly iterations?: number | undefined
   readonly inputTokens?: number | undefined
   readonly outputTokens?: number | undefined
   readonly cost?: number | undefined
@@ -297,6 +324,7 @@ export interface SharedOptions {
  * @since 0.1.0
  */
 export interface SharedSpent {
+  readonly iterations: number
   readonly inputTokens: number
   readonly outputTokens: number
   readonly cost: number
@@ -319,9 +347,18 @@ export interface Shared {
   readonly report: (run: string, total: SharedSpent) => void
 }
 
-const nothing: SharedSpent = { inputTokens: 0, outputTokens: 0, cost: 0 }
+/**
+ * Whether what an answer may have is set aside for it.
+ *
+ * @internal
+ */
+export const boundsAnswers = ({ limits }: Shared): boolean =>
+  Number.isFinite(limits.outputTokens) || Number.isFinite(limits.cost)
+
+const nothing: SharedSpent = { iterations: 0, inputTokens: 0, outputTokens: 0, cost: 0 }
 
 const each = (f: (key: keyof SharedSpent) => number): SharedSpent => ({
+  iterations: f("iterations"),
   inputTokens: f("inputTokens"),
   outputTokens: f("outputTokens"),
   cost: f("cost")
@@ -336,9 +373,12 @@ const knownRuns = 10_000
  *
  * **Details**
  *
- * Before each model call the run sets aside what the call may come to, by an estimate that is rather too high (4096 tokens
- * for the answer), and a call that does not fit is not made. So the limits hold however many runs spend at the same time.
- * A run that is resumed counts with what it spent before.
+ * Before each model call the run sets aside what the call may come to, by an estimate that is rather too high (for the
+ * answer `outputTokensPerTurn`, 4096 by default), and a call that does not fit is not made. So the limits hold however
+ * many runs spend at the same time. A run that is resumed counts with what it spent before.
+ *
+ * It is a budget of this process: what runs of other processes spend it does not see. Give each process its share, or
+ * set a limit at the provider.
  *
  * **Example** (One budget for all runs)
  *
@@ -356,7 +396,7 @@ const knownRuns = 10_000
  * )
  * await Effect.runPromise(Effect.provide(Agent.run(poet, { runId: "poem-1", prompt: "Rain" }), world))
  *
- * budget.spent() // => { inputTokens: 9, outputTokens: 3, cost: 0 }
+ * budget.spent() // => { iterations: 1, inputTokens: 9, outputTokens: 3, cost: 0 }
  * ```
  *
  * @category constructors
@@ -364,6 +404,7 @@ const knownRuns = 10_000
  */
 export const shared = (options: SharedOptions = {}): Shared => {
   const limits: SharedSpent = {
+    iterations: limit("shared.iterations", options.iterations, Infinity),
     inputTokens: limit("shared.inputTokens", options.inputTokens, Infinity),
     outputTokens: limit("shared.outputTokens", options.outputTokens, Infinity),
     cost: options.cost === undefined ? Infinity : amount("shared.cost", options.cost)
@@ -376,7 +417,7 @@ export const shared = (options: SharedOptions = {}): Shared => {
     spent: () => sum,
     reserve: (estimate) => {
       const taken = reserved
-      for (const name of ["inputTokens", "outputTokens", "cost"] as const) {
+      for (const name of ["iterations", "inputTokens", "outputTokens", "cost"] as const) {
         if (sum[name] + taken[name] + estimate[name] > limits[name]) return name
       }
       reserved = each((key) => taken[key] + estimate[key])

@@ -55,6 +55,7 @@ const lines: { readonly [T in Tag]: Line } = {
   SessionPaused: line("Info", "session paused"),
   ModelCalled: line("Info", "model called"),
   ToolCalled: line("Info", "tool called"),
+  AnswerCut: line("Debug", "answer cut"),
   BudgetUsed: line("Debug", "budget used"),
   BudgetExceeded: line("Debug", "budget exceeded"),
   LoopDetected: line("Debug", "loop detected"),

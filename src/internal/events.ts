@@ -41,6 +41,7 @@ import type { VerdictTag } from "../Fault.ts"
  *   an `Agent` does. `shares` are the parts of the limits that are used, from 0 to 1 and beyond, without those that have no
  *   limit; `scope` says whether they are those of this run or shared by several. `stopped` says whether it was only told of
  *   the loop.
+ * - `AnswerCut`: the stream of an answer to an `Agent` was cut after `characters`; `cuts` counts those of the turn.
  *
  * What people and models say (`prompt`, `answer`, `arguments`, `result`) is there only where `Telemetry.CaptureContent`
  * asks for it.
@@ -227,6 +228,15 @@ export type Event =
     readonly runId: string
     readonly scope: "run" | "shared"
     readonly shares: Readonly<Record<string, number>>
+  }
+  | {
+    readonly _tag: "AnswerCut"
+    readonly agent: string
+    readonly runId: string
+    readonly turn: number
+    readonly cuts: number
+    readonly characters: number
+    readonly verdict: VerdictTag
   }
   | { readonly _tag: "BudgetExceeded"; readonly agent: string; readonly runId: string; readonly budget: string }
   | {

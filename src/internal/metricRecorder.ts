@@ -168,6 +168,7 @@ const rules: Rules = {
     to.add(table.toolCalls, { agent, tool, outcome }, inSeconds(durationMillis))
     to.add(table.toolAttempts, { agent, tool }, attempts)
   },
+  AnswerCut: ({ agent, verdict }, to) => to.add(table.answersCut, { agent, verdict }),
   BudgetUsed: ({ agent, scope, shares }, to) => {
     for (const [budget, share] of Object.entries(shares)) to.add(table.budgetUsed, { agent, budget, scope }, share)
   },

@@ -143,6 +143,7 @@ export const table = {
     "outcome"
   ]),
   toolAttempts: counter("tool_attempts", "Tries of tool calls", ["agent", "tool"]),
+  answersCut: counter("agent_answers_cut", "Streams of answers to agents that were cut", ["agent", "verdict"]),
   budgetUsed: gauge("budget_used_ratio", "The part of a budget that is used, as the last model call left it", [
     "agent",
     "budget",

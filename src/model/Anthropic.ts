@@ -26,6 +26,7 @@ import { encodeRequest, type Parameters, unsendable } from "./internal/anthropic
 import { messageParts } from "./internal/anthropicResponse.ts"
 import { EventDecoder } from "./internal/anthropicStream.ts"
 import { defaults } from "./internal/clientOptions.ts"
+import * as OutputTokens from "./OutputTokens.ts"
 
 /**
  * Schema of {@link RateLimits}.
@@ -106,7 +107,8 @@ export const RequestOverrides: Context.Reference<RequestParameters> = Context.Re
  *
  * **Details**
  *
- * - `maxTokens`: default 4096.
+ * - `maxTokens`: of an answer. Default: what an agent prefers, see `OutputTokens`, or 4096. What is left in the budget of
+ *   an agent bounds it, but not below what the model may think (`thinking.budget_tokens`).
  * - `cacheControl`: marks the end of each request for the prompt cache; `true` for 5 minutes. Default off. A single part
  *   or message is marked by {@link cached}.
  * - `request`: further parameters of each request, see {@link withRequest} for those of some.
@@ -183,7 +185,13 @@ export const make = Effect.fnUntraced(function*(options: ModelOptions) {
     AiError.make({ module: moduleName, method, reason })
 
   const begin = Effect.fnUntraced(function*(call: LanguageModel.ProviderOptions) {
-    const request = yield* encodeRequest({ ...parameters, ...(yield* RequestOverrides) }, call)
+    const overrides = yield* RequestOverrides
+    const asked = { ...parameters, ...overrides }
+    const wanted = yield* OutputTokens.wanted(overrides.max_tokens ?? options.request?.max_tokens ?? options.maxTokens)
+    // With less than it may think, a request is refused.
+    const thinking = asked.thinking?.type === "enabled" ? asked.thinking.budget_tokens + 1 : 1
+    const max_tokens = Math.max(wanted ?? asked.max_tokens, thinking)
+    const request = yield* encodeRequest({ ...asked, max_tokens }, call)
     AiTelemetry.addGenAIAnnotations(call.span, {
       provider: { name: "anthropic" },
       operation: { name: "chat" },

@@ -9,10 +9,12 @@ import type * as Prompt from "effect/ai/Prompt"
 import type * as Response from "effect/ai/Response"
 import type * as Tool from "effect/ai/Tool"
 import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Stream from "effect/Stream"
 import type { Verdict } from "../Fault.ts"
+import * as config from "../internal/config.ts"
 import { verdictMetadata } from "../internal/verdict.ts"
 import { streamParts } from "./internal/streamParts.ts"
 
@@ -41,13 +43,53 @@ export interface Request {
  * **Details**
  *
  * A text or a single part is a whole turn and gets its finish part; an array of parts is sent exactly as it is, so that
- * a test can also leave the finish out; an `AiError` is what the call fails with. For `generateObject` the answer is the
+ * a test can also leave the finish out; {@link streamed} makes a stream that pauses or breaks off; an `AiError` is what
+ * the call fails with. For `generateObject` the answer is the
  * JSON text of the object.
  *
  * @category models
  * @since 0.1.0
  */
-export type Answer = string | Response.PartEncoded | ReadonlyArray<Response.PartEncoded> | AiError.AiError
+export type Answer =
+  | string
+  | Response.PartEncoded
+  | ReadonlyArray<Response.PartEncoded>
+  | Streamed
+  | AiError.AiError
+
+/**
+ * An answer whose stream pauses or breaks off, made by {@link streamed}.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Streamed {
+  readonly _tag: "Streamed"
+  readonly answer: string | Response.PartEncoded | ReadonlyArray<Response.PartEncoded>
+  readonly pause: Duration.Duration
+  readonly after: number | undefined
+  readonly end: "whole" | "cut" | "silence" | AiError.AiError
+}
+
+/**
+ * Options of {@link streamed}.
+ *
+ * **Details**
+ *
+ * - `pause`: the time before each part, on the clock of the test. Default: none.
+ * - `end`: how the stream ends. `"whole"`: with all of its parts. `"cut"`: without any of the rest, as if that were all.
+ *   `"silence"`: never. A failure: with that. Default: `"whole"`.
+ * - `after`: how many parts of the stream come before that end. Default: all but the finish part. It has no meaning for
+ *   `"whole"`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface StreamedOptions {
+  readonly pause?: Duration.Input | undefined
+  readonly end?: "whole" | "cut" | "silence" | Verdict | AiError.AiErrorReason | AiError.AiError | undefined
+  readonly after?: number | undefined
+}
 
 /**
  * The answers of a model: one per call in order, or computed from each request.
@@ -271,6 +313,60 @@ export const fail = (failure: Verdict | AiError.AiErrorReason | AiError.AiError)
   })
 }
 
+/**
+ * Makes an answer whose stream pauses between its parts, or is cut in the middle.
+ *
+ * **When to use**
+ *
+ * Use it to test what a program does with a stream that stands still, breaks off or ends too early.
+ *
+ * **Details**
+ *
+ * The parts that are counted are those of the stream: `text-start`, a `text-delta` for each word, `text-end`. A call that is
+ * no stream waits for all the pauses, and gets the failure, never an answer (`"silence"`), or what is left of the answer
+ * without its finish part (`"cut"`).
+ *
+ * Throws `Fault.InvalidConfig` for options that cannot work.
+ *
+ * **Example** (Breaking off after two words)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Stream } from "effect"
+ * import { LanguageModel } from "effect/ai"
+ * import { Fault } from "effect-resilience"
+ * import { ScriptedModel } from "effect-resilience/testing"
+ *
+ * const cut = ScriptedModel.streamed("Once upon a time", { after: 3, end: Fault.ambiguous })
+ * let text = ""
+ *
+ * const program = LanguageModel.streamText({ prompt: "Tell!" }).pipe(
+ *   Stream.runForEach((part) => Effect.sync(() => (text += part.type === "text-delta" ? part.delta : ""))),
+ *   Effect.flip,
+ *   Effect.provide(ScriptedModel.layer([cut]))
+ * )
+ *
+ * const error = await Effect.runPromise(program)
+ * text // => "Once upon"
+ * error._tag // => "AiError"
+ * ```
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const streamed = (
+  answer: string | Response.PartEncoded | ReadonlyArray<Response.PartEncoded>,
+  options: StreamedOptions
+): Streamed => {
+  const { after, end = "whole" } = options
+  return {
+    _tag: "Streamed",
+    answer,
+    pause: config.duration("ScriptedModel.streamed", "pause", options.pause ?? 0),
+    after: after === undefined ? undefined : config.integer("ScriptedModel.streamed", "after", after, 0),
+    end: typeof end === "string" ? end : fail(end)
+  }
+}
+
 const scriptOver = (index: number, length: number) =>
   AiError.make({
     module,
@@ -282,8 +378,41 @@ const scriptOver = (index: number, length: number) =>
     })
   })
 
-const whole = (answer: Exclude<Answer, AiError.AiError>): ReadonlyArray<Response.PartEncoded> =>
+const isStreamed = (answer: Exclude<Answer, AiError.AiError>): answer is Streamed =>
+  typeof answer === "object" && "_tag" in answer
+
+const whole = (answer: Streamed["answer"]): ReadonlyArray<Response.PartEncoded> =>
   isParts(answer) ? answer : turn(answer)
+
+/** What comes, and what comes of the stream after that. */
+interface Coming {
+  readonly parts: ReadonlyArray<Response.PartEncoded>
+  readonly shown: ReadonlyArray<Response.StreamPartEncoded>
+  readonly pause: Duration.Duration
+  readonly rest: Stream.Stream<never, AiError.AiError>
+}
+
+const coming = (answer: Exclude<Answer, AiError.AiError>): Coming => {
+  if (!isStreamed(answer)) {
+    const parts = whole(answer)
+    return { parts, shown: streamParts(parts), pause: Duration.zero, rest: Stream.empty }
+  }
+  const { after, end, pause } = answer
+  const parts = whole(answer.answer)
+  const shown = streamParts(parts)
+  if (end === "whole") return { parts, shown, pause, rest: Stream.empty }
+  const rest = end === "cut" ? Stream.empty : end === "silence" ? Stream.never : Stream.fail(end)
+  const isFinish = ({ type }: { readonly type: string }) => type === "finish"
+  return {
+    parts: parts.filter((part) => !isFinish(part)),
+    shown: after === undefined ? shown.filter((part) => !isFinish(part)) : shown.slice(0, after),
+    pause,
+    rest
+  }
+}
+
+const paused = (pause: Duration.Duration, times: number) =>
+  Duration.isZero(pause) ? Effect.void : Effect.sleep(Duration.times(pause, times))
 
 /**
  * Makes a scripted model and the record of its calls.
@@ -318,16 +447,25 @@ export const make = (
         const answer = Effect.isEffect(given) ? given : Effect.succeed(given)
         return Effect.flatMap(
           answer,
-          (answer) => AiError.isAiError(answer) ? Effect.fail(answer) : Effect.succeed(whole(answer))
+          (answer) => AiError.isAiError(answer) ? Effect.fail(answer) : Effect.succeed(coming(answer))
         )
       })
 
     const model = yield* LanguageModel.make({
-      generateText: (options) => Effect.map(ask(options, false), (parts) => [...parts]),
+      generateText: (options) =>
+        Effect.flatMap(ask(options, false), ({ parts, pause, rest, shown }) =>
+          Effect.as(Effect.andThen(paused(pause, shown.length), Stream.runDrain(rest)), [...parts])),
       streamText: (options) =>
         ask(options, true).pipe(
           // one part a chunk, as they come from a wire
-          Effect.map((parts) => Stream.fromIterable(streamParts(parts), { chunkSize: 1 })),
+          Effect.map(({ pause, rest, shown }) =>
+            Stream.fromIterable(shown, { chunkSize: 1 }).pipe(
+              Stream.mapEffect((part) =>
+                Effect.as(paused(pause, 1), part)
+              ),
+              Stream.concat(rest)
+            )
+          ),
           Stream.unwrap
         )
     })

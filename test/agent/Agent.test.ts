@@ -31,8 +31,8 @@ const agent = Agent.make({ name: "support", instructions: "Be kind.", toolkit: k
 const talker = Agent.make({ name: "talker", instructions: "Talk." })
 const store = CheckpointStore.layerMemory
 
-const talk = (script: ScriptedModel.Script, prompt = "Hello") =>
-  Agent.run(talker, { runId: "talk-1", prompt }).pipe(Effect.provide(ScriptedModel.layer(script)))
+const talk = (script: ScriptedModel.Script, prompt = "Hello", by = talker) =>
+  Agent.run(by, { runId: "talk-1", prompt }).pipe(Effect.provide(ScriptedModel.layer(script)))
 
 describe("Agent.run", () => {
   it.effect("calls tools in a loop until the model answers", () =>
@@ -53,6 +53,7 @@ describe("Agent.run", () => {
           compactions: 0,
           rollbacks: 0,
           reviews: 0,
+          cuts: 0,
           unmetered: 0,
           replayedSteps: 0
         })
@@ -181,8 +182,8 @@ describe("Agent.run", () => {
 })
 
 describe("answers that are none", () => {
-  const failsWith = (script: ScriptedModel.Script) =>
-    Effect.map(Effect.flip(talk(script)), (error) => error._tag === "AgentError" ? error : undefined)
+  const failsWith = (script: ScriptedModel.Script, by = talker) =>
+    Effect.map(Effect.flip(talk(script, "Hello", by)), (error) => error._tag === "AgentError" ? error : undefined)
 
   it.effect("fails with a refusal, whose verdict is Refused", () =>
     Effect.gen(function*() {
@@ -208,9 +209,10 @@ describe("answers that are none", () => {
       assert.deepStrictEqual(yield* Ref.get(refunds), [])
     }).pipe(Effect.provide(durable)))
 
-  it.effect("fails with an answer that has no end", () =>
+  it.effect("fails with an answer in one piece that has no end", () =>
     Effect.gen(function*() {
-      const error = yield* failsWith([[{ type: "text", text: "I was about to" }]])
+      const whole = Agent.make({ name: "talker", instructions: "Talk.", stream: false })
+      const error = yield* failsWith([[{ type: "text", text: "I was about to" }]], whole)
       assert.deepStrictEqual(error?.reason, { _tag: "IncompleteAnswer", finishReason: "unknown" })
     }).pipe(Effect.provide(store)))
 
@@ -321,7 +323,8 @@ describe("budgets", () => {
       const { handlers, lookups } = yield* counting
       const events: Array<Telemetry.Event> = []
       const result = yield* Agent.run(
-        Agent.make({ name: "looper", instructions: "", toolkit: kit, budget }),
+        // In one piece: the stream of a model that never says anything is cut long before.
+        Agent.make({ name: "looper", instructions: "", toolkit: kit, budget, stream: false }),
         { runId: "run-1", prompt: "Go" }
       ).pipe(
         Effect.provide(Layer.mergeAll(handlers, ScriptedModel.layer(script))),
@@ -380,17 +383,21 @@ describe("budgets", () => {
     }).pipe(Effect.provide(durable)))
 
   for (
-    const [budget, options] of [
-      ["inputTokens", { inputTokens: 250 }],
-      ["outputTokens", { outputTokens: 25 }],
-      ["cost", { cost: 0.003, prices: { any: { input: 10, output: 10 } } }]
+    const [budget, options, times] of [
+      // A call is not made that may pass the limit.
+      ["inputTokens", { inputTokens: 250 }, 1],
+      ["cost", { cost: 0.003, prices: { any: { input: 10, output: 10 } } }, 2],
+      // This model cannot be told how much it may say.
+      ["outputTokens", { outputTokens: 25 }, 3]
     ] as const
   ) {
     it.effect(`completes gracefully when ${budget} are used up`, () =>
       Effect.gen(function*() {
         const { lookups, result } = yield* looping(options, forever)
-        assert.isTrue(result._tag === "Success" && result.success.completion === "graceful")
-        assert.strictEqual(lookups, 3)
+        assert.isTrue(
+          result._tag === "Success" && result.success.completion === "graceful" && result.success.budget === budget
+        )
+        assert.strictEqual(lookups, times)
       }).pipe(Effect.provide(durable)))
   }
 
@@ -443,7 +450,13 @@ describe("budgets", () => {
 
   it.effect("counts the time of all processes of a run, and not the time between them", () =>
     Effect.gen(function*() {
-      const slow = Agent.make({ name: "slow", instructions: "", toolkit: kit, budget: { wallTime: "100 seconds" } })
+      const slow = Agent.make({
+        name: "slow",
+        instructions: "",
+        toolkit: kit,
+        budget: { wallTime: "100 seconds" },
+        stream: false
+      })
       const { handlers } = yield* counting
       const asked = yield* Deferred.make<void>()
       const askedAgain = yield* Deferred.make<void>()

@@ -18,6 +18,7 @@ describe("AgentBudget", () => {
       [10, 100, 300, 30]
     )
     assert.deepStrictEqual([budget.inputTokens, budget.outputTokens, budget.cost], [Infinity, Infinity, Infinity])
+    assert.deepStrictEqual([budget.outputTokensPerTurn, AgentBudget.defaultOutputTokens], [undefined, 4096])
   })
 
   it("refuses limits that cannot be one, naming the option", () => {
@@ -32,6 +33,8 @@ describe("AgentBudget", () => {
     assert.strictEqual(refused({ iterations: 0 }), "iterations")
     assert.strictEqual(refused({ toolCalls: 1.5 }), "toolCalls")
     assert.strictEqual(refused({ inputTokens: Number.NaN }), "inputTokens")
+    assert.strictEqual(refused({ outputTokensPerTurn: 0 }), "outputTokensPerTurn")
+    assert.strictEqual(refused({ outputTokensPerTurn: Infinity }), "outputTokensPerTurn")
     assert.strictEqual(refused({ wallTime: 0 }), "wallTime")
     assert.strictEqual(refused({ cost: 1 }), "prices")
     assert.strictEqual(refused({ cost: -1, prices: { a: { input: 1, output: 1 } } }), "cost")

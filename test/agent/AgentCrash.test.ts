@@ -96,7 +96,14 @@ const facts = (result: Agent.Result<string>) => ({
 })
 
 for (const dedupe of [true, false]) {
-  const agent = Agent.make({ name: "payer", instructions: "", toolkit, tools: { Pay: { dedupe } } })
+  // Once with streams, which is the default, and once without.
+  const agent = Agent.make({
+    name: "payer",
+    instructions: "",
+    toolkit,
+    tools: { Pay: { dedupe } },
+    ...(dedupe ? {} : { stream: false })
+  })
   const program = toTheEnd(agent)
   const withResults = dedupe ? "with remembered results" : "without remembered results"
 

@@ -177,6 +177,7 @@ export const all: ReadonlyArray<Defaults> = [
       "rollback.keep": definition.rollback.keep
     }
   },
+  { module: "Agent.stream", options: read(definition.stream ?? {}) },
   { module: "Agent.limits", options: read(definition.limits) },
   { module: "AgentBudget", options: read(budget) },
   { module: "LoopDetector", options: read(definition.loops ?? {}) },

@@ -2,6 +2,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Duration, Effect, Exit, Fiber, Layer, Metric, Option, Random, Schema } from "effect"
 import { Checkpoint, CheckpointStore, EscalationQueue } from "effect-resilience"
 import * as TestClock from "effect/testing/TestClock"
+import { decidingAtPoints, pointOf } from "../support/decisionPoints.ts"
 
 const world = Layer.mergeAll(EscalationQueue.layerMemory, CheckpointStore.layerMemory)
 
@@ -19,19 +20,6 @@ const pass = (seconds: number) =>
     Effect.andThen(settled)
   )
 
-const points = [
-  "when the question is stored",
-  "before the suspension is written",
-  "after the suspension is written",
-  "before the lease is given back",
-  "after the lease is given back",
-  "after the run has ended",
-  "a moment later",
-  "much later",
-  "never, so that it expires",
-  "when the question is read again"
-] as const
-
 describe("EscalationQueue.resumeRuns", () => {
   for (const interruptions of [0, 6]) {
     it.effect(
@@ -40,48 +28,7 @@ describe("EscalationQueue.resumeRuns", () => {
       }`,
       () =>
         Effect.gen(function*() {
-          const checkpoints = yield* CheckpointStore.CheckpointStore
-          const held = yield* EscalationQueue.makeStoreMemory()
-          const plain = yield* EscalationQueue.make({ store: held })
-          const pointOf = (runId: string) => points[Number(runId.slice(4)) % points.length]
-          const decided = new Set<string>()
-          const decideAt = (runId: string, point: (typeof points)[number]) =>
-            Effect.gen(function*() {
-              if (pointOf(runId) !== point || decided.has(runId)) return
-              const [open] = yield* plain.list({ runId, status: "open" })
-              if (open === undefined) return
-              decided.add(runId)
-              yield* plain.decide(open.id, { _tag: "Approve" }, { by: "ann" })
-            }).pipe(Effect.orDie)
-
-          // The same stores, which let the decision land at a point of what the run does with them.
-          const queue = yield* EscalationQueue.make({
-            store: {
-              ...held,
-              insert: (record) =>
-                Effect.tap(held.insert(record), ({ inserted, record }) =>
-                  decideAt(
-                    record.runId ?? "",
-                    inserted ? "when the question is stored" : "when the question is read again"
-                  ))
-            }
-          })
-          const store = CheckpointStore.CheckpointStore.of({
-            ...checkpoints,
-            append: (lease, entries, status) =>
-              decideAt(lease.runId, "before the suspension is written").pipe(
-                Effect.when(Effect.succeed(status === "escalated")),
-                Effect.andThen(checkpoints.append(lease, entries, status)),
-                Effect.tap(
-                  status === "escalated" ? decideAt(lease.runId, "after the suspension is written") : Effect.void
-                )
-              ),
-            release: (lease) =>
-              decideAt(lease.runId, "before the lease is given back").pipe(
-                Effect.andThen(checkpoints.release(lease)),
-                Effect.tap(decideAt(lease.runId, "after the lease is given back"))
-              )
-          })
+          const { decided, held, queue, store, through } = yield* decidingAtPoints(() => ({ _tag: "Approve" }))
 
           const before = new Map<string, number>()
           const after = new Map<string, number>()
@@ -113,14 +60,7 @@ describe("EscalationQueue.resumeRuns", () => {
           let working = yield* Effect.forkChild(worker)
           const first = yield* Effect.forEach(
             ids,
-            (id) =>
-              program(id).pipe(
-                Effect.exit,
-                Effect.tap(decideAt(id, "after the run has ended")),
-                Effect.tap(Effect.forkScoped(Effect.andThen(Effect.sleep("5 millis"), decideAt(id, "a moment later")))),
-                Effect.tap(Effect.forkScoped(Effect.andThen(Effect.sleep("5 minutes"), decideAt(id, "much later")))),
-                Effect.tap(pointOf(id) === "when the question is read again" ? Effect.exit(program(id)) : Effect.void)
-              ),
+            (id) => through(id, program(id)),
             { concurrency: 20 }
           ).pipe(
             Effect.provideService(CheckpointStore.CheckpointStore, store),

@@ -13,7 +13,7 @@ import {
   Stream,
   Tracer
 } from "effect"
-import { Fault } from "effect-resilience"
+import { Fault, OutputTokens } from "effect-resilience"
 import * as Anthropic from "effect-resilience/model/Anthropic"
 import * as AnthropicClient from "effect-resilience/model/AnthropicClient"
 import * as ProviderServer from "effect-resilience/testing/ProviderServer"
@@ -122,6 +122,32 @@ describe("Anthropic: what is sent", () => {
         "x-stainless-timeout": "300",
         "x-stainless-retry-count": "0"
       })
+    }))
+
+  it.effect("no more tokens than are left to whoever pays, but as many as the model may think", () =>
+    Effect.gen(function*() {
+      const asked = (
+        outputTokens: OutputTokens.OutputTokens,
+        options: Parameters<typeof bodyOf>[1] = {},
+        parameters: Anthropic.RequestParameters = {}
+      ) =>
+        bodyOf(
+          generate("Hello").pipe(
+            Anthropic.withRequest(parameters),
+            Effect.provideService(OutputTokens.OutputTokens, outputTokens)
+          ),
+          options
+        )
+      const tokens = (body: Record<string, unknown>) => body["max_tokens"]
+      const preferred = { preferred: 2_000, atMost: Infinity }
+      const bounded = { preferred: 2_000, atMost: 1_000 }
+      assert.strictEqual(tokens(yield* asked(preferred)), 2_000)
+      assert.strictEqual(tokens(yield* asked(preferred, { maxTokens: 9_000 })), 9_000)
+      assert.strictEqual(tokens(yield* asked(bounded)), 1_000)
+      assert.strictEqual(tokens(yield* asked(bounded, { maxTokens: 9_000 })), 1_000)
+      assert.strictEqual(tokens(yield* asked(bounded, {}, { max_tokens: 300 })), 300)
+      const thinking = { type: "enabled", budget_tokens: 5_000 } as const
+      assert.strictEqual(tokens(yield* asked(bounded, { maxTokens: 9_000, request: { thinking } })), 5_001)
     }))
 
   it.effect("parameters of the layer, replaced by those of the call", () =>

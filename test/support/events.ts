@@ -72,6 +72,7 @@ const one: { readonly [T in Tag]: Omit<Extract<Telemetry.Event, { readonly _tag:
     durationMillis: 100
   },
   BudgetUsed: { agent: "a", runId: "run-secret", scope: "run", shares: { iterations: 0.5 } },
+  AnswerCut: { agent: "a", runId: "r", turn: 1, cuts: 1, characters: 7, verdict: "Transient" },
   BudgetExceeded: { agent: "a", runId: "run-secret", budget: "iterations" },
   LoopDetected: { agent: "a", runId: "run-secret", loop: "Repeated", stopped: false },
   ContextCompacted: { agent: "a", runId: "run-secret", messages: 1, results: 1 },

@@ -17,6 +17,7 @@ import { Tool, Toolkit } from "effect/ai"
 import { PrometheusMetrics } from "effect/observability"
 import { TestConsole } from "effect/testing"
 import { collected, spansOf } from "../support/collector.ts"
+import { sse } from "../support/fetch.ts"
 
 /** What must stay where it was put: each planted in one place, and found nowhere else by its own name. */
 const secret = {
@@ -62,16 +63,31 @@ const handlers = toolkit.toLayer({
 
 const usage = { input_tokens: 8, output_tokens: 2 }
 
-const message = (content: ReadonlyArray<unknown>, stop_reason: string) =>
-  Response.json({
-    type: "message",
-    id: "msg_1",
-    model: "claude-opus-5-5",
-    role: "assistant",
-    content,
-    stop_reason,
-    usage
-  })
+type Block =
+  | { readonly type: "text"; readonly text: string }
+  | { readonly type: "tool_use"; readonly id: string; readonly name: string; readonly input: unknown }
+
+const begun = (block: Block) => block.type === "text" ? { ...block, text: "" } : { ...block, input: {} }
+const delta = (block: Block) =>
+  block.type === "text"
+    ? { type: "text_delta", text: block.text }
+    : { type: "input_json_delta", partial_json: JSON.stringify(block.input) }
+
+/** A whole message, as the events of a stream. */
+const message = (content: ReadonlyArray<Block>, stop_reason: string) => {
+  const head = { type: "message", id: "msg_1", model: "claude-opus-5-5", role: "assistant", usage }
+  const events = [
+    { type: "message_start", message: { ...head, content: [], stop_reason: null } },
+    ...content.flatMap((block, index) => [
+      { type: "content_block_start", index, content_block: begun(block) },
+      { type: "content_block_delta", index, delta: delta(block) },
+      { type: "content_block_stop", index }
+    ]),
+    { type: "message_delta", delta: { stop_reason }, usage },
+    { type: "message_stop" }
+  ]
+  return new Response(events.map((event) => `event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`).join(""), sse)
+}
 
 const toolUse = (name: string, input: unknown) =>
   message([{ type: "text", text: secret.answer }, { type: "tool_use", id: `toolu_${name}`, name, input }], "tool_use")

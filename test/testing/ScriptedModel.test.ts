@@ -4,6 +4,7 @@ import { Fault } from "effect-resilience"
 import { ScriptedModel } from "effect-resilience/testing"
 import { AiError, LanguageModel, type Response, Tool, Toolkit } from "effect/ai"
 import { TestClock } from "effect/testing"
+import { invalid } from "../support/invalid.ts"
 
 const Search = Tool.make("Search", {
   description: "search the index",
@@ -197,4 +198,83 @@ describe("ScriptedModel", () => {
       })
       assert.deepStrictEqual(answers.toSorted(), ["0", "1", "2", "3"])
     }).pipe(Effect.provide(ScriptedModel.layer((request) => Effect.as(Effect.yieldNow, `${request.index}`)))))
+})
+
+describe("ScriptedModel.streamed", () => {
+  /** What comes of a stream, and how it ends: with an error, or not at all. */
+  const seen = (streamed: ScriptedModel.Streamed) =>
+    Effect.gen(function*() {
+      const types: Array<string> = []
+      const fiber = yield* LanguageModel.streamText({ prompt: "?", toolkit: Kit, disableToolCallResolution: true })
+        .pipe(
+          Stream.runForEach((part) => Effect.sync(() => types.push(part.type))),
+          Effect.flip,
+          Effect.provide(ScriptedModel.layer([streamed])),
+          Effect.forkChild({ startImmediately: true })
+        )
+      yield* TestClock.adjust("1 hour")
+      const exit = fiber.pollUnsafe()
+      yield* Fiber.interrupt(fiber)
+      return { types, end: exit === undefined ? "open" : exit._tag === "Success" ? "failed" : "ended" }
+    })
+
+  it.effect("ends as it is told to, after as many parts, and by default before the finish part", () =>
+    Effect.gen(function*() {
+      const all = ["text-start", "text-delta", "text-delta", "text-end"]
+      assert.deepStrictEqual(yield* seen(ScriptedModel.streamed("Hi there", {})), {
+        types: [...all, "finish"],
+        end: "ended"
+      })
+      assert.deepStrictEqual(yield* seen(ScriptedModel.streamed("Hi there", { end: "cut" })), {
+        types: all,
+        end: "ended"
+      })
+      assert.deepStrictEqual(yield* seen(ScriptedModel.streamed("Hi there", { end: "silence", after: 2 })), {
+        types: all.slice(0, 2),
+        end: "open"
+      })
+      assert.deepStrictEqual(yield* seen(ScriptedModel.streamed("Hi there", { end: Fault.transient, after: 0 })), {
+        types: [],
+        end: "failed"
+      })
+      const calls = yield* seen(ScriptedModel.streamed(call, { end: "cut" }))
+      assert.strictEqual(calls.types.at(-1), "tool-call")
+    }))
+
+  it.effect("pauses before each part, on the clock of the test", () =>
+    Effect.gen(function*() {
+      const fiber = yield* Effect.forkChild(stream("?"), { startImmediately: true })
+      yield* TestClock.adjust("4 seconds")
+      assert.isUndefined(fiber.pollUnsafe())
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual((yield* Fiber.join(fiber)).length, 5)
+    }).pipe(Effect.provide(ScriptedModel.layer([ScriptedModel.streamed("Hi there", { pause: "1 second" })]))))
+
+  it.effect("in one piece waits, fails, or has no finish part", () =>
+    Effect.gen(function*() {
+      const slow = yield* Effect.forkChild(ask("1"), { startImmediately: true })
+      yield* TestClock.adjust("5 seconds")
+      assert.strictEqual((yield* Fiber.join(slow)).finishReason, "stop")
+      assert.strictEqual((yield* ask("2")).finishReason, "unknown")
+      assert.strictEqual((yield* Effect.flip(ask("3")))._tag, "AiError")
+      const never = yield* Effect.forkChild(ask("4"), { startImmediately: true })
+      yield* TestClock.adjust("1 hour")
+      assert.isUndefined(never.pollUnsafe())
+    }).pipe(Effect.provide(ScriptedModel.layer([
+      ScriptedModel.streamed("Hi there", { pause: "1 second" }),
+      ScriptedModel.streamed("Hi there", { end: "cut" }),
+      ScriptedModel.streamed("Hi there", { end: Fault.ambiguous }),
+      ScriptedModel.streamed("Hi there", { end: "silence" })
+    ]))))
+
+  it("refuses options that cannot work", () => {
+    invalid("pause")(Effect.runSyncExit(Effect.try({
+      try: () => ScriptedModel.streamed("Hi", { pause: -1 }),
+      catch: (error) => error
+    })))
+    invalid("after")(Effect.runSyncExit(Effect.try({
+      try: () => ScriptedModel.streamed("Hi", { after: 0.5 }),
+      catch: (error) => error
+    })))
+  })
 })

@@ -1,12 +1,15 @@
 import { Context, Effect, flow, Schema, type Scope, type Stream } from "effect"
 import {
   Agent,
+  AgentBudget,
   AgentTools,
   Checkpoint,
   type CheckpointStore,
   CircuitBreaker,
   type EscalationQueue,
   type Idempotency,
+  type LoopDetector,
+  OutputTokens,
   Retry
 } from "effect-resilience"
 import { type AiError, type LanguageModel, Tool, Toolkit } from "effect/ai"
@@ -202,6 +205,132 @@ describe("Agent", () => {
       >
     >()
     expect<Agent.Running<string, never>["states"]>().type.toBe<Stream.Stream<Agent.State>>()
+  })
+})
+
+describe("Agent.reviewed", () => {
+  const judge = Agent.make({
+    name: "judge",
+    instructions: "",
+    result: Schema.Struct({ guilty: Schema.Boolean, confidence: Schema.Number })
+  })
+
+  it("adds that it may wait for people, and needs their queue", () => {
+    expect(Agent.run(Agent.reviewed(judge, { when: { field: "confidence", below: 0.8 } }), options)).type.toBe<
+      Effect.Effect<
+        Agent.Result<{ readonly guilty: boolean; readonly confidence: number }>,
+        | AiError.AiError
+        | Agent.AgentError
+        | Checkpoint.StepError
+        | Checkpoint.RunError
+        | Checkpoint.RunSuspended
+        | EscalationQueue.EscalationError,
+        LanguageModel.LanguageModel | CheckpointStore.CheckpointStore | EscalationQueue.EscalationQueue
+      >
+    >()
+  })
+
+  it("asks about values of the agent's own type, and fields that it has", () => {
+    Agent.reviewed(judge, {
+      when: ({ value }) => {
+        expect(value).type.toBe<{ readonly guilty: boolean; readonly confidence: number }>()
+        return value.guilty
+      }
+    })
+    expect(Agent.reviewed<{}, { readonly confidence: number }, never, never>).type.not.toBeCallableWith(judge, {
+      when: { field: "certainty", below: 0.8 }
+    })
+  })
+})
+
+describe("Agent.Result", () => {
+  const result = {} as Agent.Result<number>
+
+  it("has a value for sure only where it is complete, and says which bound ended it", () => {
+    switch (result.completion) {
+      case "complete":
+        expect(result.value).type.toBe<number>()
+        expect(result.review).type.toBe<"approved" | "supplied" | undefined>()
+        return
+      case "graceful":
+        expect(result.value).type.toBe<number | undefined>()
+        expect(result.budget).type.toBe<AgentBudget.Name>()
+        return
+      case "looped":
+        expect(result.value).type.toBe<number | undefined>()
+        expect(result.loop).type.toBe<LoopDetector.Loop>()
+        return
+      default:
+        expect(result).type.toBe<never>()
+    }
+  })
+
+  it("says what people decided about a call", () => {
+    expect<Agent.TurnToolCall["decision"]>().type.toBe<
+      "approved" | "edited" | "rejected" | "supplied" | undefined
+    >()
+  })
+})
+
+describe("Agent.AgentError", () => {
+  it("says how far the run had come, once that is known", () => {
+    expect<Agent.AgentError["reached"]>().type.toBe<Agent.Reached | undefined>()
+    expect<Agent.Reached["kept"]>().type.toBe<{ readonly turns: number; readonly steps: number }>()
+    expect<Agent.Reached["counters"]>().type.toBeAssignableTo<Agent.Counters>()
+    expect<Agent.Counters>().type.toBeAssignableTo<Agent.Reached["counters"]>()
+    expect<(typeof Agent.AgentError)["Encoded"]>().type.toBeAssignableTo<{ readonly _tag: "AgentError" }>()
+  })
+})
+
+describe("AgentBudget", () => {
+  it("is shared by agents of all kinds, and adds nothing to what they need or fail with", () => {
+    const sharedBudget = AgentBudget.shared({ iterations: 10, outputTokens: 1_000, cost: 1 })
+    expect(sharedBudget).type.toBe<AgentBudget.Shared>()
+    expect(sharedBudget.spent()).type.toBe<AgentBudget.SharedSpent>()
+    const sharing = Agent.make({ name: "plain", instructions: "", sharedBudget })
+    expect(Agent.run(sharing, options)).type.toBe<ReturnType<typeof unshared>>()
+    const unshared = () => Agent.run(plain, options)
+  })
+
+  it("is shared without limits that no runs can share", () => {
+    expect(AgentBudget.shared).type.not.toBeCallableWith({ wallTime: "1 second" })
+  })
+
+  it("says how long an answer may be", () => {
+    expect(OutputTokens.wanted(1)).type.toBe<Effect.Effect<number | undefined>>()
+    expect(AgentBudget.make({ outputTokensPerTurn: 1 }).outputTokensPerTurn).type.toBe<number | undefined>()
+  })
+})
+
+describe("Agent.stream", () => {
+  it("gives events and the result, and fails with and needs what a run does", () => {
+    const agent = Agent.make({ name: "judge", instructions: "", result: Schema.Struct({ guilty: Schema.Boolean }) })
+    expect(Agent.stream(agent, options)).type.toBe<
+      Stream.Stream<
+        Agent.Event<{ readonly guilty: boolean }>,
+        AiError.AiError | Agent.AgentError | Checkpoint.StepError | Checkpoint.RunError,
+        LanguageModel.LanguageModel | CheckpointStore.CheckpointStore
+      >
+    >()
+    type Finished = Extract<Agent.Event<number>, { readonly _tag: "Finished" }>
+    expect<Finished["result"]>().type.toBe<Agent.Result<number>>()
+    expect<Agent.Progress>().type.toBeAssignableTo<Agent.Event<string>>()
+  })
+
+  it("is watched by an effect that cannot fail", () => {
+    expect(Agent.run).type.toBeCallableWith(plain, { ...options, onEvent: () => Effect.void })
+    expect(Agent.run).type.not.toBeCallableWith(plain, { ...options, onEvent: () => Effect.fail("no") })
+  })
+
+  it("takes options of streams, or none of them", () => {
+    expect(Agent.make).type.toBeCallableWith({ name: "a", instructions: "", stream: false })
+    expect(Agent.make).type.toBeCallableWith({
+      name: "a",
+      instructions: "",
+      stream: { idleTimeout: "1 minute", onCut: "resume", maxCuts: 1 }
+    })
+    expect(Agent.make).type.not.toBeCallableWith({ name: "a", instructions: "", stream: { onCut: "fail" } })
+    expect(Agent.make).type.not.toBeCallableWith({ name: "a", instructions: "", stream: true })
   })
 })
 

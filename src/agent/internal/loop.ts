@@ -1,12 +1,7 @@
-import type * as AiError from "effect/ai/AiError"
-import * as LanguageModel from "effect/ai/LanguageModel"
 import * as Prompt from "effect/ai/Prompt"
 import type * as Response from "effect/ai/Response"
-import * as Cause from "effect/Cause"
-import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
 import * as Result from "effect/Result"
@@ -14,57 +9,27 @@ import * as Schema from "effect/Schema"
 import * as Checkpoint from "../../durable/Checkpoint.ts"
 import * as EscalationQueue from "../../durable/EscalationQueue.ts"
 import * as Idempotency from "../../durable/Idempotency.ts"
-import * as Fault from "../../Fault.ts"
-import * as logged from "../../internal/logged.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import * as AgentBudget from "../AgentBudget.ts"
 import type { ToolGuard } from "../AgentTools.ts"
-import * as Compaction from "../Compaction.ts"
+import type * as Compaction from "../Compaction.ts"
 import * as LoopDetector from "../LoopDetector.ts"
 import * as ActiveTime from "./activeTime.ts"
-import { AgentError, type AgentErrorReason } from "./agentError.ts"
-import { boundedJson, cut } from "./boundedJson.ts"
-import { callsIn, paired } from "./pairing.ts"
-import { type Answer, type Compacted, ModelRecord } from "./records.ts"
+import { AgentError, type AgentErrorReason, type Reached } from "./agentError.ts"
+import { clientCalls, textOf } from "./answerParts.ts"
+import { cut } from "./boundedJson.ts"
+import * as Ending from "./ending.ts"
+import { user } from "./modelAnswer.ts"
+import * as ModelTurn from "./modelTurn.ts"
+import { paired } from "./pairing.ts"
+import * as Progress from "./progress.ts"
+import type { Answer, ModelRecord } from "./records.ts"
+import * as Room from "./room.ts"
 import * as session from "./session.ts"
+import { type LastError, nothingSpent } from "./spending.ts"
+import type { Streaming } from "./streaming.ts"
 import * as ToolCall from "./toolCall.ts"
 import * as ToolTurn from "./toolTurn.ts"
-
-/**
- * Where an agent is.
- *
- * **Details**
- *
- * `idle`: not started, or interrupted and ready to be resumed. `waitingForHuman`: suspended until a decision in the
- * escalation queue; run it again to go on.
- *
- * @category models
- * @since 0.1.0
- */
-export type State = "idle" | "running" | "waitingForTool" | "waitingForHuman" | "completed" | "failed"
-
-/**
- * A whole answer of the model.
- *
- * @category models
- * @since 0.1.0
- */
-export interface ModelAnswer extends Pick<Answer, "message" | "finishReason" | "model" | "unusable"> {}
-
-/**
- * A guard around a model call, for instance `CircuitBreaker.protect("anthropic")` or a `flow` of several.
- *
- * **Details**
- *
- * It may fail with other errors, handle some, and make the call again with another model: what it can fail with, and
- * what it needs, is what the agent can fail with and needs.
- *
- * @category models
- * @since 0.1.0
- */
-export type ModelGuard<E = AiError.AiError | AgentError, R = LanguageModel.LanguageModel> = (
-  self: Effect.Effect<ModelAnswer, AiError.AiError | AgentError, LanguageModel.LanguageModel>
-) => Effect.Effect<ModelAnswer, E, R>
 
 /**
  * What an agent did, counted over the whole run, what a resumed run replayed included.
@@ -79,6 +44,7 @@ export type ModelGuard<E = AiError.AiError | AgentError, R = LanguageModel.Langu
  * - `compactions`: how often the conversation was made smaller because it had outgrown the model's context.
  * - `rollbacks`: how often it went back to an earlier turn after an error, and on from there.
  * - `reviews`: how often people were asked about its answer.
+ * - `cuts`: how often the stream of an answer was cut, whether it was asked for again after that or not.
  * - `unmetered`: attempts at model calls whose tokens nobody reported, because the provider did not or the answer was lost.
  *   They are estimated, rather too high, and count as spent.
  * - `replayedSteps`: model and tool calls whose result came from the journal.
@@ -96,12 +62,14 @@ export interface Counters {
   readonly compactions: number
   readonly rollbacks: number
   readonly reviews: number
+  readonly cuts: number
   readonly unmetered: number
   readonly replayedSteps: number
 }
 
 /**
- * A tool call of a {@link Turn}. `replayed` says that its result came from the journal.
+ * A tool call of a {@link Turn}. `replayed` says that its result came from the journal, `decision` what people decided
+ * about it before it ran; with `"edited"` it ran with other arguments than the model gave it.
  *
  * @category models
  * @since 0.1.0
@@ -112,6 +80,7 @@ export interface TurnToolCall {
   readonly isFailure: boolean
   readonly attempts: number
   readonly replayed: boolean
+  readonly decision?: ToolTurn.Decided
 }
 
 /**
@@ -146,13 +115,14 @@ export interface Definition<Value, E, R> {
   readonly kit: Effect.Effect<ToolCall.ErasedToolkit, never, R>
   readonly plans: ReadonlyMap<string, ToolCall.Plan>
   readonly budget: AgentBudget.AgentBudget
-  readonly modelGuard: ModelGuard<E, R>
+  readonly modelGuard: ModelTurn.ModelGuard<E, R>
   readonly toolGuard: ToolGuard<R>
   readonly toolGuards: ReadonlyMap<string, ToolGuard<R>>
   readonly reconcile: ReadonlyMap<string, ToolTurn.Reconcile<R>>
   readonly approval: "declared" | "atMostOnce"
   readonly concurrency: number
   readonly limits: ToolCall.ResolvedLimits
+  readonly stream: Streaming | undefined
   readonly loops: LoopDetector.LoopDetector | undefined
   readonly compaction: Compaction.Compaction | undefined
   readonly sharedBudget: AgentBudget.Shared | undefined
@@ -165,64 +135,8 @@ export interface Definition<Value, E, R> {
   readonly maxRepairs: number
 }
 
-const partsOf = (message: Prompt.Prompt): ReadonlyArray<Prompt.AssistantMessagePart> =>
-  message.content.flatMap((message) => message.role === "assistant" ? message.content : [])
-
-const clientCalls = (message: Prompt.Prompt) => message.content.flatMap(callsIn)
-
-const textOf = (message: Prompt.Prompt): string =>
-  partsOf(message).map((part) => part.type === "text" ? part.text : "").join("")
-
-// Two characters a token are more tokens than any text has in practice, and 4096 is what an answer has at most by default.
-const estimated = (prompt: Prompt.Prompt): AgentBudget.Usage => ({
-  ...AgentBudget.noUsage,
-  inputTokens: Math.ceil(Compaction.sizeOf(prompt) / 2),
-  outputTokens: 4096
-})
-
-const tokensOf = ({ inputTokens, outputTokens }: AgentBudget.Usage) => ({ inputTokens, outputTokens })
-
-const isMetered = ({ inputTokens, outputTokens }: Response.Usage): boolean =>
-  inputTokens.total !== undefined && outputTokens.total !== undefined
-
-const usageOf = (usage: Response.Usage, prompt: Prompt.Prompt): AgentBudget.Usage => ({
-  inputTokens: usage.inputTokens.total ?? estimated(prompt).inputTokens,
-  outputTokens: usage.outputTokens.total ?? estimated(prompt).outputTokens,
-  cacheReadTokens: usage.inputTokens.cacheRead ?? 0,
-  cacheWriteTokens: usage.inputTokens.cacheWrite ?? 0
-})
-
-const beyondBounds = (params: unknown, limits: ToolCall.ResolvedLimits): string | undefined => {
-  const json = boundedJson(params, { length: limits.arguments, depth: limits.depth, hostile: true })
-  switch (json._tag) {
-    case "Json":
-      return undefined
-    case "TooLong":
-      return `the arguments are longer than ${limits.arguments} characters`
-    case "TooDeep":
-      return `the arguments are nested more than ${limits.depth} levels deep`
-    case "Hostile":
-      return `the arguments have the key "${json.key}", which no argument may have`
-    case "NotJson":
-      return `the arguments are not JSON: they hold ${json.found}`
-  }
-}
-
-const user = (text: string): Prompt.Prompt => Prompt.make(text)
-
 const system = (text: string): Prompt.Prompt =>
   text === "" ? Prompt.empty : Prompt.make([{ role: "system", content: text }])
-
-/** Why an agent has to answer without tools now. */
-type End =
-  | { readonly completion: "graceful"; readonly budget: AgentBudget.Name }
-  | { readonly completion: "looped"; readonly loop: LoopDetector.Loop }
-
-const pastTheEnd = (end: End): string =>
-  (end.completion === "graceful"
-    ? `The budget of this task (${end.budget}) is used up. `
-    : `You go round in circles: ${LoopDetector.describe(end.loop)}. `) +
-  "Do not call tools. Give the best answer that you can give from what you have so far."
 
 const inALoop = (loop: LoopDetector.Loop): string =>
   `You go round in circles: ${LoopDetector.describe(loop)}. The same again will not help: ` +
@@ -255,14 +169,6 @@ const shown = (parts: ReadonlyArray<Prompt.ToolModelOutputPart>) =>
       : [part.mediaType, part.data instanceof Uint8Array ? part.data.join(" ") : String(part.data)]
   )
 
-const summarise =
-  "Sum up what was done and found so far in this task, for somebody who goes on with it and sees nothing " +
-  "but your summary: facts, results, decisions, and what is left to do. Do not call tools."
-
-const summaryLength = 8_000
-
-const emptyAgain = "Your last answer was empty. Give your answer."
-
 const notValid = (issue: string): string =>
   `Your answer does not match the schema that it has to match:\n${issue}\n` +
   "Answer again, with the corrected JSON alone."
@@ -277,21 +183,9 @@ const nothingDone = {
   compactions: 0,
   rollbacks: 0,
   reviews: 0,
+  cuts: 0,
   unmetered: 0,
   replayedSteps: 0
-}
-
-/** What a model call has spent so far, all its attempts together. */
-interface Spending {
-  usage: AgentBudget.Usage
-  cost: number
-  unmetered: number
-  attempts: number
-}
-
-interface WhySetBack {
-  readonly error: string
-  readonly message: string
 }
 
 /** How far back a run may go, and how often. */
@@ -319,24 +213,59 @@ const wentBack = (message: string): string =>
 const askedAgain = (reason: string | undefined): string =>
   `Your answer was not accepted${reason === undefined ? "" : `: ${reason}`}. Answer again, with more care.`
 
-// What another history can change; a provider that is down, or a key that is wrong, stays that.
-const isAboutTheHistory = ({ _tag }: Fault.Verdict): boolean =>
-  _tag === "Refused" || _tag === "Malformed" || _tag === "ContextOverflow"
+interface Options {
+  readonly prompt: Prompt.Prompt
+  readonly setState: (state: Progress.State) => Effect.Effect<void>
+  readonly watcher: Progress.Watcher | undefined
+  /** Whether the agent has its run for itself, so that nothing follows from what it once answered. */
+  readonly alone: boolean
+}
+
+/** What has come of a run so far, for the error that it may fail with. */
+interface Watched {
+  reached: () => Reached | undefined
+}
+
+/** How far it has come, for a log: what the last error said may be what a model said. */
+const loggable = (reached: Reached | undefined) => {
+  if (reached === undefined) return {}
+  const { lastError, ...rest } = reached
+  return { ...rest, ...(lastError === undefined ? {} : { lastError: lastError.tag }) }
+}
 
 /** @internal */
-export const loop = <Value, E, R>(
-  agent: Definition<Value, E, R>,
-  options: {
-    readonly prompt: Prompt.Prompt
-    readonly setState: (state: State) => Effect.Effect<void>
-  }
-) =>
+export const loop = <Value, E, R>(agent: Definition<Value, E, R>, options: Options) =>
+  Effect.suspend(() => {
+    const watched: Watched = { reached: () => undefined }
+    return iterate(agent, options, watched).pipe(
+      Effect.mapError((error) => {
+        const reached = watched.reached()
+        if (!(error instanceof AgentError) || error.agent !== agent.name || reached === undefined) return error
+        const { reason, runId, turn } = error
+        return error.reached === undefined
+          ? new AgentError({ agent: error.agent, runId, turn, reason, reached })
+          : error
+      }),
+      Effect.tapError((error) =>
+        error instanceof Checkpoint.RunSuspended
+          ? Effect.void
+          : Effect.logWarning("agent failed").pipe(
+            Effect.annotateLogs({ error: ToolCall.nameOf(error), ...loggable(watched.reached()) })
+          )
+      )
+    )
+  })
+
+const nth = (name: string, n: number): string => n === 1 ? name : `${name}#${n}`
+
+const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, watched: Watched) =>
   Effect.gen(function*() {
-    const { runId, scope } = yield* Checkpoint.current
+    const { journal, runId, scope } = yield* Checkpoint.Run
     const kit = yield* agent.kit
     const time = yield* ActiveTime.make
     const { budget, name } = agent
     const wallTime = Duration.toMillis(budget.wallTime)
+    const watch: Progress.Watcher = options.watcher ?? (() => Effect.void)
     const tools: ToolTurn.Environment<R> = {
       agent: name,
       runId,
@@ -345,6 +274,8 @@ export const loop = <Value, E, R>(
       guards: agent.toolGuards,
       limits: agent.limits,
       time,
+      started: (call) => watch({ _tag: "ToolStarted", turn: counters.iterations, ...call }),
+      ended: (done) => toolFinished(done),
       reconcile: agent.reconcile,
       approval: agent.approval,
       concurrency: agent.concurrency,
@@ -354,7 +285,28 @@ export const loop = <Value, E, R>(
 
     // A conversation that was cut off between a call and its result is taken up like any other one.
     let history = Prompt.concat(system(agent.instructions), paired(options.prompt))
-    const protect = history.content.length
+    const model: ModelTurn.Environment<E, R> = {
+      agent: name,
+      runId,
+      account: `${runId}/${scope}`,
+      kit,
+      guard: agent.modelGuard,
+      budget,
+      sharedBudget: agent.sharedBudget,
+      whenSpent: agent.whenSpent,
+      limits: agent.limits,
+      stream: agent.stream,
+      outputAtMost: Math.min(
+        budget.outputTokensPerTurn ?? Infinity,
+        agent.sharedBudget !== undefined && AgentBudget.boundsAnswers(agent.sharedBudget)
+          ? Room.outputTokens(budget)
+          : Infinity
+      ),
+      attempts: Progress.attempts(options.watcher),
+      compaction: agent.compaction,
+      protect: history.content.length,
+      time
+    }
     let usage = AgentBudget.noUsage
     let cost = 0
     let paused = ""
@@ -364,152 +316,56 @@ export const loop = <Value, E, R>(
     const turns: Array<Turn> = []
     const counters = { ...nothingDone }
 
+    let at = { step: scope, attempts: 0 }
+    let lastError: LastError | undefined
+    let known: Room.Metered | undefined
+    let recorded = 0
+    // Turns as the journal counts them: also those for which no call was made.
+    let turnNumber = 0
+
+    watched.reached = () => ({
+      ...at,
+      ...(lastError === undefined ? {} : { lastError }),
+      counters: { ...counters },
+      usage,
+      ...(budget.prices.size === 0 ? {} : { cost }),
+      elapsedMillis: time.marked(),
+      kept: { turns: turns.length, steps: recorded }
+    })
+
     const failWith = (reason: AgentErrorReason) =>
       new AgentError({ agent: name, runId, turn: counters.iterations, reason })
 
-    const noLastAnswer = (end: End, cause: unknown) =>
-      failWith(
-        end.completion === "graceful"
-          ? { _tag: "BudgetExhausted", budget: end.budget, cause }
-          : { _tag: "LoopDetected", loop: end.loop, cause }
-      )
+    /** What the journal has of a model call. */
+    const recordOf = (place: string, n = 1): string | undefined => {
+      const outcome = journal.outcome(`${scope}/${place}/${nth("model", n)}`)
+      if (outcome?._tag !== "Succeeded") return undefined
+      return Predicate.hasProperty(outcome.value, "_tag") ? String(outcome.value._tag) : ""
+    }
 
-    /** A request that may have been answered, and whose answer is lost, is paid for. */
-    const lost = Effect.fnUntraced(function*(cause: Cause.Cause<unknown>, prompt: Prompt.Prompt, spent: Spending) {
-      const verdict = Cause.hasInterruptsOnly(cause) ? Fault.timedOut : yield* Fault.classify(Cause.squash(cause))
-      if (verdict._tag !== "TimedOut" && verdict._tag !== "Ambiguous") return
-      const used = estimated(prompt)
-      spent.unmetered++
-      spent.usage = AgentBudget.addUsage(spent.usage, used)
-      spent.cost += AgentBudget.costOf(budget, undefined, used)
+    /** A run that was completed with what its budget allowed is at work again. */
+    const goOn = Effect.suspend(() => {
+      if (!options.alone || !journal.isCompleted()) return Effect.void
+      journal.announce({ _tag: "RunResumed" }, "running")
+      return journal.executing
     })
 
-    /** One request. What an answer must not be, it fails with, for the guard around to see. */
-    const request = Effect.fnUntraced(function*(
-      prompt: Prompt.Prompt,
-      last: boolean,
-      spent: Spending
-    ) {
-      const response = yield* LanguageModel.generateText({
-        prompt,
-        toolkit: kit,
-        toolChoice: last ? "none" : "auto",
-        disableToolCallResolution: true,
-        toolCallValidation: "deferred"
-      }).pipe(Effect.onExit((exit) => Exit.isFailure(exit) ? lost(exit.cause, prompt, spent) : Effect.void))
-      const used = usageOf(response.usage, prompt)
-      if (!isMetered(response.usage)) spent.unmetered++
-      const model = response.content.find((part) => part.type === "response-metadata")?.modelId
-      spent.usage = AgentBudget.addUsage(spent.usage, used)
-      spent.cost += AgentBudget.costOf(budget, model, used)
-      const unusable: { [position: string]: string } = {}
-      let position = 0
-      const parts = response.content.map((part) => {
-        if (part.type !== "tool-call" || part.providerExecuted) return part
-        const why = beyondBounds(part.params, agent.limits)
-        if (why !== undefined) unusable[position] = why
-        position++
-        return why === undefined ? part : { ...part, params: {} }
-      })
-      const { finishReason, text } = response
-      switch (finishReason) {
-        case "content-filter":
-          return yield* failWith({ _tag: "Refused", text })
-        case "length":
-          if (last && text !== "") break
-          return yield* failWith({ _tag: "Truncated", text })
-        case "stop":
-        case "tool-calls":
-        case "pause":
-          break
-        default:
-          return yield* failWith({ _tag: "IncompleteAnswer", finishReason })
-      }
-      const says = text.trim() !== ""
-      const does = position > 0 || finishReason === "pause" || response.content.some((part) => part.type === "file")
-      if (!says && (last || !does)) return Option.none()
-      const message = Prompt.fromResponseParts(parts)
-      return Option.some({ message, finishReason, unusable, ...(model === undefined ? {} : { model }) })
-    })
-
-    /** Asks again, once, where the answer is empty. */
-    const answerOf = Effect.fnUntraced(function*(
-      prompt: Prompt.Prompt,
-      last: boolean,
-      spent: Spending
-    ) {
-      spent.attempts++
-      const first = yield* request(prompt, last, spent)
-      if (Option.isSome(first)) return first.value
-      spent.attempts++
-      const second = yield* request(Prompt.concat(prompt, user(emptyAgain)), last, spent)
-      return Option.isSome(second) ? second.value : yield* failWith({ _tag: "EmptyAnswer" })
-    })
-
-    const compactedBy = (prompt: Prompt.Prompt, { keepResults, summary, target }: Compacted): Compaction.Compacted =>
-      Compaction.compact(prompt, { protect, target, keepResults, summary })
-
-    /** What the conversation is made smaller by, if it can be. */
-    const makeSmaller = Effect.fnUntraced(function*(
-      prompt: Prompt.Prompt,
-      compaction: Compaction.Compaction,
-      spent: Spending
-    ) {
-      const { keepResults } = compaction
-      const target = Math.floor(Compaction.sizeOf(prompt) * compaction.share)
-      const { dropped, messages, results } = Compaction.compact(prompt, { protect, target, keepResults })
-      if (messages + results === 0) return undefined
-      const compacted = { target, keepResults, messages, results }
-      yield* Telemetry.emit(() => ({ _tag: "ContextCompacted", agent: name, runId, messages, results }))
-      yield* Effect.logWarning("the conversation has outgrown the model's context, going on with a smaller one").pipe(
-        Effect.annotateLogs({ messages, results })
-      )
-      if (!compaction.summary || dropped.length === 0) return compacted
-      const told = Prompt.concat(
-        Prompt.fromMessages([...prompt.content.slice(0, protect), ...dropped]),
-        user(summarise)
-      )
-      const summary = yield* agent.modelGuard(Effect.suspend(() => answerOf(told, true, spent))).pipe(
-        Effect.map(({ message }) => cut(textOf(message), summaryLength)),
-        Effect.catch((error) => Effect.as(logged.warning("no summary, going on without one", error), undefined))
-      )
-      return summary === undefined ? compacted : { ...compacted, summary }
-    })
-
-    /** Asks once more with a smaller conversation where this one is too large. */
-    const answerWithRoom = Effect.fnUntraced(function*(
-      prompt: Prompt.Prompt,
-      last: boolean,
-      spent: Spending
-    ) {
-      const asked = (prompt: Prompt.Prompt) => agent.modelGuard(Effect.suspend(() => answerOf(prompt, last, spent)))
-      const first = yield* Effect.result(asked(prompt))
-      if (Result.isSuccess(first)) return first.success
-      const verdict = yield* Fault.classify(first.failure)
-      const compacted = verdict._tag === "ContextOverflow" && agent.compaction !== undefined
-        ? yield* makeSmaller(prompt, agent.compaction, spent)
-        : undefined
-      if (compacted === undefined) return yield* Effect.fail(first.failure)
-      return { ...(yield* asked(compactedBy(prompt, compacted).prompt)), compacted }
-    })
-
-    const reportShared = (usage: AgentBudget.Usage, cost: number) =>
-      agent.sharedBudget?.report(`${runId}/${scope}`, { ...tokensOf(usage), cost })
+    const budgetGone = () =>
+      AgentBudget.exceeded(budget, {
+        iterations: counters.iterations,
+        toolCalls: counters.toolCalls,
+        usage,
+        cost,
+        elapsedMillis: time.marked()
+      }) ?? ModelTurn.gone(model, { prompt: history, usage, cost, known })
 
     const mayGoBack = () => counters.iterations - repairs > 1 && counters.rollbacks < agent.rollback.max
-
-    /** An error after which the run can go back, so that its journal says so. */
-    const setBack = <E2>(error: E2) =>
-      Effect.flatMap(Fault.classify(error), (verdict) =>
-        isAboutTheHistory(verdict) && mayGoBack()
-          ? Effect.succeed({ setBack: { error: ToolCall.nameOf(error), message: ToolCall.messageOf(error) } })
-          : Effect.fail(error))
 
     /**
      * Goes back to the beginning of the turn before the one that failed, or of this one where what was done since cannot be
      * taken back.
      */
-    const goBack = Effect.fnUntraced(function*(error: string, message: string) {
+    const goBack = Effect.fnUntraced(function*(error: string, message: string, replayed: boolean) {
       const [before, failed] = good.length > 1 ? good.slice(-2) : [good[0], good[0]]
       const to = before ?? failed
       if (to !== undefined) {
@@ -521,6 +377,7 @@ export const loop = <Value, E, R>(
       counters.rollbacks++
       history = Prompt.concat(history, user(wentBack(cut(message, 500))))
       const turn = counters.iterations
+      yield* watch({ _tag: "WentBack", turn, error, replayed })
       yield* Telemetry.emit(() => ({ _tag: "AgentWentBack", agent: name, runId, turn, error }))
       yield* Effect.logWarning("went back to an earlier turn").pipe(Effect.annotateLogs({ turn, error }))
     })
@@ -552,100 +409,102 @@ export const loop = <Value, E, R>(
         return { text, value: yield* Effect.orDie(agent.accept(value)) }
       })
 
-    const announceEnd = (end: End) =>
-      end.completion === "graceful"
-        ? Effect.andThen(
-          Telemetry.emit(() => ({ _tag: "BudgetExceeded", agent: name, runId, budget: end.budget })),
-          Effect.logWarning("budget used up, asking for the best answer so far").pipe(
-            Effect.annotateLogs({ budget: end.budget })
-          )
-        )
-        : Effect.andThen(
-          Telemetry.emit(() => ({ _tag: "LoopDetected", agent: name, runId, loop: end.loop._tag, stopped: true })),
-          Effect.logWarning("the agent goes round in circles, asking for the best answer so far").pipe(
-            Effect.annotateLogs({ loop: end.loop })
-          )
-        )
+    const finished = new Set<ToolTurn.Call>()
+    /** Says once of each call of a turn that it has come to its end. */
+    const toolFinished = ({ call, outcome, replayed }: ToolTurn.Done) =>
+      Effect.suspend(() => {
+        if (finished.has(call)) return Effect.void
+        finished.add(call)
+        const { attempts, isFailure } = outcome
+        const turn = counters.iterations
+        return watch({ _tag: "ToolFinished", turn, id: call.id, name: call.name, isFailure, attempts, replayed })
+      })
 
-    /**
-     * The model's answer as a step of its own, in the journal before anything in it is acted upon. With an end it is the
-     * last one.
-     */
-    const ask = Effect.fnUntraced(function*(end?: End) {
-      yield* options.setState("running")
+    /** Makes a model call, or has it from the journal, and counts what it has spent. */
+    const call = Effect.fnUntraced(function*(step: string, ending: Ending.Ending | undefined) {
       const prompt = history
-      const turn = counters.iterations
-      const left = Math.max(0, wallTime - time.marked())
-      const within = Duration.millis(end === undefined ? left : left + Duration.toMillis(budget.grace))
-      let replayed = true
-      const execute = Effect.gen(function*() {
-        replayed = false
-        const began = yield* Clock.currentTimeMillis
-        if (end !== undefined) yield* announceEnd(end)
-        const spent: Spending = { usage: AgentBudget.noUsage, cost: 0, unmetered: 0, attempts: 0 }
-        const needed = estimated(prompt)
-        const estimate = { ...tokensOf(needed), cost: AgentBudget.costOf(budget, undefined, needed) }
-        // The last answer is what the run is allowed beyond its budget.
-        const full = end === undefined ? agent.sharedBudget?.reserve(estimate) : undefined
-        if (full !== undefined) {
-          if (agent.whenSpent === "fail") return yield* failWith({ _tag: "BudgetExceeded", budget: full })
-          return { _tag: "NoRoom" as const, budget: full, ...spent, elapsedMillis: yield* time.now }
-        }
-        const answer = yield* answerWithRoom(prompt, end !== undefined, spent).pipe(
-          Effect.catch((error): Effect.Effect<{ readonly setBack: WhySetBack }, E | AiError.AiError | AgentError> =>
-            end === undefined ? setBack(error) : Effect.fail(noLastAnswer(end, error))
-          ),
-          Effect.timeoutOption(within),
-          Effect.ensuring(Effect.sync(() => {
-            if (end === undefined) agent.sharedBudget?.release(estimate)
-            reportShared(AgentBudget.addUsage(usage, spent.usage), cost + spent.cost)
-          }))
-        )
-        const durationMillis = (yield* Clock.currentTimeMillis) - began
-        const given = Option.isSome(answer) && "message" in answer.value ? answer.value : undefined
-        yield* session.emit(runId, ({ content, sessionId }) => ({
-          _tag: "ModelCalled",
-          agent: name,
-          runId,
-          sessionId,
-          turn,
-          model: given?.model,
-          attempts: spent.attempts,
-          ...tokensOf(spent.usage),
-          durationMillis,
-          ...(content ? { prompt: session.excerpt(session.textsOf(prompt)) } : {}),
-          ...(content && given !== undefined ? { answer: session.excerpt(textOf(given.message)) } : {})
+      const spent = nothingSpent()
+      at = { step, attempts: 0 }
+      const { failure, record, replayed } = yield* ModelTurn.ask(model, {
+        prompt,
+        turn: counters.iterations,
+        ending,
+        usage,
+        cost,
+        mayGoBack: mayGoBack(),
+        known,
+        spent
+      }).pipe(
+        Effect.ensuring(Effect.sync(() => {
+          at = { step, attempts: spent.attempts }
+          lastError = spent.lastError ?? lastError
         }))
-        const record = { ...spent, elapsedMillis: yield* time.now }
+      )
+      yield* account(record, replayed)
+      if (!replayed) {
+        const { iterations, toolCalls } = counters
         yield* session.budgetUsed({ agent: name, runId }, budget, {
-          iterations: turn,
-          toolCalls: counters.toolCalls,
-          usage: AgentBudget.addUsage(usage, spent.usage),
-          cost: cost + spent.cost,
+          iterations,
+          toolCalls,
+          usage,
+          cost,
           elapsedMillis: record.elapsedMillis
         }, agent.sharedBudget)
-        // Not in the journal: with more time the same call is made once more.
-        if (Option.isNone(answer) && end === undefined && agent.whenSpent === "fail") {
-          return yield* failWith({ _tag: "BudgetExceeded", budget: "wallTime" })
-        }
-        if (Option.isNone(answer)) return { _tag: "OutOfTime" as const, ...record }
-        return "setBack" in answer.value
-          ? { _tag: "SetBack" as const, ...answer.value.setBack, ...record }
-          : { _tag: "Answer" as const, ...answer.value, ...record }
-      })
-      const record = yield* Checkpoint.step("model", { success: ModelRecord }, execute)
+      }
+      at = { step, attempts: record.attempts }
+      if (Option.isSome(failure)) return yield* Effect.fail(failure.value)
+      return { record, replayed }
+    })
+
+    const account = Effect.fnUntraced(function*(record: ModelRecord, replayed: boolean) {
       yield* time.mark(record.elapsedMillis)
       usage = AgentBudget.addUsage(usage, record.usage)
       cost += record.cost
-      reportShared(usage, cost)
+      const unmade = record._tag === "NoRoom" && record.attempts === 0 ? 1 : 0
+      ModelTurn.reportShared(model, counters.iterations - unmade, usage, cost)
       counters.unmetered += record.unmetered
+      counters.cuts += record.cuts ?? 0
       counters.retries += Math.max(0, record.attempts - 1)
+      recorded++
       if (replayed) counters.replayedSteps++
-      if (record._tag === "Answer" && record.compacted !== undefined) {
-        counters.compactions++
-        history = compactedBy(prompt, record.compacted).prompt
+      if (record._tag === "SetBack" || record._tag === "Failed") {
+        lastError = { tag: record.error, message: cut(record.message, 1_000) }
       }
-      return { record, replayed }
+    })
+
+    /**
+     * Asks the model; with an ending its answer is the last one. A call that failed before is paid for, and made once more.
+     */
+    const ask = Effect.fnUntraced(function*(place: string, ending?: Ending.Ending) {
+      yield* options.setState("running")
+      for (let n = 1;; n++) {
+        if (recordOf(place, n) === undefined) {
+          const gone = n > 1 && ending === undefined ? budgetGone() : undefined
+          if (gone !== undefined) return { record: { _tag: "NoRoom" as const, budget: gone }, replayed: false }
+          yield* goOn
+        }
+        const prompt = history
+        const { record, replayed } = yield* call(`${scope}/${place}/${nth("model", n)}`, ending)
+        if (record._tag === "Failed") continue
+        const isMetered = record._tag === "Answer" && record.compacted === undefined && record.unmetered === 0
+        if (isMetered && record.attempts === 1) known = Room.metered(prompt, record.usage.inputTokens)
+        if (record._tag === "Answer" && record.compacted !== undefined) {
+          counters.compactions++
+          history = ModelTurn.compactedBy(model, prompt, record.compacted)
+        }
+        if (record._tag === "Answer") {
+          const { finishReason, message } = record
+          yield* watch({ _tag: "Answered", turn: counters.iterations, text: textOf(message), finishReason, replayed })
+        }
+        return { record, replayed }
+      }
+    })
+
+    /** The answers with which the run once ended: they are paid for, and no part of what it goes on with. */
+    const passBy = Effect.fnUntraced(function*(place: string) {
+      for (let n = 1; recordOf(place, n) !== undefined; n++) {
+        yield* call(`${scope}/${place}/${nth("model", n)}`, { completion: "graceful", budget: "iterations" })
+      }
     })
 
     const result = (text: string, finishReason: Response.FinishReason): Base => ({
@@ -658,41 +517,61 @@ export const loop = <Value, E, R>(
       turns: [...turns]
     })
 
-    const lastly = Effect.fnUntraced(function*(end: End) {
-      history = Prompt.concat(history, user(pastTheEnd(end)))
-      const { record, replayed } = yield* Checkpoint.within("last")(ask(end))
+    const lastly = Effect.fnUntraced(function*(end: Ending.Ending) {
+      history = Prompt.concat(history, user(Ending.pastTheEnd(end)))
+      const here = `last-${turnNumber}`
+      const { record, replayed } = yield* Checkpoint.within(here)(ask(`[${here}]`, end))
       if (record._tag !== "Answer") {
-        return yield* noLastAnswer(end, "the model did not answer within the grace period")
+        return yield* failWith(Ending.noLastAnswer(end, "the model did not answer"))
       }
       turns.push({ finishReason: record.finishReason, attempts: record.attempts, replayed, toolCalls: [] })
       const text = textOf(record.message)
       const value = yield* Effect.option(agent.decode(text))
       return {
         ...result(text, record.finishReason),
-        ...end,
+        // Whatever the budget is by now, it is the answer of one that was used up.
+        ...(record.ending === undefined ? end : { completion: "graceful" as const, budget: record.ending }),
         value: Option.getOrUndefined(value)
       }
     })
 
+    const isAnswered = (place: string): boolean => {
+      for (let n = 1;; n++) {
+        const record = recordOf(place, n)
+        if (record === undefined || record === "Answer") return record !== undefined
+      }
+    }
+
     /** Runs the tools that an answer asks for. */
-    const callTools = Effect.fnUntraced(function*(record: Answer) {
+    const callTools = Effect.fnUntraced(function*(place: string, record: Answer) {
       const calls = clientCalls(record.message)
       if (calls.length === 0) return []
       const allowed = Math.max(0, budget.toolCalls - counters.toolCalls)
       counters.toolCalls += calls.length
       yield* options.setState("waitingForTool")
-      const outcomes = yield* ToolTurn.run(tools, {
-        calls: calls.map(({ id, name, params }, position) => ({
-          id,
-          name,
-          params,
-          plan: agent.plans.get(name),
-          unusable: record.unusable[position],
-          overBudget: position >= allowed
-        })),
-        history: Prompt.concat(history, record.message),
-        turn: counters.iterations
-      })
+      at = { step: `${scope}/${place}/tools`, attempts: 0 }
+      const known = ToolTurn.recorded(journal, `${scope}/${place}`)
+      const wanted = calls.map(({ id, name, params }, position) => ({
+        id,
+        name,
+        params,
+        plan: agent.plans.get(name),
+        unusable: record.unusable[position],
+        // What ran under a larger budget has run.
+        overBudget: position >= allowed && !known(position)
+      }))
+      const isNew = ({ overBudget, plan, unusable }: ToolTurn.Call, position: number) =>
+        !overBudget && plan !== undefined && unusable === undefined && !known(position)
+      if (journal.isCompleted() && wanted.some(isNew)) yield* goOn
+      finished.clear()
+      const outcomes = yield* ToolTurn.run(tools, { calls: wanted, turn: counters.iterations })
+      recorded += outcomes.filter(({ outcome }) => outcome.attempts > 0).length
+      for (const { outcome: { attempts, isFailure, result } } of outcomes) {
+        if (!isFailure || !Predicate.isObject(result)) continue
+        at = { ...at, attempts }
+        lastError = { tag: String(result["error"]), message: cut(String(result["message"]), 1_000) }
+      }
+      yield* Effect.forEach(outcomes, toolFinished, { discard: true })
       yield* time.mark(Math.max(...outcomes.map(({ outcome }) => outcome.elapsedMillis)))
       counters.toolErrors += outcomes.filter(({ outcome }) => outcome.isFailure).length
       counters.replayedSteps += outcomes.filter((done) => done.replayed).length
@@ -712,34 +591,47 @@ export const loop = <Value, E, R>(
       return { found: loop, stop: LoopDetector.mustStop(agent.loops, state) }
     })
 
-    const takeTurn = Effect.gen(function*() {
-      const { record, replayed } = yield* ask()
-      return { record, replayed, outcomes: record._tag === "Answer" ? yield* callTools(record) : [] }
+    const takeTurn = Effect.fnUntraced(function*(place: string) {
+      const { record, replayed } = yield* ask(place)
+      return { record, replayed, outcomes: record._tag === "Answer" ? yield* callTools(place, record) : [] }
     })
 
+    let cutOff: AgentBudget.Name | undefined
     while (true) {
-      const spent = {
-        iterations: counters.iterations,
-        toolCalls: counters.toolCalls,
-        usage,
-        cost,
-        elapsedMillis: time.marked()
+      const last = `[last-${turnNumber}]`
+      const next = `turn-${turnNumber + 1}`
+      // What was done was within the budget of its time: a budget is asked where something new would be spent.
+      if (recordOf(`[${next}]`) === undefined) {
+        const gone = cutOff ?? budgetGone()
+        if (gone !== undefined && agent.whenSpent === "fail") {
+          at = { step: `${scope}/[${next}]/model`, attempts: 0 }
+          return yield* failWith({ _tag: "BudgetExceeded", budget: gone })
+        }
+        if (gone !== undefined || (!options.alone && isAnswered(last))) {
+          return yield* lastly({ completion: "graceful", budget: gone ?? "iterations" })
+        }
       }
-      const gone = AgentBudget.exceeded(budget, spent)
-      if (gone !== undefined && agent.whenSpent === "fail") {
-        return yield* failWith({ _tag: "BudgetExceeded", budget: gone })
-      }
-      if (gone !== undefined) return yield* lastly({ completion: "graceful", budget: gone })
+      cutOff = undefined
+      if (recordOf(last) !== undefined) yield* Checkpoint.within(last.slice(1, -1))(passBy(last))
 
+      turnNumber++
       counters.iterations++
       // A repair belongs to the turn whose answer it repairs.
       if (repairs === 0) good = [...good, { history, paused }].slice(-agent.rollback.keep)
-      const { outcomes, record, replayed } = yield* Checkpoint.within(`turn-${counters.iterations}`)(takeTurn)
-      if (record._tag === "OutOfTime") return yield* lastly({ completion: "graceful", budget: "wallTime" })
-      if (record._tag === "NoRoom") return yield* lastly({ completion: "graceful", budget: record.budget })
+      const { outcomes, record, replayed } = yield* Checkpoint.within(next)(takeTurn(`[${next}]`))
+      if (record._tag === "OutOfTime") {
+        cutOff = time.marked() < wallTime ? undefined : "wallTime"
+        continue
+      }
+      if (record._tag === "NoRoom") {
+        if (at.attempts === 0) counters.iterations--
+        // Where the run was stopped for it, there may be room by now.
+        cutOff = replayed ? ModelTurn.sharedGone(model, { prompt: history, known }) : record.budget
+        continue
+      }
       if (record._tag === "SetBack") {
         turns.push({ finishReason: "error", attempts: record.attempts, replayed, toolCalls: [] })
-        yield* goBack(record.error, record.message)
+        yield* goBack(record.error, record.message, replayed)
         continue
       }
 
@@ -748,12 +640,13 @@ export const loop = <Value, E, R>(
         finishReason: record.finishReason,
         attempts: record.attempts,
         replayed,
-        toolCalls: outcomes.map(({ call, outcome, replayed }) => ({
+        toolCalls: outcomes.map(({ call, decision, outcome, replayed }) => ({
           id: call.id,
           name: call.name,
           isFailure: outcome.isFailure,
           attempts: outcome.attempts,
-          replayed
+          replayed,
+          ...(decision === undefined ? {} : { decision })
         }))
       })
       history = Prompt.concat(history, record.message)
@@ -803,11 +696,12 @@ export const loop = <Value, E, R>(
         }
       }
       const issue = cut(value.failure.message, 2_000)
+      lastError = { tag: "InvalidResult", message: cut(issue, 1_000) }
       if (repairs >= agent.maxRepairs) {
         if (!mayGoBack()) {
           return yield* failWith({ _tag: "InvalidResult", repairs: counters.repairs, issue, text: whole })
         }
-        yield* goBack("InvalidResult", issue)
+        yield* goBack("InvalidResult", issue, replayed)
         continue
       }
       repairs++

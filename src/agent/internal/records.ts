@@ -20,6 +20,40 @@ export const Compacted = Schema.Struct({
 export type Compacted = typeof Compacted.Type
 
 /**
+ * What an agent did, counted over the whole run: see `Agent.Counters`.
+ *
+ * @internal
+ */
+export const Counted = Schema.Struct({
+  iterations: Schema.Finite,
+  toolCalls: Schema.Finite,
+  toolErrors: Schema.Finite,
+  retries: Schema.Finite,
+  repairs: Schema.Finite,
+  loops: Schema.Finite,
+  compactions: Schema.Finite,
+  rollbacks: Schema.Finite,
+  reviews: Schema.Finite,
+  cuts: Schema.Finite,
+  unmetered: Schema.Finite,
+  replayedSteps: Schema.Finite
+})
+
+/** Streams that were cut, where any were: an answer that was not says nothing of how it was asked for. */
+const cuts = Schema.optionalKey(Schema.Finite)
+
+const Spent = {
+  usage: Usage,
+  cost: Schema.Finite,
+  /** Attempts whose usage is an estimate. */
+  unmetered: Schema.Finite,
+  attempts: Schema.Finite,
+  cuts,
+  /** Active time of the run when the call had ended. */
+  elapsedMillis: Schema.Finite
+}
+
+/**
  * What one model call came to, as the journal keeps it: all that the loop decides from, so that a resumed run decides
  * the same.
  *
@@ -33,13 +67,9 @@ export const Answer = Schema.TaggedStruct("Answer", {
   /** Why the call at this position must not run, for arguments beyond the bounds. */
   unusable: Schema.Record(Schema.String, Schema.String),
   compacted: Schema.optionalKey(Compacted),
-  usage: Usage,
-  cost: Schema.Finite,
-  /** Attempts whose usage is an estimate. */
-  unmetered: Schema.Finite,
-  attempts: Schema.Finite,
-  /** Active time of the run when the call had ended. */
-  elapsedMillis: Schema.Finite
+  /** The budget that was used up, where this is the last answer for that reason. */
+  ending: Schema.optionalKey(Name),
+  ...Spent
 })
 
 /** @internal */
@@ -51,11 +81,7 @@ export type Answer = typeof Answer.Type
  * @internal
  */
 export const OutOfTime = Schema.TaggedStruct("OutOfTime", {
-  usage: Usage,
-  cost: Schema.Finite,
-  unmetered: Schema.Finite,
-  attempts: Schema.Finite,
-  elapsedMillis: Schema.Finite
+  ...Spent
 })
 
 /**
@@ -66,29 +92,29 @@ export const OutOfTime = Schema.TaggedStruct("OutOfTime", {
 export const SetBack = Schema.TaggedStruct("SetBack", {
   error: Schema.String,
   message: Schema.String,
-  usage: Usage,
-  cost: Schema.Finite,
-  unmetered: Schema.Finite,
-  attempts: Schema.Finite,
-  elapsedMillis: Schema.Finite
+  ...Spent
 })
 
 /**
- * A model call that the budget which several runs share had no room for.
+ * A model call that failed for good, and was paid for. The run fails with its error; where it is run again, the call is
+ * made once more.
+ *
+ * @internal
+ */
+export const Failed = Schema.TaggedStruct("Failed", { error: Schema.String, message: Schema.String, ...Spent })
+
+/**
+ * A model call, or another attempt at one, that a budget had no room for: that of the run, or one that several runs share.
  *
  * @internal
  */
 export const NoRoom = Schema.TaggedStruct("NoRoom", {
   budget: Name,
-  usage: Usage,
-  cost: Schema.Finite,
-  unmetered: Schema.Finite,
-  attempts: Schema.Finite,
-  elapsedMillis: Schema.Finite
+  ...Spent
 })
 
 /** @internal */
-export const ModelRecord = Schema.Union([Answer, OutOfTime, SetBack, NoRoom])
+export const ModelRecord = Schema.Union([Answer, OutOfTime, SetBack, Failed, NoRoom])
 
 /** @internal */
 export type ModelRecord = typeof ModelRecord.Type

@@ -156,6 +156,10 @@ export interface Environment<RT> {
   readonly guards: ReadonlyMap<string, ToolGuard<RT>>
   readonly limits: ResolvedLimits
   readonly time: ActiveTime
+  /** Hears of each handler that is about to run. */
+  readonly started: (
+    call: { readonly id: string; readonly name: string; readonly attempt: number }
+  ) => Effect.Effect<void>
 }
 
 /** @internal */
@@ -207,7 +211,8 @@ const toolFailed = Effect.fnUntraced(function*(
 /** Runs the handler once. A handler's `RunSuspended` (of a run inside) is not a failure and goes through as it is. */
 const handle = <RT>(
   env: Environment<RT>,
-  call: Call
+  call: Call,
+  attempt: number
 ): Effect.Effect<ToolAnswer, ToolFailed | Checkpoint.RunSuspended> => {
   const fail = (
     error: unknown,
@@ -218,7 +223,8 @@ const handle = <RT>(
       ? Effect.fail(error)
       : Effect.flatMap(toolFailed(call, env.limits, error, origin, encoded), (failed) => Effect.fail(failed))
 
-  return env.kit.handle(call.plan.tool.name, call.params, call.id).pipe(
+  const { id, params, plan: { tool: { name } } } = call
+  return Effect.andThen(env.started({ id, name, attempt }), env.kit.handle(name, params, id)).pipe(
     Effect.flatMap((results) => Stream.runLast(Stream.filter(results, (result) => !result.preliminary))),
     // Progress reports go nowhere, so a handler that makes many must not fill the memory with them.
     Effect.provideService(Toolkit.PreliminaryBuffer, 16),
@@ -263,7 +269,7 @@ const attempt = <RT>(
         : Effect.flatMap(toolFailed(call, env.limits, error, "handler", undefined), (failed) => Effect.fail(failed))
     ))
   const own = env.guards.get(tool)
-  const handled = handle(env, call)
+  const handled = handle(env, call, number)
   // What the tool's own guard needs is in the type of the agent, and reaches it through the guard for all.
   const inner = (own === undefined ? handled : told(own(handled, { name: tool }))) as typeof handled
   const guarded = told(env.guard(inner, { name: tool })).pipe(

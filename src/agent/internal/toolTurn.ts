@@ -2,13 +2,16 @@ import * as Prompt from "effect/ai/Prompt"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
+import * as Predicate from "effect/Predicate"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
+import * as Struct from "effect/Struct"
 import * as Checkpoint from "../../durable/Checkpoint.ts"
 import * as EscalationQueue from "../../durable/EscalationQueue.ts"
 import * as Idempotency from "../../durable/Idempotency.ts"
 import * as logged from "../../internal/logged.ts"
 import { AgentError } from "./agentError.ts"
+import { beyondBounds } from "./argumentBounds.ts"
 import { boundedJson, cut } from "./boundedJson.ts"
 import * as EqualCalls from "./equalCalls.ts"
 import { knownArguments } from "./knownArguments.ts"
@@ -39,6 +42,8 @@ export interface Environment<R> extends ToolCall.Environment<R> {
   /** Milliseconds of the run's time, and those that a call which must not happen twice has beyond it. */
   readonly wallTime: number
   readonly grace: number
+  /** Hears of each call that has come to its end. */
+  readonly ended: (done: Done) => Effect.Effect<void>
 }
 
 /** @internal */
@@ -51,28 +56,49 @@ export interface Call {
   readonly overBudget: boolean
 }
 
+/**
+ * What people decided about a call before it ran.
+ *
+ * @internal
+ */
+export type Decided = "approved" | "edited" | "rejected" | "supplied"
+
 /** @internal */
 export interface Done {
   readonly call: Call
   readonly outcome: Outcome
   readonly replayed: boolean
+  readonly decision?: Decided
 }
 
-interface Runnable {
+interface Wanted {
   readonly position: number
   readonly plan: ToolCall.Plan
   readonly call: Call
   /** The arguments by which it is recognised. */
   readonly known: unknown
+}
+
+interface Runnable extends Wanted {
   /** What the call shares with those that it must not run beside or after in doubt, if there can be any. */
-  readonly equal: EqualCalls.Equal | undefined
+  readonly equal: { readonly key: string; readonly call: EqualCalls.Equal } | undefined
 }
 
 /** @internal */
 export interface Turn {
   readonly calls: ReadonlyArray<Call>
-  readonly history: Prompt.Prompt
   readonly turn: number
+}
+
+/**
+ * Which calls of a turn the journal knows of, by their positions.
+ *
+ * @internal
+ */
+export const recorded = (journal: Checkpoint.Run["Service"]["journal"], scope: string) => {
+  const groups = ["tools", "approvals", "checks"].map((group) => `${scope}/${group}[`)
+  return (position: number): boolean =>
+    journal.recorded().steps.some(({ id }) => groups.some((group) => id.startsWith(`${group}${position}]/`)))
 }
 
 const refused = (error: string, message: string): Outcome =>
@@ -92,7 +118,7 @@ const mayAsk = <R>(env: Environment<R>, { effects, tool }: ToolCall.Plan): boole
   (tool.needsApproval !== undefined && tool.needsApproval !== false) ||
   (env.approval === "atMostOnce" && effects === "atMostOnce")
 
-const checked = <R>(env: Environment<R>, turn: Turn, { call, plan }: Runnable) =>
+const checked = <R>(env: Environment<R>, turn: Turn, { call, plan, position }: Wanted) =>
   Checkpoint.step(
     "check",
     { success: Check },
@@ -103,7 +129,8 @@ const checked = <R>(env: Environment<R>, turn: Turn, { call, plan }: Runnable) =
       if (typeof needsApproval !== "function" || (env.approval === "atMostOnce" && plan.effects === "atMostOnce")) {
         return { _tag: "NeedsApproval" }
       }
-      const asked = needsApproval(params.success, { toolCallId: call.id, messages: turn.history.content })
+      // The arguments alone: what a tool, a page or the model itself has said must not talk anybody out of asking.
+      const asked = needsApproval(params.success, { toolCallId: `${turn.turn}/${position}`, messages: [] })
       const needed = Effect.isEffect(asked) ? yield* asked : asked
       return { _tag: needed ? "NeedsApproval" : "Free" }
     })
@@ -236,40 +263,65 @@ const runOne = <R>(env: Environment<R>, turn: Turn, { call, equal, known, plan }
         AmbiguousStep: (error) => Effect.die(error)
       })
     )
-    const outcome = yield* equal === undefined ? called : EqualCalls.run(equal, tool.name, called)
+    const outcome = yield* equal === undefined ? called : EqualCalls.run(equal.call, tool.name, called)
     return { call, outcome, replayed }
   })
 
-/** Asks people first, and does what they say. */
+/**
+ * Asks people about exactly this call, and does what they say: an answer that was given for other arguments, or for
+ * another tool, is not one for it.
+ */
 const askThenRun = <R>(env: Environment<R>, turn: Turn, runnable: Runnable) =>
   Effect.gen(function*() {
-    const { call, plan } = runnable
+    const { call, known, plan } = runnable
+    const { tool } = plan
+    const over = (outcome: Outcome, decision: Decided): Done => ({ call, outcome, replayed: false, decision })
+    const key = yield* Effect.result(keyOf(env.runId, plan, known, ""))
+    if (Result.isFailure(key)) {
+      return { call, outcome: refused("InvalidArguments", key.failure.message), replayed: false }
+    }
     const decision = yield* EscalationQueue.ask({
-      name: "approval",
+      name: approval,
+      about: { tool: tool.name, arguments: known },
       reason: plan.effects === "atMostOnce" ? "IrreversibleAction" : "RequiresHuman",
       task: `May agent "${env.agent}" call ${call.name}(${excerpt(shown(call))})?`,
       context: context(env, turn, call),
       decisions: ["Approve", "Reject", "Supply", "Abandon"],
-      accepts: plan.tool.successSchema
+      accepts: tool.successSchema,
+      edits: tool.parametersSchema
     })
-    const supplied = (outcome: Outcome): Done => ({ call, outcome, replayed: false })
     switch (decision._tag) {
       case "Approve":
-      case "Retry":
-        return yield* runOne(env, turn, runnable)
+      case "Retry": {
+        const params = decision._tag === "Approve" ? decision.arguments : undefined
+        if (params === undefined) return { ...yield* runOne(env, turn, runnable), decision: "approved" as const }
+        const unusable = beyondBounds(params, env.limits)
+        if (unusable !== undefined) return over(refused("InvalidArguments", unusable), "edited")
+        const approved = { ...runnable, call: { ...call, params }, known: yield* recognisedBy(plan, params) }
+        const own = yield* Effect.result(keyOf(env.runId, plan, approved.known, ""))
+        if (Result.isFailure(own)) return over(refused("InvalidArguments", own.failure.message), "edited")
+        if (own.success === key.success) return { ...yield* runOne(env, turn, runnable), decision: "approved" as const }
+        const { outcome, replayed } = yield* runOne(
+          env,
+          turn,
+          runnable.equal?.key === own.success ? approved : yield* withEqual(env, approved, [])
+        )
+        return { call, outcome: ofEdited(outcome, params), replayed, decision: "edited" as const }
+      }
       case "Reject":
-        return supplied(refused("Rejected", `a person did not allow this call: ${decision.reason}`))
+        return over(refused("Rejected", `a person did not allow this call: ${decision.reason}`), "rejected")
       case "Supply": {
         const value = yield* Effect.result(
           Effect.flatMap(
-            Schema.decodeUnknownEffect(Schema.toCodecJson(plan.tool.successSchema))(decision.value),
-            (value) => encoded(env, plan.tool, value, { attempts: 0, elapsedMillis: 0 })
+            Schema.decodeUnknownEffect(Schema.toCodecJson(tool.successSchema))(decision.value),
+            (value) => encoded(env, tool, value, { attempts: 0, elapsedMillis: 0 })
           )
         )
-        return supplied(
+        return over(
           Result.isSuccess(value)
             ? value.success
-            : refused("InvalidSupply", `the value that a person supplied is not a result: ${value.failure.message}`)
+            : refused("InvalidSupply", `the value that a person supplied is not a result: ${value.failure.message}`),
+          "supplied"
         )
       }
       case "Abandon":
@@ -277,10 +329,65 @@ const askThenRun = <R>(env: Environment<R>, turn: Turn, runnable: Runnable) =>
     }
   })
 
+const recognisedBy = ({ dedupe, tool }: ToolCall.Plan, params: unknown): Effect.Effect<unknown> =>
+  dedupe ? knownArguments(tool, params) : Effect.succeed(params)
+
+const editedNote = "a person changed the arguments of this call before it ran; it ran with these"
+
+/** The result of a call that ran with other arguments than the model gave it, which says so. */
+const ofEdited = (outcome: Outcome, params: Schema.Json): Outcome => {
+  const { modelOutput, result, ...rest } = outcome
+  const edited = { message: editedNote, arguments: params }
+  const shown = modelOutput === undefined ? {} : {
+    modelOutput: [Prompt.textPart({ text: `${editedNote}: ${excerpt(params)}` }), ...modelOutput]
+  }
+  // A failure keeps its shape.
+  return {
+    ...rest,
+    ...shown,
+    result: outcome.isFailure && isObject(result) ? Struct.assign(result, { edited }) : { edited, result }
+  }
+}
+
+const isObject = (json: Schema.Json): json is Schema.JsonObject => Predicate.isObject(json)
+
 /** The branches in which calls run: as they are, and after a question. */
 const groups = ["tools", "approvals"] as const
 
-const isOpen = ({ equal }: Runnable): boolean => equal !== undefined && EqualCalls.isOpen(equal)
+/** The step in which people are asked. */
+const approval = "approval"
+
+const decodeApproval = Schema.decodeUnknownOption(Schema.Struct({ decision: EscalationQueue.Decision }))
+
+/** The call as people have approved it, where an earlier process has heard of that. */
+const asApproved = Effect.fnUntraced(function*(wanted: Wanted) {
+  const { journal, scope } = yield* Checkpoint.Run
+  const answered = journal.outcome(`${scope}/approvals[${wanted.position}]/${approval}`)
+  const found = answered?._tag === "Succeeded" ? decodeApproval(answered.value) : Option.none()
+  const decision = Option.isSome(found) ? found.value.decision : undefined
+  return decision?._tag === "Approve" && decision.arguments !== undefined
+    ? yield* recognisedBy(wanted.plan, decision.arguments)
+    : wanted.known
+})
+
+/** Finds what a call shares with its equals, and whether an earlier process left it open in one of these groups. */
+const withEqual = Effect.fnUntraced(function*<R>(
+  env: Environment<R>,
+  wanted: Wanted,
+  inGroups: ReadonlyArray<string>,
+  known = wanted.known
+) {
+  const { plan, position } = wanted
+  const key = plan.dedupe && plan.effects === "atMostOnce"
+    ? yield* Effect.option(keyOf(env.runId, plan, known, ""))
+    : Option.none()
+  const equal = Option.isSome(key)
+    ? { key: key.value, call: yield* EqualCalls.find(key.value, plan.tool.name, inGroups, String(position)) }
+    : undefined
+  return { ...wanted, equal }
+})
+
+const isOpen = ({ equal }: Runnable): boolean => equal !== undefined && EqualCalls.isOpen(equal.call)
 
 /**
  * What the tools of an agent can fail a run with.
@@ -317,14 +424,8 @@ export const run = <R>(env: Environment<R>, turn: Turn): Effect.Effect<
       const outcome = refusal(env, call)
       if (outcome !== undefined) answer(position, call, outcome)
       else if (plan !== undefined) {
-        const known = plan.dedupe ? yield* knownArguments(plan.tool, call.params) : call.params
-        const key = plan.dedupe && plan.effects === "atMostOnce"
-          ? yield* Effect.option(keyOf(env.runId, plan, known, ""))
-          : Option.none()
-        const equal = Option.isSome(key)
-          ? yield* EqualCalls.find(key.value, plan.tool.name, groups, String(position))
-          : undefined
-        runnable.push({ position, call, plan, known, equal })
+        const wanted = { position, call, plan, known: yield* recognisedBy(plan, call.params) }
+        runnable.push(yield* withEqual(env, wanted, groups, yield* asApproved(wanted)))
       }
     }
     const key = ({ position }: Runnable) => String(position)
@@ -351,7 +452,7 @@ export const run = <R>(env: Environment<R>, turn: Turn): Effect.Effect<
       yield* Checkpoint.forEach(
         ordered,
         (one) =>
-          Effect.match(run(one), {
+          Effect.match(Effect.tap(run(one), env.ended), {
             onSuccess: (ended) => void done.set(one.position, ended),
             onFailure: (error) => void failures.push(error)
           }),

@@ -6,6 +6,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Pull from "effect/Pull"
 import * as Schedule from "effect/Schedule"
+import * as Tracer from "effect/Tracer"
 import * as Fault from "../../Fault.ts"
 import { count } from "../../internal/heard.ts"
 import { millisIn, rounding } from "../../internal/monotonic.ts"
@@ -239,7 +240,7 @@ export class Run<E> {
     delayMillis: number
   ): Effect.Effect<A, E, R> {
     const { attempt, policy } = this
-    return Effect.annotateCurrentSpan({ "retry.policy": policy.name, "retry.attempts": attempt }).pipe(
+    return annotateAround({ "retry.policy": policy.name, "retry.attempts": attempt }).pipe(
       Effect.andThen(Telemetry.emitIn(context, () => ({
         _tag: "RetryScheduled",
         policy: policy.name,
@@ -266,7 +267,7 @@ export class Run<E> {
       reason
     }))
     return Effect.andThen(
-      Effect.annotateCurrentSpan({
+      annotateAround({
         "retry.policy": policy.name,
         "retry.attempts": attempt,
         "retry.gave_up": reason
@@ -275,6 +276,18 @@ export class Run<E> {
     )
   }
 }
+
+const attemptSpan = "retry.attempt"
+
+/** The span of an attempt has a policy and a number of its own: one policy inside another has its attempts below it. */
+const annotateAround = (attributes: Readonly<Record<string, unknown>>): Effect.Effect<void> =>
+  Effect.contextWith((context: Context.Context<never>) => {
+    const span = Context.getOrUndefined(context, Tracer.ParentSpan)
+    if (span?._tag === "Span" && span.name !== attemptSpan) {
+      for (const [name, value] of Object.entries(attributes)) span.attribute(name, value)
+    }
+    return Effect.void
+  })
 
 const isWanted = (policy: Settings, error: unknown, verdict: Fault.Verdict): boolean =>
   policy.retryIf?.(error, verdict) ?? (verdict._tag === "Rejected"
@@ -313,7 +326,7 @@ const afterFailure = <A, E, R>(
       const metadata = run.describe(failure.error, delay)
       const next = Effect.suspend(() => run.begin(Effect.provideService(self, Schedule.CurrentMetadata, metadata)))
       return Effect.sleep(delay).pipe(
-        Effect.andThen(Effect.annotateCurrentSpan("retry.attempts", metadata.attempt + 1)),
+        Effect.andThen(annotateAround({ "retry.attempts": metadata.attempt + 1 })),
         Effect.andThen(Effect.catchCause(next, (cause) => afterFailure(self, run, cause)))
       )
     },
@@ -342,7 +355,7 @@ const traced = <A, E, R>(self: Effect.Effect<A, E, R>, { idempotent, name }: Set
   return Effect.suspend(() => {
     const attributes = { "retry.policy": name, "retry.attempt": ++number }
     const one = spans.around(
-      "retry.attempt",
+      attemptSpan,
       attributes,
       (span) =>
         Effect.onExit(self, (exit) =>

@@ -1,4 +1,8 @@
 import type * as Response from "effect/ai/Response"
+import * as Option from "effect/Option"
+import * as Schema from "effect/Schema"
+
+const encodeJson = Schema.encodeUnknownOption(Schema.fromJsonString(Schema.Unknown))
 
 /**
  * The parts that a provider would have streamed for a whole answer: text by words, the parameters of a tool call before
@@ -25,13 +29,20 @@ export const streamParts = (parts: ReadonlyArray<Response.PartEncoded>): Array<R
       case "tool-call":
         return [
           { type: "tool-params-start", id: part.id, name: part.name, providerExecuted: part.providerExecuted ?? false },
-          { type: "tool-params-delta", id: part.id, delta: JSON.stringify(part.params ?? {}) },
+          ...deltas(part),
           { type: "tool-params-end", id: part.id },
           part
         ]
       default:
         return [part]
     }
+  })
+
+// Arguments that no wire could carry, as a test may script them, come with the call alone.
+const deltas = ({ id, params }: Response.ToolCallPartEncoded): ReadonlyArray<Response.StreamPartEncoded> =>
+  Option.match(encodeJson(params ?? {}), {
+    onNone: () => [],
+    onSome: (delta) => [{ type: "tool-params-delta", id, delta }]
   })
 
 const words = (text: string): ReadonlyArray<string> => text.match(/\s*\S+(?:\s+$)?|\s+/g) ?? []
