@@ -52,17 +52,37 @@ export const lives = (seed: string, n: number, unharmed: Unharmed): Effect.Effec
   }).pipe(Random.withSeed(`${seed}/${n}`))
 
 /**
+ * The boundaries at which a lease is held and the journal has been read: a run that waits for people has no lease, and
+ * who has read nothing yet finds the finished run, and gives what it gave.
+ */
+const held = (boundaries: ReadonlyArray<string>): ReadonlyArray<string> => {
+  let holds = false
+  const end = boundaries.indexOf("before append RunCompleted") + 1
+  return boundaries.slice(0, end).filter((boundary) => {
+    if (boundary.startsWith("before release")) holds = false
+    if (boundary.startsWith("after acquire")) holds = true
+    return holds && !/^(after acquire|read:)/.test(boundary)
+  })
+}
+
+/**
  * Where the nth holder of a lease is paused: it holds it already, and has something to write still.
  *
  * Between the intent of a step that must not happen twice and what the step does, no store can help: whoever takes over
  * finds that nothing has happened, and the one who was paused there goes on.
  */
-export const pause = (seed: string, n: number, unharmed: Unharmed, locks: boolean): Effect.Effect<string> =>
+export const pause = (
+  seed: string,
+  n: number,
+  unharmed: Unharmed,
+  locks: boolean,
+  mayPause: (boundary: string, unharmed: Unharmed) => boolean = () => true
+): Effect.Effect<string> =>
   Effect.gen(function*() {
     const all = boundariesOf(unharmed)
     const once = new Set(unharmed.deeds.filter((deed) => deed.effects === "atMostOnce").map((deed) => deed.step))
-    const held = all.slice(all.indexOf("after acquire"), all.indexOf("before append RunCompleted") + 1)
-    const fit = held.filter((boundary) =>
+    const fit = held(all).filter((boundary) =>
+      mayPause(boundary, unharmed) &&
       !(locks && boundary.includes(":")) && !boundary.startsWith("after append StepIntended") &&
       !(boundary.startsWith("before ") && once.has(boundary.slice("before ".length)))
     )
