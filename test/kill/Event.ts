@@ -13,6 +13,8 @@ export const Event = Schema.TaggedUnion({
   Asked: { step: Schema.String, prompt: Schema.String, unpaired: Schema.Array(Schema.String) },
   /** The run waits for people. */
   Suspended: {},
+  /** The store took longer than the lease, as a busy disk does, so that the run has to be taken up once more. */
+  Hindered: { message: Schema.String },
   /** Another process holds the run. */
   Waiting: { holder: Schema.String, millis: Schema.Finite },
   Done: { result: Schema.String },

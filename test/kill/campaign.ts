@@ -24,6 +24,8 @@ export interface Tally {
   readonly reconciled: { happened: number; notHappened: number }
   /** How often a life had to wait for the lease of a dead one. */
   waits: number
+  /** How often the store took longer than a lease. */
+  hindered: number
   pauses: number
   givenUp: number
   violations: number
@@ -40,6 +42,7 @@ const tallyOf = (program: string, store: string): Tally => ({
   lost: 0,
   reconciled: { happened: 0, notHappened: 0 },
   waits: 0,
+  hindered: 0,
   pauses: 0,
   givenUp: 0,
   violations: 0
@@ -62,6 +65,7 @@ const count = (tally: Tally, { lives, violations }: driver.Told): void => {
     for (const event of life.events) {
       if (event._tag === "Reconciled") tally.reconciled[event.happened ? "happened" : "notHappened"]++
       if (event._tag === "Waiting") tally.waits++
+      if (event._tag === "Hindered") tally.hindered++
     }
   }
   const deeds = lives.at(-1)?.deeds ?? []

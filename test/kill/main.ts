@@ -97,6 +97,7 @@ const table = (tallies: ReadonlyArray<campaign.Tally>): string => {
     row("reconciled: happened", of(({ reconciled }) => reconciled.happened)),
     row("reconciled: not happened", of(({ reconciled }) => reconciled.notHappened)),
     row("waits for a dead lease", of(({ waits }) => waits)),
+    row("waits for a slow store", of(({ hindered }) => hindered)),
     row("paused past their lease", of(({ pauses }) => pauses)),
     row("given up and revived", of(({ givenUp }) => givenUp)),
     row("violations", of(({ violations }) => violations))

@@ -6,7 +6,7 @@
  */
 // Its modules are imported one by one: loading all of Effect would be half of a short life.
 import * as Checkpoint from "effect-resilience/durable/Checkpoint"
-import { CheckpointStore } from "effect-resilience/durable/CheckpointStore"
+import { CheckpointStore, CheckpointStoreError } from "effect-resilience/durable/CheckpointStore"
 import { EscalationQueue } from "effect-resilience/durable/EscalationQueue"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -60,6 +60,11 @@ const stringOf = (value: unknown, name: string): string =>
 
 const say = (event: Event) => Effect.sync(() => aloud(event))
 
+const maxHindered = 20
+
+const isUnavailable = (error: unknown): error is CheckpointStoreError =>
+  error instanceof CheckpointStoreError && error.reason._tag === "Unavailable"
+
 const main = Effect.gen(function*() {
   const options = yield* Schema.decodeUnknownEffect(Options)(values)
   const { fault, life, linger = 0, log, place, run, schema } = options
@@ -83,11 +88,19 @@ const main = Effect.gen(function*() {
   const people = loaded.answer(world, run).pipe(
     Effect.updateService(EscalationQueue, (queue) => faults.inQueue(fault, queue))
   )
+  let hindered = 0
   const patient: typeof work = Effect.catch(work, (error) => {
     // Whoever finds the run taken waits until its lease is over, and no longer.
     if (error instanceof Checkpoint.RunLeased) {
       return say({ _tag: "Waiting", holder: error.holder, millis: Duration.toMillis(error.remaining) }).pipe(
         Effect.andThen(Effect.sleep(Duration.sum(error.remaining, Duration.millis(5)))),
+        Effect.andThen(Effect.suspend(() => patient))
+      )
+    }
+    // Who was paused has to say what it meets then.
+    if (isUnavailable(error) && options["pause-at"] === undefined && hindered++ < maxHindered) {
+      return say({ _tag: "Hindered", message: error.message }).pipe(
+        Effect.andThen(Effect.sleep("100 millis")),
         Effect.andThen(Effect.suspend(() => patient))
       )
     }
