@@ -41,7 +41,11 @@ export type Story = typeof Story.Type
 
 export const agentOf = (
   story: { readonly budget: number },
-  options: { readonly budget?: AgentBudget.Options; readonly loops?: false } = {}
+  options: {
+    readonly budget?: AgentBudget.Options
+    readonly loops?: false
+    readonly policies?: { readonly model: Agent.ModelGuard }
+  } = {}
 ) =>
   Agent.make({
     ...options,
@@ -353,7 +357,7 @@ export const plain = (story: Story): Story => ({
 })
 
 /** A model for plain stories that says the same to the same conversation, whichever process asks. */
-export const plainScriptOf = (story: Story): ScriptedModel.Script => (request) => {
+export const plainScriptOf = (story: Story) => (request: ScriptedModel.Request): ScriptedModel.Answer => {
   if (request.toolChoice === "none") return "The best so far."
   const turn = request.prompt.content.filter(({ role }) => role === "tool").length
   const answer = story.answers[turn]
