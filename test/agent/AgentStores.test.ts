@@ -81,7 +81,7 @@ const throughFaults = (
         Effect.gen(function*() {
           const result = yield* Effect.result(Agent.run(agent, { runId, prompt: "Go" }))
           if (result._tag === "Failure" && isSuspended(result.failure)) {
-            asked += yield* people(story, ledger, runId)
+            asked += (yield* people(story, ledger, runId)).asked
             return undefined
           }
           return result._tag === "Failure" && isOfTheStore(result.failure) ? yield* Effect.fail(result.failure) : result

@@ -2,17 +2,17 @@
  * Stories of agents: what their models do turn by turn, what the world does to their calls, and what people decide. And what
  * has to hold of every run of every story, whatever else happens to it.
  */
-import { Effect, Layer, Schema } from "effect"
+import { Effect, Layer, type Result, Schema } from "effect"
 import { Agent, type AgentBudget, Backoff, Checkpoint, EscalationQueue, Fault } from "effect-resilience"
 import { ScriptedModel } from "effect-resilience/testing"
 import { Tool, Toolkit } from "effect/ai"
 import { unpaired } from "../support/unpaired.ts"
 import { call } from "./support.ts"
 
-class Down extends Schema.TaggedError<Down>("test/agent/AgentSoak/Down")("Down", { at: Schema.Finite }) {
+export class Down extends Schema.TaggedError<Down>("test/agent/AgentSoak/Down")("Down", { at: Schema.Finite }) {
   readonly [Fault.verdictOf] = Fault.transient
 }
-class Lost extends Schema.TaggedError<Lost>("test/agent/AgentSoak/Lost")("Lost", { at: Schema.Finite }) {
+export class Lost extends Schema.TaggedError<Lost>("test/agent/AgentSoak/Lost")("Lost", { at: Schema.Finite }) {
   readonly [Fault.verdictOf] = Fault.ambiguous
 }
 
@@ -96,7 +96,7 @@ export interface Ledger {
   readonly signed: Map<number, number>
 }
 
-const bump = (counts: Map<number, number>, at: number) => void counts.set(at, (counts.get(at) ?? 0) + 1)
+export const bump = (counts: Map<number, number>, at: number) => void counts.set(at, (counts.get(at) ?? 0) + 1)
 
 export const fates = (story: Story) => {
   const fate = new Map<number, typeof Step.Type["fate"]>()
@@ -124,28 +124,36 @@ export const handlersOf = (story: Story, { paid, signed }: Ledger) => {
   })
 }
 
-/** Answers what a run asks, as people do who tell the truth about payments. Returns how much that was. */
-export const decide = Effect.fnUntraced(function*(story: Story, { paid }: Ledger, runId: string) {
+/**
+ * Answers what a run asks, as people do who tell the truth about payments. Returns how much that was, and how often they
+ * had a call made again.
+ */
+export const decide = Effect.fnUntraced(function*(story: Story, { paid, signed }: Ledger, runId: string) {
   const queue = yield* EscalationQueue.EscalationQueue
   const fate = fates(story)
   const open = yield* queue.list({ status: "open", runId })
+  let again = 0
   for (const { context, id, reason } of open) {
     const at = Number(/"at":(\d+)/.exec(JSON.stringify(context))?.[1])
+    const { decision } = story
+    const happened = paid.has(at) || signed.has(at)
+    const isAgain = reason === "AmbiguousState" && !happened && fate(at) !== "lost"
     yield* queue.decide(
       id,
       reason === "AmbiguousState"
-        ? paid.has(at)
-          ? { _tag: "Supply", value: `paid ${at}` }
+        ? happened
+          ? { _tag: "Supply", value: paid.has(at) ? `paid ${at}` : `signed ${at}` }
           // What is lost each time is never known.
-          : fate(at) === "lost"
-          ? { _tag: "Abandon", reason: "never paid" }
-          : { _tag: "Retry" }
-        : story.decision === "Approve"
+          : isAgain
+          ? { _tag: "Retry" }
+          : { _tag: "Abandon", reason: "never paid" }
+        : decision === "Approve"
         ? { _tag: "Approve" }
-        : { _tag: story.decision, reason: "no" }
+        : { _tag: decision, reason: "no" }
     )
+    if (isAgain) again++
   }
-  return open.length
+  return { asked: open.length, again }
 })
 
 export const newLedger = (): Ledger => ({ paid: new Map(), signed: new Map() })
@@ -183,7 +191,7 @@ export const toTheEnd = (story: Story, runId: string, parts: Parts = {}) =>
         if (result._tag === "Success" || !(result.failure instanceof Checkpoint.RunSuspended)) {
           return { end: result, asked }
         }
-        asked += yield* (parts.decide ?? decide)(story, ledger, runId)
+        asked += (yield* (parts.decide ?? decide)(story, ledger, runId)).asked
       }
       return yield* Effect.die("the run never ends")
     })
@@ -195,7 +203,7 @@ export const toTheEnd = (story: Story, runId: string, parts: Parts = {}) =>
 /** How a run came to its end. */
 export type Ran = Effect.Success<ReturnType<typeof toTheEnd>>
 
-export const endOf = ({ asked, end }: Pick<Ran, "asked" | "end">): End =>
+export const endOf = ({ asked, end }: { readonly asked: number; readonly end: Ended }): End =>
   end._tag === "Failure"
     ? "failed"
     : asked > 0
@@ -218,8 +226,11 @@ export interface Violation<R extends string = Rule> {
   readonly detail: string
 }
 
+/** A result, or an error. */
+export type Ended = Result.Result<Agent.Result<string>, { readonly _tag: string; readonly message: string }>
+
 /** What does not hold of a run, though it holds of every one, whatever happened in it. */
-export const violations = (story: Story, ran: Pick<Ran, "end" | "paid" | "prompts" | "signed">) => {
+export const violations = (story: Story, ran: Pick<Ran, "paid" | "prompts" | "signed"> & { readonly end: Ended }) => {
   const { end, paid, prompts, signed } = ran
   const found: Array<Violation> = []
   const check = (rule: Rule, holds: boolean, detail: string) => void (holds || found.push({ rule, detail }))
@@ -238,7 +249,13 @@ export const violations = (story: Story, ran: Pick<Ran, "end" | "paid" | "prompt
   check("bounds", counters.loops <= 2, `${counters.loops} loops`)
   check("bounds", counters.compactions <= counters.iterations + 1, `${counters.compactions} compactions`)
   const asked = counters.iterations + (completion === "complete" ? 0 : 1)
-  check("turns", turns.length === asked, `${turns.length} turns, ${asked} model calls`)
+  // A model call that the time did not suffice for is counted, and has no turn.
+  const cutOff = end.success.completion === "graceful" && end.success.budget === "wallTime" ? 1 : 0
+  check(
+    "turns",
+    turns.length <= asked && turns.length >= asked - cutOff,
+    `${turns.length} turns, ${asked} model calls`
+  )
   const calls = turns.flatMap(({ toolCalls }) => toolCalls)
   const failed = calls.filter(({ isFailure }) => isFailure).length
   check("toolCalls", calls.length === counters.toolCalls, `${calls.length}, counted ${counters.toolCalls}`)
@@ -367,7 +384,7 @@ export const plainScriptOf = (story: Story) => (request: ScriptedModel.Request):
 /** In what a run differs from what a reference interpreter reads from its story. */
 export type Difference = "paid" | "end" | "text" | "loops" | "calls" | "signed"
 
-export const differences = (story: Story, ran: Pick<Ran, "end" | "paid" | "signed">) => {
+export const differences = (story: Story, ran: Pick<Ran, "paid" | "signed"> & { readonly end: Ended }) => {
   const { end, paid, signed } = ran
   const expected = interpret(story)
   const found: Array<Violation<Difference>> = []
