@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Duration, Effect, Exit, identity, Layer, Option, Schema } from "effect"
+import { Cause, Duration, Effect, Exit, identity, Layer, Option, Schema, Struct } from "effect"
 import { Agent, Checkpoint, CheckpointStore, EscalationQueue, Idempotency } from "effect-resilience"
 import { FaultPlan, ScriptedModel } from "effect-resilience/testing"
 import { runs } from "../support/runs.ts"
@@ -91,7 +91,7 @@ const throughFaults = (
       if (Exit.isSuccess(exit)) end = exit.value
       else {
         const error = Option.getOrUndefined(Exit.findErrorOption(exit))
-        ends.push(isOfTheStore(error) ? error._tag : `untyped: ${exit.cause}`)
+        ends.push(isOfTheStore(error) ? error._tag : `untyped: ${Cause.pretty(exit.cause)}`)
         // Longer than a lease that could not be given back.
         yield* Effect.sleep("40 seconds")
       }
@@ -202,7 +202,7 @@ const planted: Readonly<Record<string, readonly [finds: string, through: ReturnT
   "people who say that a payment has not gone out": [
     "repeated",
     throughFaults(story, 1, forgetsThePayment, {
-      people: (story, { paid: _, ...ledger }, runId) => decide(story, { ...ledger, paid: new Map() }, runId)
+      people: (story, { signed }, runId) => decide(story, { signed, paid: new Map() }, runId)
     })
   ],
   "a store that keeps its leases": [
@@ -222,7 +222,9 @@ const planted: Readonly<Record<string, readonly [finds: string, through: ReturnT
         ...store,
         insert: (record) =>
           Effect.andThen(
-            store.insert(new EscalationQueue.Escalation({ ...record, id: `${record.id}/again`, runId: "another run" })),
+            store.insert(
+              EscalationQueue.Escalation.make(Struct.assign(record, { id: `${record.id}/again`, runId: "x" }))
+            ),
             store.insert(record)
           )
       })

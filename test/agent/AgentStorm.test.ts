@@ -20,7 +20,7 @@ type Rule =
   | "left" // fibers, timers, permits, reservations or probes are left
 
 /** What a model call may fail with behind its guards. */
-const errors = [
+const errors = new Set([
   "AgentError",
   "AiError",
   "AttemptTimeout",
@@ -28,7 +28,7 @@ const errors = [
   "CircuitOpen",
   "DeadlineExceeded",
   "QuotaExceeded"
-]
+])
 
 /** In these a run comes to the same as without a storm, if it comes to an end. */
 const harmless: ReadonlySet<Phase> = new Set(["calm", "limited", "outage", "recovery", "brownout", "clearing"])
@@ -46,7 +46,7 @@ const ofRun = (told: Told) => {
     end: result === undefined ? Result.fail({ _tag: "AgentError", message: "" }) : Result.succeed(result)
   }))
   check("said", told.why !== "", end)
-  check("error", failure === undefined || errors.includes(failure._tag), String(failure?._tag))
+  check("error", failure === undefined || errors.has(failure._tag), String(failure?._tag))
   check("leased", !told.leased, told.why)
   check("models", heard.modelCalls === modelRecords, `heard of ${heard.modelCalls}, recorded ${modelRecords}`)
   if (result === undefined) {

@@ -2,7 +2,7 @@
  * A storm over many agent runs, in virtual time: an afternoon on which the provider limits, fails, is slow, garbles and
  * breaks off, the tools fail and hang, the stores fail, and people decide late or never.
  */
-import { Duration, Effect, Layer, Metric, Random, Result, Schema, type Scope } from "effect"
+import { Duration, Effect, Layer, Metric, Random, Result, Schema, type Scope, Struct } from "effect"
 import {
   Agent,
   AgentTools,
@@ -397,8 +397,7 @@ const world = Effect.fnUntraced(function*(
     const { runId } = one
     const asked = questions.get(runId) ?? []
     const { lease, status } = statuses.get(runId) ?? {}
-    return {
-      ...one,
+    return Struct.assign(one, {
       end: one.ended === undefined ? "escalated" : endOf({ asked: asked.length, end: one.ended }),
       ledger: get(ledgers, runId, newLedger),
       prompts: prompts.get(runId) ?? [],
@@ -408,7 +407,7 @@ const world = Effect.fnUntraced(function*(
       leased: lease !== undefined && lease.expiresAt > millis,
       questions: asked.length,
       open: asked.filter(({ status }) => status === "open").length
-    }
+    })
   })
   return yield* Effect.gen(function*() {
     const sum = (states: ReadonlyArray<{ readonly running: number; readonly waiting: number }>) =>
@@ -447,6 +446,8 @@ export const storm = (seed: number, count: number, planted: BrokenStores.Planted
       Random.withSeed(seed),
       Effect.provideService(Metric.FiberRuntimeMetrics, metrics),
       (world) => virtually(world, { time }),
-      Effect.map((told) => ({ ...told, left: { ...told.left, fibers, timers: time.timers } }))
+      Effect.map(({ left, ...told }) =>
+        Struct.assign(told, { left: Struct.assign(left, { fibers, timers: time.timers }) })
+      )
     )
   })

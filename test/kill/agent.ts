@@ -175,9 +175,10 @@ const factsOf = <Value>(result: Agent.Result<Value>) => {
     cost,
     // What a life has of another one depends on where that was killed.
     counters: { ...counters, replayedSteps: 0 },
-    turns: turns.map(({ replayed: _, toolCalls, ...turn }) => ({
-      ...turn,
-      toolCalls: toolCalls.map(({ replayed: _, ...call }) => call)
+    turns: turns.map(({ attempts, finishReason, toolCalls }) => ({
+      attempts,
+      finishReason,
+      toolCalls: toolCalls.map(({ attempts, id, isFailure, name }) => ({ attempts, id, isFailure, name }))
     }))
   }
 }

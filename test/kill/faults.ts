@@ -71,7 +71,11 @@ const forgetsSpending = (store: Store): Store => ({
   read: (runId) =>
     Effect.map(
       store.read(runId),
-      Array.map((entry) => ({ ...entry, body: entry.body.replace(/"inputTokens":\d+/, "\"inputTokens\":0") }))
+      Array.map(({ body, position, step }) => ({
+        position,
+        step,
+        body: body.replace(/"inputTokens":\d+/, "\"inputTokens\":0")
+      }))
     )
 })
 

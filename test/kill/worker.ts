@@ -89,7 +89,7 @@ const main = Effect.gen(function*() {
     Effect.updateService(EscalationQueue, (queue) => faults.inQueue(fault, queue))
   )
   let hindered = 0
-  const patient: typeof work = Effect.catch(work, (error) => {
+  const goOn = (error: unknown): typeof work => {
     // Whoever finds the run taken waits until its lease is over, and no longer.
     if (error instanceof Checkpoint.RunLeased) {
       return say({ _tag: "Waiting", holder: error.holder, millis: Duration.toMillis(error.remaining) }).pipe(
@@ -109,7 +109,8 @@ const main = Effect.gen(function*() {
       Effect.andThen(people),
       Effect.andThen(Effect.suspend(() => patient))
     )
-  })
+  }
+  const patient: typeof work = work.pipe(Effect.catch(goOn))
   const result = yield* Effect.provide(patient, layer)
   yield* say({ _tag: "Done", result: JSON.stringify(result) })
 }).pipe(
