@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Duration, Effect, Exit, identity, Layer, Option, Schema, Struct } from "effect"
-import { Agent, Checkpoint, CheckpointStore, EscalationQueue, Idempotency } from "effect-resilience"
+import { Cause, Duration, Effect, Exit, identity, Layer, Option, Struct } from "effect"
+import { Agent, CheckpointStore, EscalationQueue } from "effect-resilience"
 import { FaultPlan, ScriptedModel } from "effect-resilience/testing"
 import { runs } from "../support/runs.ts"
 import { virtually } from "../support/virtually.ts"
@@ -10,6 +10,8 @@ import {
   decide,
   differences,
   handlersOf,
+  isOfTheStore,
+  isSuspended,
   newLedger,
   noting,
   plain,
@@ -44,15 +46,6 @@ const weathers: Readonly<Record<string, BrokenStores.Weather>> = {
     FaultPlan.fail({ probability: 0.04, error: error("Unavailable") })
   ]
 }
-
-const isSuspended = Schema.is(Checkpoint.RunSuspended)
-/** What a run may end with because of a store, to be resumed. */
-const isOfTheStore = Schema.is(Schema.Union([
-  CheckpointStore.CheckpointStoreError,
-  EscalationQueue.EscalationError,
-  Idempotency.IdempotencyStoreError,
-  Checkpoint.RunLeased
-]))
 
 const runId = "run-1"
 
@@ -145,7 +138,7 @@ describe("an agent over stores that", () => {
         Effect.gen(function*() {
           let faults = 0
           let resumed = 0
-          for (let seed = 0; seed < runs(12, 1_500); seed++) {
+          for (let seed = 0; seed < runs(12, 300); seed++) {
             const story = plain(storyOf(seed))
             const through = yield* throughFaults(story, seed, weather)
             assert.deepStrictEqual(wrong(story, through), [], `seed ${seed}, ${through.ends.join(", ")}`)

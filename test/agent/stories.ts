@@ -3,7 +3,16 @@
  * has to hold of every run of every story, whatever else happens to it.
  */
 import { Effect, Layer, type Result, Schema } from "effect"
-import { Agent, type AgentBudget, Backoff, Checkpoint, EscalationQueue, Fault } from "effect-resilience"
+import {
+  Agent,
+  type AgentBudget,
+  Backoff,
+  Checkpoint,
+  CheckpointStore,
+  EscalationQueue,
+  Fault,
+  Idempotency
+} from "effect-resilience"
 import { ScriptedModel } from "effect-resilience/testing"
 import { Tool, Toolkit } from "effect/ai"
 import { unpaired } from "../support/unpaired.ts"
@@ -134,16 +143,18 @@ export const decide = Effect.fnUntraced(function*(story: Story, { paid, signed }
   const open = yield* queue.list({ status: "open", runId })
   let again = 0
   for (const { context, id, reason } of open) {
-    const at = Number(/"at":(\d+)/.exec(JSON.stringify(context))?.[1])
+    const told = JSON.stringify(context)
+    const at = Number(/"at":(\d+)/.exec(told)?.[1])
     const { decision } = story
     const happened = paid.has(at) || signed.has(at)
-    const isAgain = reason === "AmbiguousState" && !happened && fate(at) !== "lost"
+    // A payment that is lost each time is never known.
+    const isLost = told.includes("\"tool\":\"Pay\"") && fate(at) === "lost"
+    const isAgain = reason === "AmbiguousState" && !happened && !isLost
     yield* queue.decide(
       id,
       reason === "AmbiguousState"
         ? happened
           ? { _tag: "Supply", value: paid.has(at) ? `paid ${at}` : `signed ${at}` }
-          // What is lost each time is never known.
           : isAgain
           ? { _tag: "Retry" }
           : { _tag: "Abandon", reason: "never paid" }
@@ -155,6 +166,16 @@ export const decide = Effect.fnUntraced(function*(story: Story, { paid, signed }
   }
   return { asked: open.length, again }
 })
+
+export const isSuspended = Schema.is(Checkpoint.RunSuspended)
+
+/** What a run may end with because of a store, to be resumed. */
+export const isOfTheStore = Schema.is(Schema.Union([
+  CheckpointStore.CheckpointStoreError,
+  EscalationQueue.EscalationError,
+  Idempotency.IdempotencyStoreError,
+  Checkpoint.RunLeased
+]))
 
 export const newLedger = (): Ledger => ({ paid: new Map(), signed: new Map() })
 

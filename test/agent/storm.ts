@@ -2,20 +2,16 @@
  * A storm over many agent runs, in virtual time: an afternoon on which the provider limits, fails, is slow, garbles and
  * breaks off, the tools fail and hang, the stores fail, and people decide late or never.
  */
-import { Duration, Effect, Layer, Metric, Random, Result, Schema, type Scope, Struct } from "effect"
+import { Duration, Effect, Layer, Metric, Random, Result, type Scope, Struct } from "effect"
 import {
   Agent,
   AgentTools,
   Backoff,
   Bulkhead,
-  Checkpoint,
-  CheckpointStore,
   CircuitBreaker,
   Deadline,
-  EscalationQueue,
   Fallback,
   Fault,
-  Idempotency,
   Policy,
   Quota,
   Telemetry
@@ -34,6 +30,8 @@ import {
   type Ended,
   endOf,
   fates,
+  isOfTheStore,
+  isSuspended,
   type Ledger,
   Lost,
   newLedger,
@@ -196,14 +194,6 @@ export interface Storm {
     readonly probes: number
   }
 }
-
-const isSuspended = Schema.is(Checkpoint.RunSuspended)
-const isOfTheStore = Schema.is(Schema.Union([
-  CheckpointStore.CheckpointStoreError,
-  EscalationQueue.EscalationError,
-  Idempotency.IdempotencyStoreError,
-  Checkpoint.RunLeased
-]))
 
 /** Whether asking once more, later, may help. */
 const mayPass = (error: { readonly _tag: string }): boolean =>
