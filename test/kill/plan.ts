@@ -19,14 +19,20 @@ const sortOf = ({ deeds }: Unharmed) => {
 
 /**
  * All boundaries of a run, shuffled, one of every sort after the other, so that a few of them already are of many
- * sorts.
+ * sorts. Those around what people do are few, and come first.
  */
 const deck = (seed: string, unharmed: Unharmed): Effect.Effect<ReadonlyArray<string>> =>
   Effect.gen(function*() {
     const sorts = Map.groupBy(yield* Random.shuffle(boundariesOf(unharmed)), sortOf(unharmed))
     const rounds = Math.max(...Array.from(sorts.values(), (sort) => sort.length))
-    return Array.from({ length: rounds }, (_, round) => Array.from(sorts.values()).flatMap((sort) => sort[round] ?? []))
-      .flat()
+    const all = Array.from(
+      { length: rounds },
+      (_, round) => Array.from(sorts.values()).flatMap((sort) => sort[round] ?? [])
+    ).flat()
+    const people = new Set(
+      unharmed.events.flatMap((event) => event._tag === "Passing" && event.kind === "person" ? [event.where] : [])
+    )
+    return [...all.filter((where) => people.has(where)), ...all.filter((where) => !people.has(where))]
   }).pipe(Random.withSeed(`${seed}/deck`))
 
 /** A resumed life does not do again what the lives before it have done: its first boundaries matter most. */
