@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Duration, Effect, Exit, identity, Layer, Option, Struct } from "effect"
-import { Agent, CheckpointStore, EscalationQueue } from "effect-resilience"
+import { Agent, type CheckpointStore, EscalationQueue } from "effect-resilience"
 import { FaultPlan, ScriptedModel } from "effect-resilience/testing"
 import { runs } from "../support/runs.ts"
 import { virtually } from "../support/virtually.ts"
