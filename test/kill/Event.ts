@@ -4,11 +4,17 @@ import * as fs from "node:fs"
 
 export const Event = Schema.TaggedUnion({
   /** The boundary that it passes now, counted from 1, and 0 for those of renewals. */
-  Passing: { at: Schema.Finite, kind: Schema.Literals(["store", "inside", "effect"]), where: Schema.String },
+  Passing: { at: Schema.Finite, kind: Schema.Literals(["store", "inside", "effect", "person"]), where: Schema.String },
   /** A step has given its result to the program, or the failure that it remembers. */
   Given: { step: Schema.String, as: Schema.Literals(["result", "failure"]), digest: Schema.String },
   /** What a reconcile has found out. */
   Reconciled: { step: Schema.String, happened: Schema.Boolean },
+  /** A model was asked: with which conversation, and which calls and results in it have no other half. */
+  Asked: { step: Schema.String, prompt: Schema.String, unpaired: Schema.Array(Schema.String) },
+  /** The run waits for people. */
+  Suspended: {},
+  /** The store took longer than the lease, as a busy disk does, so that the run has to be taken up once more. */
+  Hindered: { message: Schema.String },
   /** Another process holds the run. */
   Waiting: { holder: Schema.String, millis: Schema.Finite },
   Done: { result: Schema.String },

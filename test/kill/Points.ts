@@ -1,5 +1,7 @@
 /** The boundaries of a worker's life, at one of which it kills or pauses itself. */
 import type { CheckpointStore, Entry } from "effect-resilience/durable/CheckpointStore"
+import type * as EscalationQueue from "effect-resilience/durable/EscalationQueue"
+import type * as Idempotency from "effect-resilience/durable/Idempotency"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import type { Event, Say } from "./Event.ts"
@@ -59,15 +61,18 @@ export const make = (
 /** What an entry is, as `StepSucceeded plan`. */
 const named = ({ body, step }: Entry): string => `${/"_tag":"(\w+)"/.exec(body)?.[1] ?? "?"} ${step}`.trim()
 
+const doing = (what: string) => Effect.provideService(Doing, what)
+
+const bounded = (points: Points) => <A, E, R>(what: string, effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  points.pass("store", `before ${what}`).pipe(
+    Effect.andThen(effect),
+    Effect.tap(() => points.pass("store", `after ${what}`)),
+    doing(what)
+  )
+
 /** A store with a boundary before and after everything that writes. */
 export const around = (points: Points, store: CheckpointStore["Service"]): CheckpointStore["Service"] => {
-  const doing = (what: string) => Effect.provideService(Doing, what)
-  const between = <A, E, R>(what: string, effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-    points.pass("store", `before ${what}`).pipe(
-      Effect.andThen(effect),
-      Effect.tap(() => points.pass("store", `after ${what}`)),
-      doing(what)
-    )
+  const between = bounded(points)
   return {
     acquire: (...args) => between("acquire", store.acquire(...args)),
     renew: (...args) => between("renew", store.renew(...args)),
@@ -80,3 +85,22 @@ export const around = (points: Points, store: CheckpointStore["Service"]): Check
     list: (...args) => doing("list")(store.list(...args))
   }
 }
+
+/** The same of what keeps the questions to people. */
+export const aroundQuestions = (points: Points, store: EscalationQueue.Store): EscalationQueue.Store => {
+  const between = bounded(points)
+  return {
+    ...store,
+    insert: (record) => between(`ask ${record.reason}`, store.insert(record)),
+    replace: (record) => between(`change ${record.reason}`, store.replace(record)),
+    find: (id) => doing("find")(store.find(id)),
+    select: (filter) => doing("select")(store.select(filter))
+  }
+}
+
+/** The same of what remembers the results of calls. */
+export const aroundResults = (points: Points, store: Idempotency.Store): Idempotency.Store => ({
+  ...store,
+  get: (scope, key) => doing("recall")(store.get(scope, key)),
+  put: (scope, key, entry) => bounded(points)("remember", store.put(scope, key, entry))
+})

@@ -3,14 +3,19 @@ import { Cause, Effect, Semaphore } from "effect"
 import { type Fate, isDone, isKilled, type Life, type Unharmed, type Violation } from "./checks.ts"
 import * as driver from "./driver.ts"
 import * as plan from "./plan.ts"
+import { programs } from "./programs.ts"
 import { stores } from "./stores.ts"
 
 export interface Tally {
+  readonly program: string
   readonly store: string
   runs: number
   lives: number
-  /** At a boundary of the store, in the middle of what it does, around what is done outside, and from outside. */
-  readonly kills: { store: number; inside: number; effect: number; random: number }
+  /**
+   * At a boundary of the store, in the middle of what it does, around what is done outside, around the decision of a
+   * person, and from outside.
+   */
+  readonly kills: { store: number; inside: number; effect: number; person: number; random: number }
   /** How often something idempotent happened once more than it had to. */
   repeats: number
   duplicated: number
@@ -19,27 +24,32 @@ export interface Tally {
   readonly reconciled: { happened: number; notHappened: number }
   /** How often a life had to wait for the lease of a dead one. */
   waits: number
+  /** How often the store took longer than a lease. */
+  hindered: number
   pauses: number
   givenUp: number
   violations: number
 }
 
-const tallyOf = (store: string): Tally => ({
+const tallyOf = (program: string, store: string): Tally => ({
+  program,
   store,
   runs: 0,
   lives: 0,
-  kills: { store: 0, inside: 0, effect: 0, random: 0 },
+  kills: { store: 0, inside: 0, effect: 0, person: 0, random: 0 },
   repeats: 0,
   duplicated: 0,
   lost: 0,
   reconciled: { happened: 0, notHappened: 0 },
   waits: 0,
+  hindered: 0,
   pauses: 0,
   givenUp: 0,
   violations: 0
 })
 
-export const killsOf = ({ kills }: Tally): number => kills.store + kills.inside + kills.effect + kills.random
+export const killsOf = ({ kills }: Tally): number =>
+  kills.store + kills.inside + kills.effect + kills.person + kills.random
 
 /** The boundary that a life passed last. */
 const lastBoundary = (life: Life) => life.events.findLast((event) => event._tag === "Passing")
@@ -55,6 +65,7 @@ const count = (tally: Tally, { lives, violations }: driver.Told): void => {
     for (const event of life.events) {
       if (event._tag === "Reconciled") tally.reconciled[event.happened ? "happened" : "notHappened"]++
       if (event._tag === "Waiting") tally.waits++
+      if (event._tag === "Hindered") tally.hindered++
     }
   }
   const deeds = lives.at(-1)?.deeds ?? []
@@ -86,6 +97,7 @@ const tell = (fate: Fate, life: Life): string => {
 
 /** Something that must not be, and how to see it again. */
 export interface Finding extends Violation {
+  readonly program: string
   readonly store: string
   readonly seed: number
   /** The number of the run; of a pause, with a `p` before it; or `u` for the run that is given up. */
@@ -94,13 +106,14 @@ export interface Finding extends Violation {
 }
 
 export interface Orders {
+  readonly programs: ReadonlyArray<string>
   readonly stores: ReadonlyArray<string>
   readonly seed: number
-  /** How many kills over each store. */
+  /** How many kills of each program over each store. */
   readonly kills: number
-  /** How many holders are paused over each store. */
+  /** How many holders of each program are paused over each store. */
   readonly pauses: number
-  /** Whether one run over each store kills its processes until it is given up. */
+  /** Whether one run of each program over each store kills its processes until it is given up. */
   readonly givenUp: boolean
   readonly schema: string | undefined
   readonly concurrency: number
@@ -113,7 +126,7 @@ export interface Outcome {
   readonly findings: ReadonlyArray<Finding>
 }
 
-/** What is known of one store. */
+/** What is known of one program over one store. */
 interface Desk {
   readonly tally: Tally
   readonly unharmed: Unharmed
@@ -124,12 +137,12 @@ interface Desk {
   readonly keys: Map<string, string>
 }
 
-const desk = (orders: Orders, store: string): Effect.Effect<Desk, unknown> => {
-  const options: driver.Options = { store, schema: orders.schema }
+const desk = (orders: Orders, program: string, store: string): Effect.Effect<Desk, unknown> => {
+  const options: driver.Options = { program, store, schema: orders.schema }
   return Effect.map(driver.unharmed(options), (unharmed) => ({
-    tally: tallyOf(store),
+    tally: tallyOf(program, store),
     unharmed,
-    seed: `${orders.seed}/${store}`,
+    seed: program === "durable" ? `${orders.seed}/${store}` : `${orders.seed}/${program}/${store}`,
     options,
     findings: [],
     keys: new Map()
@@ -158,6 +171,7 @@ const note = (orders: Orders, desk: Desk, run: string, story: Effect.Effect<driv
       const findings = violations.map(({ detail, rule }) => ({
         rule,
         detail,
+        program: desk.tally.program,
         store: desk.tally.store,
         seed: orders.seed,
         run,
@@ -172,7 +186,9 @@ const killRun = (orders: Orders, desk: Desk, n: number, lives: driver.Plan["live
   note(orders, desk, String(n), driver.story(desk.options, desk.unharmed, { lives }))
 
 const pauseRun = Effect.fnUntraced(function*(orders: Orders, desk: Desk, n: number) {
-  const boundary = yield* plan.pause(desk.seed, n, desk.unharmed, stores[desk.options.store]?.locks === true)
+  const { program, store } = desk.tally
+  const mayPause = programs[program]?.mayPause ?? (() => false)
+  const boundary = yield* plan.pause(desk.seed, n, desk.unharmed, stores[store]?.locks === true, mayPause)
   yield* note(orders, desk, `p${n}`, driver.paused(desk.options, desk.unharmed, boundary))
   desk.tally.pauses++
 })
@@ -189,8 +205,8 @@ const maxHarmless = 10
 export const run = Effect.fnUntraced(function*(orders: Orders) {
   const semaphore = yield* Semaphore.make(orders.concurrency)
   const turn = semaphore.withPermits(1)
-  const work = Effect.fnUntraced(function*(store: string) {
-    const one = yield* turn(desk(orders, store))
+  const work = Effect.fnUntraced(function*([program, store]: readonly [string, string]) {
+    const one = yield* turn(desk(orders, program, store))
     const pauses = Array.from({ length: orders.pauses }, (_, n) => turn(pauseRun(orders, one, n)))
     const kills = Effect.gen(function*() {
       let n = 0
@@ -209,20 +225,21 @@ export const run = Effect.fnUntraced(function*(orders: Orders) {
         yield* Effect.all(round, { concurrency: "unbounded", discard: true })
         harmless = killsOf(one.tally) > before ? 0 : harmless + 1
         if (harmless > 0 && one.findings.length > 0) break
-        if (harmless === maxHarmless) return yield* Effect.die(`nobody could be killed over ${store}`)
+        if (harmless === maxHarmless) return yield* Effect.die(`nobody could be killed of ${program} over ${store}`)
       }
     })
     const givenUp = orders.givenUp ? [turn(giveUpRun(orders, one))] : []
     yield* Effect.all([...givenUp, ...pauses, kills], { concurrency: "unbounded", discard: true })
     return one
   })
-  const desks = yield* Effect.forEach(orders.stores, work, { concurrency: "unbounded" })
+  const all = orders.programs.flatMap((program) => orders.stores.map((store) => [program, store] as const))
+  const desks = yield* Effect.forEach(all, work, { concurrency: "unbounded" })
   return { tallies: desks.map(({ tally }) => tally), findings: desks.flatMap(({ findings }) => findings) }
 })
 
 /** Does once more what a finding is of. */
-export const again = Effect.fnUntraced(function*(orders: Orders, store: string, run: string) {
-  const one = yield* desk(orders, store)
+export const again = Effect.fnUntraced(function*(orders: Orders, program: string, store: string, run: string) {
+  const one = yield* desk(orders, program, store)
   if (run === "u") yield* giveUpRun(orders, one)
   else if (run.startsWith("p")) yield* pauseRun(orders, one, Number(run.slice(1)))
   else yield* killRun(orders, one, Number(run), yield* plan.lives(one.seed, Number(run), one.unharmed))

@@ -62,7 +62,7 @@ const second: Life = {
 
 const story: Story = {
   lives: [first, second],
-  again: { result: "all", deeds: 0 },
+  again: { result: "all", deeds: 0, unanswered: 0 },
   unharmed: { result: "all", deeds: [planned, charged], events: [] },
   knowsTheDead: true
 }
@@ -86,6 +86,22 @@ const planAgain = (again: Partial<Deed>): Story => ({
     { ...second, deeds: [planned, { ...planned, life: 2, ...again }, { ...charged, life: 2 }] }
   ]
 })
+
+const asked: Extract<Event, { readonly _tag: "Asked" }> = {
+  _tag: "Asked",
+  step: "agent/turn-1/model",
+  prompt: "what an unharmed one is sent",
+  unpaired: []
+}
+
+/** An agent whose second life asks its model. */
+const asking = (change: Partial<typeof asked>): Story => {
+  const { events } = second
+  return {
+    ...withSecond({ events: [{ ...asked, ...change }, ...events] }),
+    unharmed: { ...story.unharmed, events: [asked] }
+  }
+}
 
 /** Stories with one thing wrong, and what it has to be called. */
 const wrong: ReadonlyArray<readonly [what: string, rules: ReadonlyArray<Rule>, story: Story]> = [
@@ -162,14 +178,29 @@ const wrong: ReadonlyArray<readonly [what: string, rules: ReadonlyArray<Rule>, s
   ["another result", ["result"], expecting({ result: "all and more" })],
   ["a run that is done and not completed", ["status"], withSecond({ journal: { ...finished, status: "running" } })],
   ["a lease that is left behind", ["leased"], withSecond({ journal: { ...finished, leased: true } })],
-  ["a finished run that does something", ["restless"], { ...story, again: { result: "all", deeds: 1 } }],
-  ["a finished run that gives something else", ["restless"], { ...story, again: { result: "none", deeds: 0 } }]
+  [
+    "a model that is sent a call without its result",
+    ["unpaired"],
+    asking({ unpaired: ["call_1"] })
+  ],
+  ["a model that is sent something else", ["retold"], asking({ prompt: "another one" })],
+  [
+    "a finished run that still asks people",
+    ["unanswered"],
+    { ...story, again: { result: "all", deeds: 0, unanswered: 1 } }
+  ],
+  ["a finished run that does something", ["restless"], { ...story, again: { result: "all", deeds: 1, unanswered: 0 } }],
+  ["a finished run that gives something else", ["restless"], {
+    ...story,
+    again: { result: "none", deeds: 0, unanswered: 0 }
+  }]
 ]
 
 describe("the checks of a killed run", () => {
   it("find nothing where nothing is wrong", () => {
     assert.deepStrictEqual(ofStory(story), [])
     assert.deepStrictEqual(ofStory(planAgain({})), [])
+    assert.deepStrictEqual(ofStory(asking({})), [])
   })
 
   it.each(wrong)("find %s", (_, rules, story) => {

@@ -55,7 +55,9 @@ export interface Unharmed {
 export interface Story {
   readonly lives: ReadonlyArray<Life>
   /** The finished program run again by yet another process: what it gave, and how much it did. */
-  readonly again: { readonly result: string; readonly deeds: number } | undefined
+  readonly again:
+    | { readonly result: string; readonly deeds: number; readonly unanswered: number }
+    | undefined
   readonly unharmed: Unharmed
   /** Whether the store knows at once that an owner on this machine was killed. */
   readonly knowsTheDead: boolean
@@ -79,6 +81,9 @@ export type Rule =
   | "status" // the finished run is not completed
   | "leased" // the finished run is still held
   | "restless" // the finished run did something when it was run again
+  | "unpaired" // a model was sent a call without its result, or a result without its call
+  | "retold" // a model was sent something else than the model of an unharmed run
+  | "unanswered" // the finished run still asks people
   | "unfenced" // a holder that was paused past its lease wrote, or did not say why it could not
 export interface Violation {
   readonly rule: Rule
@@ -164,6 +169,20 @@ const ofLives = function*({ knowsTheDead, lives }: Pick<Story, "lives" | "knowsT
   }
 }
 
+/** What a model is sent by any life is what the one of an unharmed run is sent. */
+const ofTheModel = function*({ lives, unharmed }: Story): Generator<Violation> {
+  const sent = new Map<string, string>()
+  for (const event of unharmed.events) if (event._tag === "Asked") sent.set(event.step, event.prompt)
+  for (const { events, life } of lives) {
+    for (const event of events) {
+      if (event._tag !== "Asked") continue
+      const where = `in life ${life}, step "${event.step}"`
+      if (event.unpaired.length > 0) yield { rule: "unpaired", detail: `${where}: ${event.unpaired.join(", ")}` }
+      if (sent.get(event.step) !== event.prompt) yield { rule: "retold", detail: where }
+    }
+  }
+}
+
 const ofDeeds = function*(deeds: ReadonlyArray<Deed>): Generator<Violation> {
   const owners = new Map<string, string>()
   for (const [step, done] of stepsOf(deeds)) {
@@ -185,6 +204,9 @@ const ofDeeds = function*(deeds: ReadonlyArray<Deed>): Generator<Violation> {
   }
 }
 
+/** Calls of one turn of an agent have no order among themselves. */
+const placeOf = (step: string): string => step.replace(/\/(tools|approvals)\[\d+\].*$/, "")
+
 const ofTheEnd = function*({ again, lives, unharmed }: Story): Generator<Violation> {
   const last = lives.at(-1)
   const result = last?.events.find((event) => event._tag === "Done")?.result
@@ -199,7 +221,7 @@ const ofTheEnd = function*({ again, lives, unharmed }: Story): Generator<Violati
     if (!expected.has(step)) yield { rule: "deeds", detail: `step "${step}" happened, and is none of the program` }
   }
   const order = (deeds: ReadonlyArray<Deed>) =>
-    [...new Set(deeds.flatMap(({ effects, step }) => effects === "atMostOnce" ? [step] : []))].join(", ")
+    [...new Set(deeds.flatMap(({ effects, step }) => effects === "atMostOnce" ? [placeOf(step)] : []))].join(", ")
   if (order(last.deeds) !== order(unharmed.deeds)) {
     yield { rule: "order", detail: `${order(last.deeds)} instead of ${order(unharmed.deeds)}` }
   }
@@ -209,11 +231,13 @@ const ofTheEnd = function*({ again, lives, unharmed }: Story): Generator<Violati
   if (again === undefined) return yield { rule: "restless", detail: "the finished run could not be run again" }
   if (again.result !== result) yield { rule: "restless", detail: `run again, it gave ${again.result}` }
   if (again.deeds > 0) yield { rule: "restless", detail: `run again, it did ${again.deeds} things more` }
+  if (again.unanswered > 0) yield { rule: "unanswered", detail: `${again.unanswered} questions of a run that is done` }
 }
 
 /** Everything that is wrong with a run that was killed and resumed until it was done. */
 export const ofStory = (story: Story): ReadonlyArray<Violation> => [
   ...ofLives(story),
+  ...ofTheModel(story),
   ...ofDeeds(story.lives.at(-1)?.deeds ?? []),
   ...ofTheEnd(story)
 ]

@@ -1,6 +1,6 @@
 /** Lets real processes work a run, kills them, and looks at what they leave. */
-import { Cause, type Context, Duration, Effect, Layer, Option, Queue } from "effect"
-import { Checkpoint, type CheckpointStore } from "effect-resilience"
+import { Cause, type Context, Duration, Effect, Layer, Option, Queue, References } from "effect"
+import { Checkpoint } from "effect-resilience"
 import { randomUUID } from "node:crypto"
 import * as path from "node:path"
 import * as Process from "../support/process.ts"
@@ -22,20 +22,22 @@ import { decode, type Event } from "./Event.ts"
 import type { Fault } from "./faults.ts"
 import * as Points from "./Points.ts"
 import * as PostgresLog from "./PostgresLog.ts"
-import { digest, input, program } from "./program.ts"
-import { folder, type Store, stores } from "./stores.ts"
+import { digest } from "./program.ts"
+import { type Program, programs } from "./programs.ts"
+import { type Everything, folder, type Store, stores } from "./stores.ts"
 import * as World from "./World.ts"
 
 const worker = path.join(import.meta.dirname, "worker.ts")
 
 /** Where one run is worked: what its processes are told, and this process's own view of the same. */
 interface Site {
+  readonly program: Program
   readonly store: Store
   readonly args: ReadonlyArray<string>
   readonly runId: string
   readonly file: World.Log
   readonly table: World.Log
-  readonly context: Effect.Effect<Context.Context<CheckpointStore.CheckpointStore>, unknown>
+  readonly context: Effect.Effect<Context.Context<Everything>, unknown>
   readonly deeds: Effect.Effect<ReadonlyArray<World.Deed>>
 }
 
@@ -52,6 +54,8 @@ const flag = (name: string, value: string | number | undefined): ReadonlyArray<s
   value === undefined ? [] : [`--${name}`, String(value)]
 
 export interface Options {
+  /** Default: `durable`. */
+  readonly program?: string | undefined
   readonly store: string
   /** The schema of the table outside; without it all deeds are in the file. */
   readonly schema?: string | undefined
@@ -61,6 +65,9 @@ export interface Options {
 const site = Effect.fnUntraced(function*(options: Options, { lease, maxCrashes }: Bounds = {}) {
   const store = stores[options.store]
   if (store === undefined) return yield* Effect.die(`no store is named ${options.store}`)
+  const name = options.program ?? "durable"
+  const program = programs[name]
+  if (program === undefined) return yield* Effect.die(`no program is named ${name}`)
   const runId = randomUUID()
   const place = yield* store.place
   const log = path.join(yield* folder, "deeds")
@@ -70,17 +77,19 @@ const site = Effect.fnUntraced(function*(options: Options, { lease, maxCrashes }
   const scope = yield* Effect.scope
   const context = yield* Effect.cached(
     Effect.flatMap(
-      Effect.promise(() => store.layer(place, Points.none)),
+      Effect.promise(() => program.layer(store, place, Points.none)),
       (layer) => Layer.buildWithScope(layer, scope)
     )
   )
   const one: Site = {
+    program,
     store,
     runId,
     file,
     table,
     context,
     args: [
+      ...flag("program", name),
       ...flag("store", options.store),
       ...flag("place", place),
       ...flag("log", log),
@@ -201,20 +210,26 @@ const runAgain = (one: Site, life: number): Effect.Effect<Story["again"]> =>
   Effect.gen(function*() {
     const before = (yield* one.deeds).length
     const context = yield* one.context
-    const result = yield* program({
+    const { input, run, unanswered } = yield* Effect.promise(one.program.load)
+    const world: World.World = {
       file: one.file,
       table: one.table,
       life,
       linger: 0,
       points: Points.none,
       say: () => undefined
-    })
-      .pipe(
-        Checkpoint.run({ id: one.runId, input }),
-        Effect.provideContext(context)
-      )
-    return { result: JSON.stringify(result), deeds: (yield* one.deeds).length - before }
-  }).pipe(Effect.catchCause((cause) => Effect.succeed({ result: Cause.pretty(cause), deeds: 0 })))
+    }
+    const result = yield* run(world).pipe(
+      Checkpoint.run({ id: one.runId, input }),
+      Effect.provideContext(context),
+      Effect.provideService(References.MinimumLogLevel, "None")
+    )
+    return {
+      result: JSON.stringify(result),
+      deeds: (yield* one.deeds).length - before,
+      unanswered: yield* Effect.provideContext(unanswered(one.runId), context)
+    }
+  }).pipe(Effect.catchCause((cause) => Effect.succeed({ result: Cause.pretty(cause), deeds: 0, unanswered: 0 })))
 
 /** Lets a run be, to know what it does and gives. */
 export const unharmed = (options: Options): Effect.Effect<Unharmed, unknown> =>
@@ -258,8 +273,8 @@ export const givenUp = (options: Options, unharmed: Unharmed): Effect.Effect<Tol
     const one = yield* site(options, { maxCrashes: 2 })
     const lives: Array<Life> = []
     const next = (fate: Fate) => Effect.map(live(one, lives.length + 1, fate), (life) => void lives.push(life))
-    const killed: Fate = { _tag: "KilledAt", boundary: "before append StepSucceeded plan" }
-    const given = <A, E>(effect: Effect.Effect<A, E, CheckpointStore.CheckpointStore>) =>
+    const killed: Fate = { _tag: "KilledAt", boundary: one.program.deadly }
+    const given = <A, E>(effect: Effect.Effect<A, E, Everything>) =>
       Effect.flatMap(one.context, (context) => Effect.provideContext(effect, context))
 
     yield* next(killed)

@@ -60,7 +60,6 @@ describe("the plan of a campaign", () => {
           (pauses) => [...new Set(pauses)].toSorted()
         )
       const fit = [
-        "after acquire",
         "before plan",
         "after plan",
         "before append StepSucceeded plan",

@@ -19,14 +19,20 @@ const sortOf = ({ deeds }: Unharmed) => {
 
 /**
  * All boundaries of a run, shuffled, one of every sort after the other, so that a few of them already are of many
- * sorts.
+ * sorts. Those around what people do are few, and come first.
  */
 const deck = (seed: string, unharmed: Unharmed): Effect.Effect<ReadonlyArray<string>> =>
   Effect.gen(function*() {
     const sorts = Map.groupBy(yield* Random.shuffle(boundariesOf(unharmed)), sortOf(unharmed))
     const rounds = Math.max(...Array.from(sorts.values(), (sort) => sort.length))
-    return Array.from({ length: rounds }, (_, round) => Array.from(sorts.values()).flatMap((sort) => sort[round] ?? []))
-      .flat()
+    const all = Array.from(
+      { length: rounds },
+      (_, round) => Array.from(sorts.values()).flatMap((sort) => sort[round] ?? [])
+    ).flat()
+    const people = new Set(
+      unharmed.events.flatMap((event) => event._tag === "Passing" && event.kind === "person" ? [event.where] : [])
+    )
+    return [...all.filter((where) => people.has(where)), ...all.filter((where) => !people.has(where))]
   }).pipe(Random.withSeed(`${seed}/deck`))
 
 /** A resumed life does not do again what the lives before it have done: its first boundaries matter most. */
@@ -52,17 +58,37 @@ export const lives = (seed: string, n: number, unharmed: Unharmed): Effect.Effec
   }).pipe(Random.withSeed(`${seed}/${n}`))
 
 /**
+ * The boundaries at which a lease is held and the journal has been read: a run that waits for people has no lease, and
+ * who has read nothing yet finds the finished run, and gives what it gave.
+ */
+const held = (boundaries: ReadonlyArray<string>): ReadonlyArray<string> => {
+  let holds = false
+  const end = boundaries.indexOf("before append RunCompleted") + 1
+  return boundaries.slice(0, end).filter((boundary) => {
+    if (boundary.startsWith("before release")) holds = false
+    if (boundary.startsWith("after acquire")) holds = true
+    return holds && !/^(after acquire|read:)/.test(boundary)
+  })
+}
+
+/**
  * Where the nth holder of a lease is paused: it holds it already, and has something to write still.
  *
  * Between the intent of a step that must not happen twice and what the step does, no store can help: whoever takes over
  * finds that nothing has happened, and the one who was paused there goes on.
  */
-export const pause = (seed: string, n: number, unharmed: Unharmed, locks: boolean): Effect.Effect<string> =>
+export const pause = (
+  seed: string,
+  n: number,
+  unharmed: Unharmed,
+  locks: boolean,
+  mayPause: (boundary: string, unharmed: Unharmed) => boolean = () => true
+): Effect.Effect<string> =>
   Effect.gen(function*() {
     const all = boundariesOf(unharmed)
     const once = new Set(unharmed.deeds.filter((deed) => deed.effects === "atMostOnce").map((deed) => deed.step))
-    const held = all.slice(all.indexOf("after acquire"), all.indexOf("before append RunCompleted") + 1)
-    const fit = held.filter((boundary) =>
+    const fit = held(all).filter((boundary) =>
+      mayPause(boundary, unharmed) &&
       !(locks && boundary.includes(":")) && !boundary.startsWith("after append StepIntended") &&
       !(boundary.startsWith("before ") && once.has(boundary.slice("before ".length)))
     )

@@ -1,4 +1,4 @@
-// Runs the tests of the guards and of what is durable with the long runs of their properties: tens of thousands of
+// Runs the tests of the guards, of what is durable and of agents with the long runs of their properties: thousands of
 // random stories each.
 import { spawnSync } from "node:child_process"
 import { fileURLToPath } from "node:url"
@@ -13,7 +13,7 @@ const { status } = spawnSync(
     "--config",
     "test/vitest.config.ts",
     "--testTimeout=1800000",
-    ...(tests.length === 0 ? ["test/policy", "test/durable"] : tests)
+    ...(tests.length === 0 ? ["test/policy", "test/durable", "test/agent"] : tests)
   ],
   { stdio: "inherit", env: { ...process.env, EFFECT_RESILIENCE_FULL: "1" } }
 )
