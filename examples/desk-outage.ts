@@ -24,7 +24,7 @@ Date: 2026-11-02
 Our card was charged twice for HB-1042. Could you send one of the two back?`
 
 /** The desk's world in memory, around a model. */
-const worldAround = <E, R>(
+export const worldAround = <E, R>(
   model: Layer.Layer<LanguageModel.LanguageModel, E, R>,
   circuit: CircuitBreaker.Options = {}
 ) => {

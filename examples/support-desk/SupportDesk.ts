@@ -9,6 +9,7 @@ import {
   Backoff,
   Checkpoint,
   CircuitBreaker,
+  Deadline,
   EscalationQueue,
   Fallback,
   Retry
@@ -86,13 +87,26 @@ export interface Patience {
   readonly base: Duration.Input
   readonly cap: Duration.Input
   readonly triageAttempts: number
+  readonly triageTimeout: Duration.Input
   readonly agentFor: Duration.Input
 }
 
-export const patient: Patience = { base: "1 second", cap: "60 seconds", triageAttempts: 4, agentFor: "30 minutes" }
+export const patient: Patience = {
+  base: "1 second",
+  cap: "60 seconds",
+  triageAttempts: 4,
+  triageTimeout: "15 seconds",
+  agentFor: "30 minutes"
+}
 
 /** The simulated provider answers in milliseconds and its outage lasts seconds, so the waits are short as well. */
-export const brisk: Patience = { base: "150 millis", cap: "2 seconds", triageAttempts: 4, agentFor: "60 seconds" }
+export const brisk: Patience = {
+  base: "150 millis",
+  cap: "2 seconds",
+  triageAttempts: 4,
+  triageTimeout: "2 seconds",
+  agentFor: "60 seconds"
+}
 
 /** How a ticket ended. `reason` says why somebody has to look at it. */
 export const Outcome = Schema.Struct({
@@ -121,9 +135,11 @@ const prices = { input: 5, output: 25 }
 
 /** Creates the desk's program for one ticket. */
 export const make = (options: { readonly model: string; readonly patience?: Patience | undefined }) => {
-  const { agentFor, base, cap, triageAttempts } = options.patience ?? patient
+  const { agentFor, base, cap, triageAttempts, triageTimeout } = options.patience ?? patient
   const backoff = Backoff.fullJitter({ base, cap })
+  // Sorting is quick or not worth waiting for: a model that hangs gives way to the rules.
   const guardTriage = flow(
+    Deadline.attempt(triageTimeout, { name: "triage" }),
     CircuitBreaker.protect("provider"),
     Retry.apply(Retry.policy({ name: "triage", backoff, maxAttempts: triageAttempts, idempotent: true }))
   )
