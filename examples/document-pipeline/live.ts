@@ -40,7 +40,7 @@ import { make24 } from "./samples.ts"
 export const brisk: Pipeline.Patience = {
   base: "50 millis",
   cap: "1 second",
-  atMost: "60 seconds",
+  atMost: "10 minutes",
   openFor: "300 millis"
 }
 

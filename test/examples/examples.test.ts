@@ -73,6 +73,7 @@ describe("npm run example", () => {
       assert.strictEqual(code, 0)
       const names = output.split("\n").flatMap((line) => /^ {2}(\S+)/.exec(line)?.[1] ?? [])
       assert.deepStrictEqual(names, [
+        "production-agent",
         "support-desk",
         "document-pipeline",
         "research",
