@@ -1,10 +1,14 @@
 /** The assistant through a bad hour: on the virtual clock, and live with the real SDK, files and a server on loopback. */
-import { Effect, FileSystem, Layer, References } from "effect"
-import { Agent, CheckpointStore, EscalationQueue, Fault, Idempotency } from "effect-resilience"
+import { NodeHttpServer } from "@effect/platform-node"
+import { Console, Effect, FileSystem, Layer, References } from "effect"
+import { Agent, CheckpointStore, EscalationQueue, Fault, Idempotency, Telemetry } from "effect-resilience"
 import * as Sqlite from "effect-resilience/durable/stores/Sqlite"
+import * as HealthHttp from "effect-resilience/health/HealthHttp"
 import * as Anthropic from "effect-resilience/model/Anthropic"
 import { ScriptedModel } from "effect-resilience/testing"
 import * as ProviderServer from "effect-resilience/testing/ProviderServer"
+import { FetchHttpClient, HttpClient, HttpRouter, HttpServer } from "effect/http"
+import { createServer } from "node:http"
 import type { Example } from "../support/Example.ts"
 import { withFastClock } from "../support/fastClock.ts"
 import { inVirtualTime } from "../support/virtualTime.ts"
@@ -56,8 +60,32 @@ const live = (seed: number) =>
         others: [{ label: "second", model: yield* provider("secondDown") }],
         store: Day.failing(down).pipe(Layer.provideMerge(Sqlite.layer({ filename: `${folder}/runs.db` })))
       })
-      const world = Layer.provideMerge(toolsLayer, Layer.mergeAll(production, Vouchers.layer))
-      return yield* Effect.provide(Day.run(Day.quarter), world)
+      const world = toolsLayer.pipe(
+        Layer.provideMerge(HttpRouter.serve(HealthHttp.layer(), { disableLogger: true })),
+        Layer.provideMerge(Layer.mergeAll(
+          production,
+          Vouchers.layer,
+          FetchHttpClient.layer,
+          NodeHttpServer.layer(createServer, { host: "127.0.0.1", port: 0 })
+        )),
+        Layer.provideMerge(Telemetry.layerMetrics())
+      )
+      const watched = Effect.gen(function*() {
+        const { address } = yield* HttpServer.HttpServer
+        const get = (path: string) =>
+          HttpClient.get(`${HttpServer.formatAddress(address)}${path}`).pipe(
+            Effect.flatMap((response) => Effect.all([Effect.succeed(response.status), response.text]))
+          )
+        const before = yield* get("/health/live")
+        const day = yield* Day.run(Day.quarter)
+        const ready = yield* get("/health/ready")
+        const [, scraped] = yield* get("/metrics")
+        yield* Console.log(`GET /health/ready: ${ready[0]}; GET /metrics, of it:`)
+        const told = /^effect_resilience_(answers_total|circuit_transitions_total|health_status)/
+        for (const line of scraped.split("\n").filter((line) => told.test(line))) yield* Console.log(`  ${line}`)
+        return { ...day, live: before[0], ready: ready[0], scraped }
+      })
+      return yield* Effect.provide(watched, world)
     }))
   }).pipe(Effect.scoped, Effect.provideService(References.MinimumLogLevel, "None"))
 

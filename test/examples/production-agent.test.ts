@@ -3,6 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import { hour } from "../../examples/production-agent/day.ts"
 import { example } from "../../examples/production-agent/example.ts"
+import { parse } from "../support/prometheus.ts"
 
 const perMinute = 60 / hour.everySeconds
 
@@ -30,6 +31,29 @@ describe("the assistant's bad hour", () => {
       assert.strictEqual(Object.values(sources).reduce((sum, count) => sum + count, 0), total)
       assert.strictEqual(new Set(sent).size, sent.length)
     }).pipe(Effect.provide(NodeServices.layer)))
+
+  it.live("is told over HTTP while it runs: a scraper reads what became of every answer", () =>
+    Effect.gen(function*() {
+      const { letters, live, metrics, ready, scraped } = yield* example.live(1)
+      assert.deepStrictEqual([live, ready], [200, 200])
+      const families = parse(scraped)
+      const answers = families.get("effect_resilience_answers_total")
+      const bySource = Object.fromEntries(
+        (answers?.samples ?? []).map(({ labels, value }) => [labels["source"], value])
+      )
+      assert.notInclude(letters, "!")
+      for (const [source, count] of Object.entries(metrics.sources)) {
+        assert.isAtLeast(bySource[source] ?? 0, count, source)
+      }
+      const opened = families.get("effect_resilience_circuit_transitions_total")?.samples.filter(({ labels }) =>
+        labels["to"] === "Open"
+      )
+      assert.sameMembers([...new Set(opened?.map(({ labels }) => labels["key"]))], [
+        "assistant/primary",
+        "assistant/second"
+      ])
+      assert.isTrue(families.has("effect_resilience_health_status"))
+    }).pipe(Effect.provide(NodeServices.layer)), 120_000)
 
   it.effect("is the same for a seed each time", () =>
     Effect.gen(function*() {
