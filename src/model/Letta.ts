@@ -247,7 +247,8 @@ export class Letta extends Context.Service<Letta, {
  * - `turnTimeout`: time until the answer to a request that changes something begins, default 5 minutes. Without a stream
  *   that is the whole turn, and Node's own `fetch` gives up after 300 seconds whatever is set here.
  * - `readTimeout`: the same for a request that only reads, default 30 seconds.
- * - `stallTimeout`: time without a byte of a body or stream while somebody waits for one, default 30 seconds.
+ * - `stallTimeout`: time without a byte of a body or stream while somebody waits for one, default 30 seconds. Each byte is
+ *   a sign of life for the watchdogs around (`Deadline.stall`, `Deadline.watch`).
  * - `fetch`: default the global one.
  * - `headers`: sent with every request. The client's `LETTA_CUSTOM_HEADERS` is not read.
  * - `client`: further options of the client, such as `project`, `fetchOptions`, `logger`. Its log is off by default.

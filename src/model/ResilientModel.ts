@@ -118,7 +118,8 @@ export interface LastGoodOptions {
  * - `buffer`: whether a stream is collected before any of it is handed on, so that all of it can be tried again or replaced;
  *   default no.
  * - `stall`: how long a stream may be silent after its first part; default 30 seconds, and infinity for as long as it likes.
- *   The time to the first part is the `timeout` of the policy.
+ *   The provider's signs of life, such as pings, count for up to 10 minutes, or for `stall` where that is longer. The time
+ *   to the first part, pings or not, is the `timeout` of the policy.
  * - `requireFinish`: whether an answer without a finish part is a failure; default yes.
  * - `lastGood`: keeps good answers of the first model, and serves them, marked as old, when no model answers. Needs a
  *   `LastGood`. Not kept are answers that call tools, those without a finish part, and objects with a `Redacted` in them.

@@ -31,6 +31,29 @@ export const controlled = Effect.fnUntraced(function*(init: ResponseInit) {
   }
 })
 
+/** The real `fetch`; `heard` is done when more of a body has come than when it was asked, and the client waits for more. */
+export const listened = Effect.gen(function*() {
+  const pulls = yield* Queue.unbounded<void>()
+  const fetch: typeof globalThis.fetch = async (input, init) => {
+    const response = await globalThis.fetch(input, init)
+    const reader = response.body?.getReader()
+    let chunks = 0
+    return new Response(
+      new ReadableStream({
+        pull: async (controller) => {
+          if (chunks++ > 0) Queue.offerUnsafe(pulls, undefined)
+          const chunk = await reader?.read()
+          if (chunk === undefined || chunk.done) controller.close()
+          else controller.enqueue(chunk.value)
+        },
+        cancel: (reason) => reader?.cancel(reason)
+      }, { highWaterMark: 0 }),
+      response
+    )
+  }
+  return { fetch, heard: Effect.andThen(Queue.clear(pulls), Queue.take(pulls)) }
+})
+
 /** The real `fetch`; `awaited` is done when part of a body has come and the client waits for more. */
 export const observed = Effect.gen(function*() {
   const awaited = yield* Deferred.make<void>()
