@@ -351,9 +351,15 @@ export const layerLogJson = (options: LogOptions = {}): Layer.Layer<never> =>
  * **Details**
  *
  * The toolkit's own spans need no layer. They are `invoke_agent NAME` and `execute_tool NAME` with the attributes of
- * OpenTelemetry's GenAI conventions, `retry.attempt` for each attempt of a `Retry`, `checkpoint.run` and
- * `checkpoint.step`; those of model calls are made by `effect/ai`. `retry.attempt`, `checkpoint.run` and `checkpoint.step`
- * are made only where a tracer was provided and there is a span around, so that they cost nothing without.
+ * OpenTelemetry's GenAI conventions, `invoke_agent` for a message to `Letta`, `retry.attempt` for each attempt of a
+ * `Retry`, `checkpoint.run` and `checkpoint.step`. `retry.attempt`, `checkpoint.run` and `checkpoint.step` are made only
+ * where a tracer was provided and there is a span around, so that they cost nothing without.
+ *
+ * The span of a model call is the one that `effect/ai` makes, under the name of the conventions: `chat MODEL`, or `chat`
+ * where nobody has said which model it is. `Anthropic` says it, a `ResilientModel` with `modelName`, and effect/ai's
+ * `Model`. It has `gen_ai.operation.name` (`chat`), `gen_ai.provider.name` and `gen_ai.request.model`; the answer's model
+ * and tokens are the provider's to write. That is so in this layer, in an agent, and in a call to `Anthropic` or a
+ * `ResilientModel`. Elsewhere the span keeps the name of the method, such as `LanguageModel.streamText`.
  *
  * An error in a span has its name and its frames, and no message: a provider's may repeat the prompt. Inside an agent and
  * a `ResilientModel` that is so without this layer. {@link CaptureContent} shows them.

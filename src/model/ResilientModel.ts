@@ -315,10 +315,7 @@ const choiceOf = (
     policy,
     key: keyOf(where, options, around, policy, rest.key),
     takes: rest.takes,
-    attributes: {
-      ...(provider === undefined ? undefined : { "gen_ai.provider.name": provider }),
-      ...(name === undefined ? undefined : { "gen_ai.request.model": name })
-    },
+    names: { provider, model: name },
     maxOutputTokens: functionOf(maxOutputTokens)
   }
 }
@@ -439,7 +436,8 @@ export const make = <PE, PR, Kept extends LastGoodOptions | undefined = undefine
  * Needs the services of the policy and, with `lastGood`, a `LastGood`. Building it dies with `Fault.InvalidConfig` when an
  * option cannot work; a policy with a `fallback` is refused, since a model cannot answer with an `Answer`.
  *
- * The span around gets `resilient_model.key`, `gen_ai.provider.name` and `gen_ai.request.model`.
+ * A span around all tries has `resilient_model.key`, `gen_ai.provider.name` and `gen_ai.request.model`; that of each try is
+ * named `chat MODEL`, see `Telemetry.layerSpans`.
  *
  * **Example** (A careful model)
  *

@@ -1,7 +1,7 @@
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import { Heartbeat } from "../../policy/internal/heartbeat.ts"
+import { Heartbeat } from "../../policy/Deadline.ts"
 
 type Fetch = (input: string | URL | Request, init?: RequestInit) => Promise<Response>
 
