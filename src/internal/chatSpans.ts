@@ -1,4 +1,6 @@
 import * as Model from "effect/ai/Model"
+import type * as Response from "effect/ai/Response"
+import * as AiTelemetry from "effect/ai/Telemetry"
 import * as Context from "effect/Context"
 import * as Fiber from "effect/Fiber"
 import * as Tracer from "effect/Tracer"
@@ -87,3 +89,37 @@ export const forCall = (names: Names) => <R>(context: Context.Context<R>): Conte
  * @internal
  */
 export const forLoop = <R>(context: Context.Context<R>): Context.Context<R> => next(context, undefined)
+
+type Part = Response.AnyPart | Response.PartEncoded | Response.StreamPartEncoded
+
+/**
+ * Writes into the span of a call what its answer says of itself: its id, its model, why it ended, and its tokens.
+ *
+ * @internal
+ */
+export const annotate = (span: Tracer.Span, parts: ReadonlyArray<Part>): void => {
+  for (const part of parts) {
+    if (part.type === "response-metadata") {
+      AiTelemetry.addGenAIAnnotations(span, { response: { id: part.id, model: part.modelId } })
+    }
+    if (part.type === "finish") {
+      AiTelemetry.addGenAIAnnotations(span, {
+        response: { finishReasons: [part.reason] },
+        usage: { inputTokens: part.usage.inputTokens.total, outputTokens: part.usage.outputTokens.total }
+      })
+    }
+  }
+}
+
+/**
+ * The same for the models of all providers, before what was there already.
+ *
+ * @internal
+ */
+export const transformer = (context: Context.Context<never>): AiTelemetry.SpanTransformer => {
+  const before = Context.getOrUndefined(context, AiTelemetry.CurrentSpanTransformer)
+  return (options) => {
+    annotate(options.span, options.response)
+    before?.(options)
+  }
+}

@@ -156,22 +156,6 @@ const parametersOf = (options: ModelOptions) =>
         : new InvalidConfig({ module: moduleName, option: "options", value: String(error), expected: "an object" })
   })
 
-type Part = Response.PartEncoded | Response.StreamPartEncoded
-
-const annotate = (span: LanguageModel.ProviderOptions["span"], parts: ReadonlyArray<Part>): void => {
-  for (const part of parts) {
-    if (part.type === "response-metadata") {
-      AiTelemetry.addGenAIAnnotations(span, { response: { id: part.id, model: part.modelId } })
-    }
-    if (part.type === "finish") {
-      AiTelemetry.addGenAIAnnotations(span, {
-        response: { finishReasons: [part.reason] },
-        usage: { inputTokens: part.usage.inputTokens.total, outputTokens: part.usage.outputTokens.total }
-      })
-    }
-  }
-}
-
 /** A model without the type parameters of its methods, which only relate a caller's options to the parts of the answer. */
 interface Erased {
   readonly generateText: (options: unknown) => Effect.Effect<unknown, unknown>
@@ -247,7 +231,7 @@ export const make = Effect.fnUntraced(function*(options: ModelOptions) {
       origin
     ).pipe(Effect.catch(orUnsendable(request, fail)))
     const parts = yield* Effect.mapError(messageParts(yield* callOf(call, response), data), fail)
-    annotate(call.span, parts)
+    chatSpans.annotate(call.span, parts)
     return parts
   })
 
@@ -271,7 +255,7 @@ export const make = Effect.fnUntraced(function*(options: ModelOptions) {
         decoder.pipe(
           Effect.flatMap((decoder) => Effect.mapError(decoder.push(event), fail)),
           Effect.map((parts) => {
-            annotate(call.span, parts)
+            chatSpans.annotate(call.span, parts)
             return [undefined, parts] as const
           })
         ))

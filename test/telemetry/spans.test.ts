@@ -275,6 +275,23 @@ describe("spans of model calls", () => {
       ])
     }))
 
+  it.effect("say in layerSpans what the answer of any provider says of itself", () =>
+    Effect.gen(function*() {
+      const usage = { inputTokens: 10, outputTokens: 2 }
+      const model = ScriptedModel.layer([ScriptedModel.text("Hi", { usage }), ScriptedModel.text("Hi", { usage })])
+      const calls = Effect.andThen(ask, Stream.runDrain(LanguageModel.streamText({ prompt: "Hello?" })))
+      const spans = yield* traced(calls.pipe(Effect.provide(model), Effect.provide(Telemetry.layerSpans)))
+      assert.lengthOf(spans, 2)
+      for (const { attributes } of spans) {
+        assert.deepInclude(attributes, {
+          "gen_ai.operation.name": "chat",
+          "gen_ai.response.finish_reasons": ["stop"],
+          "gen_ai.usage.input_tokens": 10,
+          "gen_ai.usage.output_tokens": 2
+        })
+      }
+    }))
+
   it.effect("are one for each answer where tools are run between two, and calls by a tool have their own", () =>
     Effect.gen(function*() {
       const inner = Effect.provide(ask, ScriptedModel.layer(["a tree"]))
