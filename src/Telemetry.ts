@@ -5,12 +5,14 @@
  *
  * @since 0.1.0
  */
+import * as AiTelemetry from "effect/ai/Telemetry"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Logger from "effect/Logger"
 import type * as LogLevel from "effect/LogLevel"
 import * as Tracer from "effect/Tracer"
+import * as chatSpans from "./internal/chatSpans.ts"
 import * as config from "./internal/config.ts"
 import * as eventLog from "./internal/eventLog.ts"
 import type { Event } from "./internal/events.ts"
@@ -351,9 +353,17 @@ export const layerLogJson = (options: LogOptions = {}): Layer.Layer<never> =>
  * **Details**
  *
  * The toolkit's own spans need no layer. They are `invoke_agent NAME` and `execute_tool NAME` with the attributes of
- * OpenTelemetry's GenAI conventions, `retry.attempt` for each attempt of a `Retry`, `checkpoint.run` and
- * `checkpoint.step`; those of model calls are made by `effect/ai`. `retry.attempt`, `checkpoint.run` and `checkpoint.step`
- * are made only where a tracer was provided and there is a span around, so that they cost nothing without.
+ * OpenTelemetry's GenAI conventions, `invoke_agent` for a message to `Letta`, `retry.attempt` for each attempt of a
+ * `Retry`, `checkpoint.run` and `checkpoint.step`. `retry.attempt`, `checkpoint.run` and `checkpoint.step` are made only
+ * where a tracer was provided and there is a span around, so that they cost nothing without.
+ *
+ * The span of a model call is the one that `effect/ai` makes, under the name of the conventions: `chat MODEL`, or `chat`
+ * where nobody has said which model it is. `Anthropic` says it, a `ResilientModel` with `modelName`, and effect/ai's
+ * `Model`. It has `gen_ai.operation.name` (`chat`), `gen_ai.provider.name` and `gen_ai.request.model`. That is so in this
+ * layer, in an agent, and in a call to `Anthropic` or a `ResilientModel`; elsewhere the span keeps the name of the method,
+ * such as `LanguageModel.streamText`. The answer's model, its tokens and why it ended (`gen_ai.response.*`,
+ * `gen_ai.usage.*`) are written by `Anthropic`, and in this layer for every provider, which keeps the parts of a stream
+ * until it has ended.
  *
  * An error in a span has its name and its frames, and no message: a provider's may repeat the prompt. Inside an agent and
  * a `ResilientModel` that is so without this layer. {@link CaptureContent} shows them.
@@ -366,8 +376,11 @@ export const layerSpans: Layer.Layer<never> = Layer.merge(
   Layer.effectContext(Effect.contextWith((context: Context.Context<never>) => {
     const tracer = Context.getOrUndefined(context, Tracer.Tracer)
     const content = Context.get(context, CaptureContent)
+    if (tracer === undefined) return Effect.succeed(Context.empty())
     return Effect.succeed(
-      tracer === undefined ? Context.empty() : Context.make(Tracer.Tracer, spans.withholding(tracer, content))
+      Context.make(Tracer.Tracer, spans.withholding(tracer, content)).pipe(
+        Context.add(AiTelemetry.CurrentSpanTransformer, chatSpans.transformer(context))
+      )
     )
   }))
 )

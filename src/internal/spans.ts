@@ -4,7 +4,9 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
+import type * as Scope from "effect/Scope"
 import * as Tracer from "effect/Tracer"
+import { naming } from "./chatSpans.ts"
 import type { Event } from "./events.ts"
 import { hidden } from "./secretText.ts"
 import { CaptureContent, shownCause } from "./withheld.ts"
@@ -35,7 +37,7 @@ const wrapped: { readonly content: Wrapped; readonly none: Wrapped } = { content
 
 /**
  * A tracer whose spans say which error ended them, and not what it says: a provider's message may repeat the prompt. With
- * `content` they say it, without what looks like a secret.
+ * `content` they say it, without what looks like a secret. Those of model calls are named `chat MODEL`.
  *
  * @internal
  */
@@ -43,9 +45,10 @@ export const withholding = (tracer: Tracer.Tracer, content: boolean): Tracer.Tra
   const known = content ? wrapped.content : wrapped.none
   const before = known.get(tracer)
   if (before !== undefined) return before
+  const named = naming(tracer)
   const made = Tracer.make({
     span: (options) => {
-      const span = tracer.span(options)
+      const span = named.span(options)
       const attribute = span.attribute.bind(span)
       const end = span.end.bind(span)
       const event = span.event.bind(span)
@@ -86,11 +89,12 @@ export const withheld = <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A
 export const around = <A, E, R>(
   name: string,
   attributes: Readonly<Record<string, unknown>>,
-  use: (span: Tracer.Span) => Effect.Effect<A, E, R>
+  use: (span: Tracer.Span) => Effect.Effect<A, E, R>,
+  kind: Tracer.SpanKind = "internal"
 ): Effect.Effect<A, E, Exclude<R, Tracer.ParentSpan>> =>
   Effect.uninterruptibleMask((restore) =>
     Effect.flatMap(
-      withheld(Effect.makeSpan(name, { attributes })),
+      withheld(Effect.makeSpan(name, { attributes, kind })),
       (span) =>
         restore(Effect.withParentSpan(use(span), span, { captureStackTrace: false })).pipe(
           Effect.onExit((exit) => Effect.map(Clock.currentTimeNanos, (now) => span.end(now, exit)))
@@ -99,7 +103,18 @@ export const around = <A, E, R>(
   )
 
 /**
- * The same where spans go anywhere, and else nothing around it.
+ * Such a span for as long as a scope is open, for a stream.
+ *
+ * @internal
+ */
+export const scoped = (
+  name: string,
+  attributes: Readonly<Record<string, unknown>>,
+  kind: Tracer.SpanKind
+): Effect.Effect<Tracer.Span, never, Scope.Scope> => withheld(Effect.makeSpanScoped(name, { attributes, kind }))
+
+/**
+ * {@link around} where spans go anywhere, and else nothing around it.
  *
  * @internal
  */

@@ -19,6 +19,7 @@ import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
 import { InvalidConfig } from "../Fault.ts"
+import * as chatSpans from "../internal/chatSpans.ts"
 import * as config from "../internal/config.ts"
 import * as AnthropicClient from "./AnthropicClient.ts"
 import * as metadata from "./internal/anthropicMetadata.ts"
@@ -155,20 +156,24 @@ const parametersOf = (options: ModelOptions) =>
         : new InvalidConfig({ module: moduleName, option: "options", value: String(error), expected: "an object" })
   })
 
-type Part = Response.PartEncoded | Response.StreamPartEncoded
+/** A model without the type parameters of its methods, which only relate a caller's options to the parts of the answer. */
+interface Erased {
+  readonly generateText: (options: unknown) => Effect.Effect<unknown, unknown>
+  readonly generateObject: (options: unknown) => Effect.Effect<unknown, unknown>
+  readonly streamText: (options: unknown) => Stream.Stream<unknown, unknown>
+}
 
-const annotate = (span: LanguageModel.ProviderOptions["span"], parts: ReadonlyArray<Part>): void => {
-  for (const part of parts) {
-    if (part.type === "response-metadata") {
-      AiTelemetry.addGenAIAnnotations(span, { response: { id: part.id, model: part.modelId } })
-    }
-    if (part.type === "finish") {
-      AiTelemetry.addGenAIAnnotations(span, {
-        response: { finishReasons: [part.reason] },
-        usage: { inputTokens: part.usage.inputTokens.total, outputTokens: part.usage.outputTokens.total }
-      })
-    }
+type InContext = (context: Context.Context<never>) => Context.Context<never>
+
+/** effect/ai starts the span of a call before it asks the model, so that the name comes from around it. */
+const named = (model: LanguageModel.LanguageModel, inContext: InContext): LanguageModel.LanguageModel => {
+  const { generateObject, generateText, streamText } = model as unknown as Erased
+  const methods: Erased = {
+    generateText: (options) => Effect.updateContext(generateText(options), inContext),
+    generateObject: (options) => Effect.updateContext(generateObject(options), inContext),
+    streamText: (options) => Stream.updateContext(streamText(options), inContext)
   }
+  return { ...model, ...methods as unknown as Omit<LanguageModel.LanguageModel, LanguageModel.TypeId> }
 }
 
 /**
@@ -226,7 +231,7 @@ export const make = Effect.fnUntraced(function*(options: ModelOptions) {
       origin
     ).pipe(Effect.catch(orUnsendable(request, fail)))
     const parts = yield* Effect.mapError(messageParts(yield* callOf(call, response), data), fail)
-    annotate(call.span, parts)
+    chatSpans.annotate(call.span, parts)
     return parts
   })
 
@@ -250,7 +255,7 @@ export const make = Effect.fnUntraced(function*(options: ModelOptions) {
         decoder.pipe(
           Effect.flatMap((decoder) => Effect.mapError(decoder.push(event), fail)),
           Effect.map((parts) => {
-            annotate(call.span, parts)
+            chatSpans.annotate(call.span, parts)
             return [undefined, parts] as const
           })
         ))
@@ -259,11 +264,16 @@ export const make = Effect.fnUntraced(function*(options: ModelOptions) {
       return Stream.concat(parts, Stream.drain(Stream.fromEffect(end)))
     }))
 
-  return yield* LanguageModel.make({
+  const model = yield* LanguageModel.make({
     generateText,
     streamText,
     codecTransformer: AnthropicStructuredOutput.toCodecAnthropic
   })
+  return named(model, (context) =>
+    chatSpans.forCall({
+      provider: "anthropic",
+      model: Context.get(context, RequestOverrides).model ?? parameters.model
+    })(context))
 })
 
 /**

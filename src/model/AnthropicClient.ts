@@ -83,7 +83,8 @@ export class AnthropicClient extends Context.Service<AnthropicClient, {
  * - `streamTimeout`: the same for a stream, whose answer begins long before it is whole, default 30 seconds, and no longer
  *   than `responseTimeout`.
  * - `stallTimeout`: time without a byte of a body or stream while somebody waits for one, default 30 seconds. Neither
- *   the SDK nor `fetch` has such a limit below 300 seconds.
+ *   the SDK nor `fetch` has such a limit below 300 seconds. Each byte is a sign of life for the watchdogs around
+ *   (`Deadline.stall`, `Deadline.watch`).
  * - `fetch`: default the global one.
  * - `headers`: sent with every request, for example `anthropic-beta`. The SDK's `ANTHROPIC_CUSTOM_HEADERS` is not read.
  * - `sdk`: further options of the SDK, such as `fetchOptions`, `middleware`, `logger`. Its log is off by default.

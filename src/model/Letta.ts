@@ -24,10 +24,12 @@ import * as Option from "effect/Option"
 import type * as Redacted from "effect/Redacted"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
+import * as Tracer from "effect/Tracer"
 import { InvalidConfig } from "../Fault.ts"
 import * as config from "../internal/config.ts"
 import { millisOf } from "../internal/monotonic.ts"
 import { sha256 } from "../internal/sha256.ts"
+import * as spans from "../internal/spans.ts"
 import { reachable, secret, validateHeaders } from "./internal/clientOptions.ts"
 import { configuredClient } from "./internal/lettaClient.ts"
 import type { LettaError } from "./internal/lettaError.ts"
@@ -205,6 +207,10 @@ export interface AgentState {
  * or a tool call was already there. `Fault.idempotent` makes it retryable, and so does an `otid`. What only reads is
  * never `Ambiguous`.
  *
+ * `sendMessage` and `streamMessage` have a span `invoke_agent` with the attributes of OpenTelemetry's GenAI conventions:
+ * `gen_ai.provider.name` (`letta`), `gen_ai.agent.id`, and at the end the reason to stop and the tokens. What was said is
+ * not in it, nor what an error says unless `Telemetry.CaptureContent` asks for that.
+ *
  * @category services
  * @since 0.1.0
  */
@@ -247,7 +253,8 @@ export class Letta extends Context.Service<Letta, {
  * - `turnTimeout`: time until the answer to a request that changes something begins, default 5 minutes. Without a stream
  *   that is the whole turn, and Node's own `fetch` gives up after 300 seconds whatever is set here.
  * - `readTimeout`: the same for a request that only reads, default 30 seconds.
- * - `stallTimeout`: time without a byte of a body or stream while somebody waits for one, default 30 seconds.
+ * - `stallTimeout`: time without a byte of a body or stream while somebody waits for one, default 30 seconds. Each byte is
+ *   a sign of life for the watchdogs around (`Deadline.stall`, `Deadline.watch`).
  * - `fetch`: default the global one.
  * - `headers`: sent with every request. The client's `LETTA_CUSTOM_HEADERS` is not read.
  * - `client`: further options of the client, such as `project`, `fetchOptions`, `logger`. Its log is off by default.
@@ -360,6 +367,20 @@ const unsendable = (id: string, input: Input, options: StreamOptions): string | 
   return maxSteps === undefined || (Number.isSafeInteger(maxSteps) && maxSteps >= 1)
     ? undefined
     : `maxSteps is ${maxSteps}, and has to be a whole number of at least 1`
+}
+
+interface Ended {
+  readonly stopReason?: string | undefined
+  readonly usage?: {
+    readonly prompt_tokens?: number | undefined
+    readonly completion_tokens?: number | undefined
+  } | undefined
+}
+
+const annotate = (span: Tracer.Span, { stopReason, usage }: Ended): void => {
+  if (stopReason !== undefined) span.attribute("gen_ai.response.finish_reasons", [stopReason])
+  if (usage?.prompt_tokens !== undefined) span.attribute("gen_ai.usage.input_tokens", usage.prompt_tokens)
+  if (usage?.completion_tokens !== undefined) span.attribute("gen_ai.usage.output_tokens", usage.completion_tokens)
 }
 
 interface Request {
@@ -475,7 +496,26 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
       agentId === "" ? Effect.fail(errors.invalidRequest(method, agentId, "the agent's id is empty")) : run
     )
 
-  const sendMessage = Effect.fnUntraced(function*(agentId: string, input: Input, given: SendOptions = {}) {
+  // Not "invoke_agent NAME", as the conventions have it where there is a name: there is an id.
+  const spanName = "invoke_agent"
+  const { hostname, port } = new URL(baseURL)
+  const spanAttributes = (agentId: string) => ({
+    "gen_ai.operation.name": "invoke_agent",
+    "gen_ai.provider.name": "letta",
+    "gen_ai.agent.id": agentId,
+    "server.address": hostname,
+    ...(port === "" ? {} : { "server.port": Number(port) })
+  })
+
+  const sendMessage = (agentId: string, input: Input, given: SendOptions = {}) =>
+    spans.around(
+      spanName,
+      spanAttributes(agentId),
+      (span) => Effect.tap(sent(agentId, input, given), (answer) => Effect.sync(() => annotate(span, answer))),
+      "client"
+    )
+
+  const sent = Effect.fnUntraced(function*(agentId: string, input: Input, given: SendOptions) {
     const method = "sendMessage"
     const wrong = unsendable(agentId, input, given)
     if (wrong !== undefined) return yield* errors.invalidRequest(method, agentId, wrong)
@@ -518,7 +558,7 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
     const wrong = unsendable(agentId, input, given)
     if (wrong !== undefined) return Stream.fail(errors.invalidRequest(method, agentId, wrong))
     const background = given.otid !== undefined
-    return streamed(
+    const parts = streamed(
       { method, agentId, repeatable: background },
       (client, signal) =>
         client.agents.messages.create(agentId, {
@@ -529,6 +569,19 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
           ...(background ? { background } : {})
         }, { signal })
     )
+    return Stream.unwrap(Effect.map(
+      spans.scoped(spanName, spanAttributes(agentId), "client"),
+      (span) =>
+        parts.pipe(
+          Stream.tap((part) =>
+            Effect.sync(() => {
+              if (part.message_type === "usage_statistics") annotate(span, { usage: part })
+              if (part.message_type === "stop_reason") annotate(span, { stopReason: part.stop_reason })
+            })
+          ),
+          Stream.provideService(Tracer.ParentSpan, span)
+        )
+    ))
   }
 
   const retrieved = <A>(

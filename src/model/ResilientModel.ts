@@ -118,7 +118,8 @@ export interface LastGoodOptions {
  * - `buffer`: whether a stream is collected before any of it is handed on, so that all of it can be tried again or replaced;
  *   default no.
  * - `stall`: how long a stream may be silent after its first part; default 30 seconds, and infinity for as long as it likes.
- *   The time to the first part is the `timeout` of the policy.
+ *   The provider's signs of life, such as pings, count for up to 10 minutes, or for `stall` where that is longer. The time
+ *   to the first part, pings or not, is the `timeout` of the policy.
  * - `requireFinish`: whether an answer without a finish part is a failure; default yes.
  * - `lastGood`: keeps good answers of the first model, and serves them, marked as old, when no model answers. Needs a
  *   `LastGood`. Not kept are answers that call tools, those without a finish part, and objects with a `Redacted` in them.
@@ -314,10 +315,7 @@ const choiceOf = (
     policy,
     key: keyOf(where, options, around, policy, rest.key),
     takes: rest.takes,
-    attributes: {
-      ...(provider === undefined ? undefined : { "gen_ai.provider.name": provider }),
-      ...(name === undefined ? undefined : { "gen_ai.request.model": name })
-    },
+    names: { provider, model: name },
     maxOutputTokens: functionOf(maxOutputTokens)
   }
 }
@@ -438,7 +436,8 @@ export const make = <PE, PR, Kept extends LastGoodOptions | undefined = undefine
  * Needs the services of the policy and, with `lastGood`, a `LastGood`. Building it dies with `Fault.InvalidConfig` when an
  * option cannot work; a policy with a `fallback` is refused, since a model cannot answer with an `Answer`.
  *
- * The span around gets `resilient_model.key`, `gen_ai.provider.name` and `gen_ai.request.model`.
+ * A span around all tries has `resilient_model.key`, `gen_ai.provider.name` and `gen_ai.request.model`; that of each try is
+ * named `chat MODEL`, see `Telemetry.layerSpans`.
  *
  * **Example** (A careful model)
  *

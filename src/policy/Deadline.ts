@@ -23,6 +23,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
+import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Fault from "../Fault.ts"
 import * as config from "../internal/config.ts"
@@ -31,7 +32,8 @@ import * as Telemetry from "../Telemetry.ts"
 import * as internalAttempt from "./internal/attempt.ts"
 import { AttemptTimeout } from "./internal/attempt.ts"
 import * as internal from "./internal/deadline.ts"
-import { defaultIdle, timedIn, type Timeouts, timeoutsOf } from "./internal/timeouts.ts"
+import * as heartbeat from "./internal/heartbeat.ts"
+import { defaultIdle, defaultMaxSilence, timedIn, type Timeouts, timeoutsOf } from "./internal/timeouts.ts"
 import { withoutStack } from "./internal/withoutStack.ts"
 
 /**
@@ -82,17 +84,33 @@ export class Stalled extends Schema.TaggedError<Stalled>("effect-resilience/poli
 }
 
 /**
- * Options of {@link within} and {@link attempt}, and of {@link stall}.
+ * Options of {@link within} and {@link attempt}.
  *
  * **Details**
  *
- * - `name`: what is named in the error, in events and in the span. Default: `"deadline"`, `"attempt"`, `"stream"`.
+ * - `name`: what is named in the error, in events and in the span. Default: `"deadline"`, `"attempt"`.
  *
  * @category models
  * @since 0.1.0
  */
 export interface Options {
   readonly name?: string | undefined
+}
+
+/**
+ * Options of {@link stall}.
+ *
+ * **Details**
+ *
+ * - `maxSilence`: how long a stream may go without an element, whatever signs of life come from inside ({@link beat}).
+ *   Default: 10 minutes, or `idle` where that is longer.
+ * - `name`: what is named in the error, in events and in the span. Default: `"stream"`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface StallOptions extends Options {
+  readonly maxSilence?: Duration.Input | undefined
 }
 
 /**
@@ -183,6 +201,69 @@ export const remaining: Effect.Effect<Option.Option<Duration.Duration>> = Effect
     return Effect.succeed(millis === Infinity ? Option.none() : Option.some(Duration.millis(millis)))
   }
 )
+
+/**
+ * What a watchdog is told from inside of it: `alive` for the other side being there, `progress` for something of its
+ * answer having come.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Heartbeat extends heartbeat.Heartbeat {}
+
+/**
+ * How the watchdogs around ({@link stall}, {@link watch}) hear that work is alive; `undefined` without one.
+ *
+ * **When to use**
+ *
+ * Use it in a client of one's own, where a callback sees signs of life; see {@link beat} for effects.
+ *
+ * **Example** (A callback of an SDK)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { Deadline } from "effect-resilience"
+ *
+ * const onPing = Effect.map(Deadline.Heartbeat, (heartbeat) => () => heartbeat?.alive())
+ *
+ * typeof Effect.runSync(onPing) // => "function"
+ * ```
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export const Heartbeat: Context.Reference<Heartbeat | undefined> = heartbeat.Heartbeat
+
+/**
+ * Tells all watchdogs around ({@link stall}, {@link watch}) that the other side is alive, though nothing of its answer has
+ * come: their idle time begins anew.
+ *
+ * **When to use**
+ *
+ * Use it in a client whose connection has signs of life of its own, such as pings. This toolkit's own do: each byte that
+ * comes to `Anthropic` or `Letta` is one.
+ *
+ * **Details**
+ *
+ * All watchdogs hear it, however they are nested, also from fibers started inside. It may come for ever, so that a
+ * {@link stall} listens to it only until its `maxSilence` is over. Without a watchdog, and after its end, it does nothing.
+ *
+ * **Example** (Pings between two parts)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Stream } from "effect"
+ * import { Deadline } from "effect-resilience"
+ *
+ * const ping = Effect.andThen(Effect.sleep("10 millis"), Deadline.beat)
+ * const thinking = Stream.fromEffect(Effect.as(Effect.repeat(ping, { times: 9 }), "answer"))
+ *
+ * await Effect.runPromise(thinking.pipe(Deadline.stall("80 millis"), Stream.mkString)) // => "answer"
+ * ```
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const beat: Effect.Effect<void> = heartbeat.alive
 
 /**
  * Runs an effect as if no deadline were around it: no guard inside gives up for lack of time.
@@ -307,19 +388,6 @@ export function within(...args: EffectFirst | EffectLast): unknown {
   return isEffectFirst(args) ? makeWithin(args[1], args[2])(args[0]) : makeWithin(args[0], args[1])
 }
 
-/** Runs an effect under a limit, and says so when it was over. */
-type Guard<E2> = <A, E, R>(
-  self: Effect.Effect<A, E, R>,
-  onStart: ((beat: () => void) => void) | undefined
-) => Effect.Effect<A, E | E2, R>
-
-const guard =
-  <E2>(timeouts: Timeouts, stopped: () => E2, announce: (error: E2) => Effect.Effect<void>): Guard<E2> =>
-  <A, E, R>(self: Effect.Effect<A, E, R>, onStart: ((beat: () => void) => void) | undefined) =>
-    Effect.contextWith((context: Context.Context<R>) =>
-      timedIn(context, self, timeouts, stopped, { announce, onStart })
-    )
-
 const makeAttempt = (duration: Duration.Input, options: Options = {}) => {
   const { after, name } = limit("Deadline.attempt", "duration", duration, "1 millis", options.name ?? "attempt")
   const attempt = internalAttempt.make(after, name)
@@ -378,36 +446,63 @@ export function attempt(...args: EffectFirst | EffectLast): unknown {
   return isEffectFirst(args) ? makeAttempt(args[1], args[2])(args[0]) : makeAttempt(args[0], args[1])
 }
 
-const makeSilence = (where: string, option: string, idle: Duration.Input, silent: string): Guard<Stalled> => {
-  const { after, name, timeouts } = limit(where, option, idle, "1 millis", silent)
-  return guard(
-    timeouts,
-    () => withoutStack(() => new Stalled({ name, idle: after })),
-    () =>
-      Effect.andThen(
-        Effect.annotateCurrentSpan({ "stalled.name": name, "stalled.idle_millis": timeouts.millis }),
-        Telemetry.emit(() => ({ _tag: "Stalled", name, idleMillis: timeouts.millis }))
-      )
-  )
+/** Runs an effect under a watchdog, and says so when it was too silent. */
+const makeSilence = (
+  where: string,
+  idle: Duration.Input,
+  silent: string,
+  longest?: (idle: Duration.Duration) => Duration.Duration
+) => {
+  const { after, name, timeouts } = limit(where, "idle", idle, "1 millis", silent)
+  const maxSilence = longest?.(after)
+  const maxMillis = maxSilence === undefined ? undefined : Duration.toMillis(maxSilence)
+  const stopped = (waited: number) => {
+    const idle = maxSilence !== undefined && waited >= Duration.toMillis(maxSilence) - rounding ? maxSilence : after
+    return withoutStack(() => new Stalled({ name, idle }))
+  }
+  const announce = ({ idle }: Stalled) => {
+    const idleMillis = Duration.toMillis(idle)
+    return Effect.andThen(
+      Effect.annotateCurrentSpan({ "stalled.name": name, "stalled.idle_millis": idleMillis }),
+      Telemetry.emit(() => ({ _tag: "Stalled", name, idleMillis }))
+    )
+  }
+  return {
+    watched: () => new heartbeat.Watched(maxMillis),
+    guard: <A, E, R>(self: Effect.Effect<A, E, R>, watched: heartbeat.Watched): Effect.Effect<A, E | Stalled, R> =>
+      Effect.contextWith((context: Context.Context<R>) => {
+        const timed = timedIn(watched.enter(context), self, timeouts, stopped, { announce, onStart: watched.start })
+        return watched.isWatched ? Effect.tap(timed, watched.passed) : timed
+      })
+  }
 }
 
 type StreamFirst = [
   self: Stream.Stream<unknown, unknown, unknown>,
   idle?: Duration.Input | undefined,
-  options?: Options | undefined
+  options?: StallOptions | undefined
 ]
-type StreamLast = [idle?: Duration.Input | undefined, options?: Options | undefined]
+type StreamLast = [idle?: Duration.Input | undefined, options?: StallOptions | undefined]
 
 const isStreamFirst = (args: StreamFirst | StreamLast): args is StreamFirst => Stream.isStream(args[0])
 
-const makeStall = (idle: Duration.Input = "30 seconds", options: Options = {}) => {
-  const silence = makeSilence("Deadline.stall", "idle", idle, options.name ?? "stream")
+const makeStall = (idle: Duration.Input = defaultIdle, options: StallOptions = {}) => {
+  const where = "Deadline.stall"
+  const silence = makeSilence(where, idle, options.name ?? "stream", (idle) =>
+    options.maxSilence === undefined
+      ? Duration.max(idle, Duration.fromInputUnsafe(defaultMaxSilence))
+      : config.duration(where, "maxSilence", options.maxSilence, { minimum: idle }))
   // Not Stream.timeoutOrElse: it counts with the wall clock, and pulls ahead of the consumer.
   return <A, E, R>(self: Stream.Stream<A, E, R>): Stream.Stream<A, E | Stalled, R> => {
     const source = Stream.toChannel(self)
     return Stream.fromChannel(
       Channel.fromTransform((_: unknown, scope) =>
-        Effect.map(silence(Channel.toPullScoped(source, scope), undefined), (pull) => silence(pull, undefined))
+        Effect.gen(function*() {
+          const watched = silence.watched()
+          yield* Scope.addFinalizer(scope, Effect.sync(() => watched.end()))
+          const pull = yield* silence.guard(Channel.toPullScoped(source, scope), watched)
+          return silence.guard(pull, watched)
+        })
       )
     )
   }
@@ -423,10 +518,14 @@ const makeStall = (idle: Duration.Input = "30 seconds", options: Options = {}) =
  *
  * **Details**
  *
- * Default: 30 seconds. Counts from the opening of the stream, and from each part to the next. The time that the consumer
- * takes between two parts does not count, so that a slow consumer is not a stalled provider. The source is interrupted
- * and its finalizers have run before the stream fails. Throws `Fault.InvalidConfig` for what is no duration of at least
- * 1 millisecond, or has no end.
+ * Default: 30 seconds. Counts from the opening of the stream, from each part to the next, and from each sign of life
+ * ({@link beat}), which bytes from `Anthropic` and `Letta` are, too; but without a part it is over after `maxSilence`,
+ * by default 10 minutes. `idle` in the error is the limit that was passed.
+ *
+ * The time that the consumer takes between two parts does not count, so that a slow consumer is not a stalled provider.
+ * The source is interrupted and its finalizers have run before the stream fails. A part is progress for the watchdogs
+ * around, also where it does not come as far as them. Throws `Fault.InvalidConfig` for what is no duration of at least 1
+ * millisecond, or has no end, and for a `maxSilence` below `idle`.
  *
  * `Telemetry` gets `Stalled`; the span around gets `stalled.name` and `stalled.idle_millis`.
  *
@@ -459,12 +558,12 @@ const makeStall = (idle: Duration.Input = "30 seconds", options: Options = {}) =
  */
 export function stall(
   idle?: Duration.Input,
-  options?: Options
+  options?: StallOptions
 ): <A, E, R>(self: Stream.Stream<A, E, R>) => Stream.Stream<A, E | Stalled, R>
 export function stall<A, E, R>(
   self: Stream.Stream<A, E, R>,
   idle?: Duration.Input,
-  options?: Options
+  options?: StallOptions
 ): Stream.Stream<A, E | Stalled, R>
 export function stall(...args: StreamFirst | StreamLast): unknown {
   return isStreamFirst(args) ? makeStall(args[1], args[2])(args[0]) : makeStall(args[0], args[1])
@@ -480,8 +579,10 @@ export function stall(...args: StreamFirst | StreamLast): unknown {
  *
  * **Details**
  *
- * The effect is given `beat`, to be run whenever something came; after the end it does nothing. The default of `idle` is
- * 30 seconds, counted from when the work first waits. Throws `Fault.InvalidConfig` for an option that cannot work.
+ * The effect is given `beat`, to be run whenever something came; after the end it does nothing. Signs of life from inside
+ * ({@link beat}) and the parts of a stream under {@link stall} are heard as well. The watchdogs around hear all of it. The
+ * default of `idle` is 30 seconds, counted from when the work first waits; for how long the work may go on beating is for
+ * {@link within} and {@link attempt} to say. Throws `Fault.InvalidConfig` for an option that cannot work.
  *
  * `Telemetry` gets `Stalled`; the span around gets `stalled.name` and `stalled.idle_millis`.
  *
@@ -506,12 +607,13 @@ export const watch = <A, E, R>(
   options: WatchOptions,
   work: (beat: Effect.Effect<void>) => Effect.Effect<A, E, R>
 ): Effect.Effect<A, E | Stalled, R> => {
-  const silence = makeSilence("Deadline.watch", "idle", options.idle ?? defaultIdle, options.name ?? "work")
+  const silence = makeSilence("Deadline.watch", options.idle ?? defaultIdle, options.name ?? "work")
   return Effect.suspend(() => {
-    let restart: (() => void) | undefined
-    const beat = Effect.sync(() => restart?.())
-    return silence(Effect.suspend(() => work(beat)), (started) => {
-      restart = started
-    })
+    const watched = silence.watched()
+    const beat = Effect.sync(() => watched.progress())
+    return Effect.onExit(
+      silence.guard(Effect.suspend(() => work(beat)), watched),
+      () => Effect.sync(() => watched.end())
+    )
   })
 }

@@ -424,8 +424,8 @@ export const apply: {
  *
  * - `buffer`: whether the whole stream is collected before any of it is handed on, so that all of it can be tried again;
  *   default no.
- * - `stall`: fails with `Stalled` when nothing comes for so long after the first element, while somebody waits for it.
- *   Default: no limit.
+ * - `stall`: fails with `Stalled` when nothing comes for so long after the first element, while somebody waits for it. As
+ *   under `Deadline.stall`, signs of life (`Deadline.beat`) count for up to 10 minutes. Default: no limit.
  * - `isFirst`: which element ends the wait for the first one. Those before it are kept back and come with it; a stream that
  *   fails among them is tried again. Default: any.
  * - `untilWhole`: which elements are kept back until the stream has come to a good end and the guards are done with it. None

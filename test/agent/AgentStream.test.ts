@@ -1,6 +1,6 @@
 import { assert, describe } from "@effect/vitest"
 import { Context, Deferred, Effect, Exit, Fiber, Layer, Ref, Schema, Stream } from "effect"
-import { Agent, CheckpointStore, Fault, Telemetry } from "effect-resilience"
+import { Agent, CheckpointStore, Fault, Policy, ResilientModel, Telemetry } from "effect-resilience"
 import { ScriptedModel } from "effect-resilience/testing"
 import { AiError, LanguageModel, type Response } from "effect/ai"
 import { TestClock } from "effect/testing"
@@ -217,6 +217,32 @@ describe("a stream that stands still", () => {
       assert.strictEqual((yield* Fault.classify(error))._tag, "TimedOut")
       assert.include(error.message, "30s")
       assert.deepInclude(events.find(({ _tag }) => _tag === "AnswerCut"), { turn: 1, cuts: 1, characters: 4 })
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("is not one whose parts a ResilientModel collects: they are signs of life", () =>
+    Effect.gen(function*() {
+      const slow = ScriptedModel.streamed("One two three four five six", { pause: "25 seconds" })
+      const collecting = ResilientModel.layer(Policy.make({ name: "model" }), { buffer: true }).pipe(
+        Layer.provide([ScriptedModel.layer([slow]), Policy.layer])
+      )
+      const patient = Agent.make({ ...base, stream: { maxCuts: 0 }, budget: { wallTime: "1 hour" } })
+      const result = yield* inTime(Agent.run(patient, options)).pipe(
+        Effect.provide(Layer.merge((yield* counting).handlers, collecting))
+      )
+      assert.strictEqual(result.text, "One two three four five six")
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("is cut behind a ResilientModel that collects, too", () =>
+    Effect.gen(function*() {
+      const collecting = ResilientModel.layer(Policy.make({ name: "model" }), { buffer: true, stall: "50 seconds" })
+        .pipe(
+          Layer.provide([ScriptedModel.layer([silent]), Policy.layer])
+        )
+      const error = yield* inTime(Effect.flip(Agent.run(atOnce, options))).pipe(
+        Effect.provide(Layer.merge((yield* counting).handlers, collecting))
+      )
+      assert.isTrue(error._tag === "AgentError" && error.reason._tag === "CutOff")
+      assert.include(error.message, "30s")
     }).pipe(Effect.provide(durable)))
 
   it.effect("from its beginning is cut too", () =>

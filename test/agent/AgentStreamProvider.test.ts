@@ -4,6 +4,7 @@ import { Agent, Policy, ResilientModel, Telemetry } from "effect-resilience"
 import * as Anthropic from "effect-resilience/model/Anthropic"
 import * as ProviderServer from "effect-resilience/testing/ProviderServer"
 import { TestClock } from "effect/testing"
+import { controlled, listened, sse } from "../support/fetch.ts"
 import { counting, durable, kit } from "./support.ts"
 
 // The real SDK over a real connection. The client's own watch over silences waits longer than the agent's.
@@ -39,6 +40,33 @@ const inTime = <A, E, R>(run: (onEvent: (event: Agent.Progress) => Effect.Effect
       (event) => void (event._tag === "RetryScheduled" && Queue.offerUnsafe(waits, "retry"))
     )
   })
+
+const event = (data: { readonly type: string; readonly [field: string]: unknown }) =>
+  `event: ${data.type}\ndata: ${JSON.stringify(data)}\n\n`
+const ping = event({ type: "ping" })
+/** An answer whose thoughts are not shown: there is nothing between the beginning and the end of them. */
+const thinking = [
+  event({
+    type: "message_start",
+    message: {
+      id: "msg_1",
+      type: "message",
+      role: "assistant",
+      model: "claude-opus-5-5",
+      content: [],
+      stop_reason: null,
+      usage: { input_tokens: 3, output_tokens: 1 }
+    }
+  }),
+  event({ type: "content_block_start", index: 0, content_block: { type: "thinking", thinking: "", signature: "" } }),
+  event({ type: "content_block_delta", index: 0, delta: { type: "signature_delta", signature: "s" } }),
+  event({ type: "content_block_stop", index: 0 }),
+  event({ type: "content_block_start", index: 1, content_block: { type: "text", text: "" } }),
+  event({ type: "content_block_delta", index: 1, delta: { type: "text_delta", text: "Done." } }),
+  event({ type: "content_block_stop", index: 1 }),
+  event({ type: "message_delta", delta: { stop_reason: "end_turn" }, usage: { output_tokens: 9 } }),
+  event({ type: "message_stop" })
+]
 
 const cuts: ReadonlyArray<ProviderServer.Fault> = [
   { _tag: "StreamClose", afterEvents: 3 },
@@ -99,6 +127,61 @@ describe("through the provider's SDK", () => {
         Effect.provide(Layer.merge(handlers, provider(server)))
       )
       yield* server.awaitClosedByClient(0)
+      assert.strictEqual(result.text, "Done.")
+      assert.deepStrictEqual(yield* Ref.get(refunds), ["7"])
+      assert.strictEqual(result.counters.cuts, 1)
+    }).pipe(Effect.scoped, Effect.provide(durable)))
+
+  const careful = Policy.make({ name: "provider", timeout: "5 minutes" })
+  for (const guard of ["nothing", "a ResilientModel", "a ResilientModel that collects"] as const) {
+    it.effect(`a model that thinks silently for two minutes and pings is not cut, behind ${guard}`, () =>
+      Effect.gen(function*() {
+        const { handlers } = yield* counting
+        const connection = yield* controlled(sse)
+        const bare = Anthropic.layer({ model: "claude-opus-5-5", apiKey: "key", fetch: connection.fetch })
+        const resilient = ResilientModel.layer(careful, { buffer: guard !== "a ResilientModel" })
+        const model = guard === "nothing" ? bare : Layer.provide(resilient, [bare, Policy.layer])
+        const fiber = yield* Agent.run(Agent.make(base), options).pipe(
+          Effect.provide(Layer.merge(handlers, model)),
+          Effect.forkChild
+        )
+        for (const event of thinking) {
+          for (let pings = 0; pings < 6; pings++) {
+            yield* connection.awaited
+            yield* TestClock.adjust(event.includes("\"signature_delta\"") ? "20 seconds" : "500 millis")
+            yield* connection.send(ping)
+          }
+          yield* connection.awaited
+          yield* connection.send(event)
+        }
+        yield* connection.awaited
+        yield* connection.end
+        const result = yield* Fiber.join(fiber)
+        assert.strictEqual(result.text, "Done.")
+        assert.strictEqual(result.counters.cuts, 0)
+      }).pipe(Effect.scoped, Effect.provide(durable)))
+  }
+
+  it.effect("a stream of nothing but pings is closed after 10 minutes, and the answer asked for again", () =>
+    Effect.gen(function*() {
+      const { handlers, refunds } = yield* counting
+      // Its pings come by the time of the machine, and each of them is waited for.
+      const server = yield* TestClock.withLive(ProviderServer.make({ answer }))
+      yield* server.inject({ _tag: "StreamPings", everyMillis: 1, afterEvents: 4 })
+      const { fetch, heard } = yield* listened
+      const patient = Agent.make({ ...base, budget: { wallTime: "1 hour" } })
+      const model = Anthropic.layer({ model: "claude-opus-5-5", apiKey: "key", baseURL: server.url, fetch })
+      const fiber = yield* inTime((onEvent) => Agent.run(patient, { ...options, onEvent })).pipe(
+        Effect.provide(Layer.merge(handlers, model)),
+        Effect.forkChild
+      )
+      for (let seconds = 0; seconds < 600; seconds += 20) {
+        assert.strictEqual((yield* server.stats).closedByClient, 0)
+        yield* heard
+        yield* TestClock.adjust("20 seconds")
+      }
+      yield* server.awaitClosedByClient(0)
+      const result = yield* Fiber.join(fiber)
       assert.strictEqual(result.text, "Done.")
       assert.deepStrictEqual(yield* Ref.get(refunds), ["7"])
       assert.strictEqual(result.counters.cuts, 1)

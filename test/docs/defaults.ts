@@ -124,6 +124,10 @@ export const all: ReadonlyArray<Defaults> = [
     }
   },
   { module: "Deadline.watch", options: { idle: time(timeouts.defaultIdle) } },
+  {
+    module: "Deadline.stall",
+    options: { idle: time(timeouts.defaultIdle), maxSilence: time(timeouts.defaultMaxSilence) }
+  },
   { module: "Hedge", options: read({ maxAttempts: Hedge.policy({ delay: "1 second" }).maxAttempts }) },
   { module: "Hedge.percentile", options: read(Hedge.percentile()) },
   { module: "Hedge.layer", options: bounds(latencies.defaults) },

@@ -860,7 +860,7 @@ describe("Anthropic: what comes back", () => {
         Effect.provide(through(answering(message({})))),
         Effect.provideService(Tracer.Tracer, tracer)
       )
-      const span = spans.find((span) => span.name === "LanguageModel.generateText")
+      const span = spans.find((span) => span.name === `chat ${model}`)
       assert.deepInclude(Object.fromEntries(span?.attributes ?? []), {
         "gen_ai.provider.name": "anthropic",
         "gen_ai.operation.name": "chat",

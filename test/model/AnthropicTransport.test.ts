@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Layer, Queue, Redacted, Result, Stream } from "effect"
-import { Fault } from "effect-resilience"
+import { Deadline, Fault } from "effect-resilience"
 import * as Anthropic from "effect-resilience/model/Anthropic"
 import * as AnthropicClient from "effect-resilience/model/AnthropicClient"
 import * as ProviderServer from "effect-resilience/testing/ProviderServer"
@@ -153,6 +153,67 @@ describe("Anthropic: the stall watchdog", () => {
       assert.deepStrictEqual(yield* judged(yield* Fiber.join(fiber)), ["InvalidResponseError", "Ambiguous"])
       assert.deepStrictEqual(seen, ["Hel"])
       yield* server.aborted
+    }))
+
+  it.effect("pings are signs of life for the watchdogs around, and no parts", () =>
+    Effect.gen(function*() {
+      const server = yield* controlled(sse)
+      const seen: Array<string> = []
+      const fiber = yield* LanguageModel.streamText({ prompt: "Hello" }).pipe(
+        Deadline.stall("30 seconds"),
+        texts,
+        Stream.runForEach((text) => Effect.sync(() => seen.push(text))),
+        Effect.provide(layer({ fetch: server.fetch, stallTimeout: "1 minute" })),
+        started
+      )
+      for (const text of events) {
+        for (let pings = 0; pings < 6; pings++) {
+          yield* server.awaited
+          yield* TestClock.adjust("20 seconds")
+          yield* server.send(event({ type: "ping" }))
+        }
+        yield* server.awaited
+        yield* server.send(text)
+      }
+      yield* server.awaited
+      yield* server.end
+      yield* Fiber.join(fiber)
+      assert.deepStrictEqual(seen, ["Hel", "lo"])
+    }))
+
+  it.effect("where there are no pings either, a watchdog around is the first to notice", () =>
+    Effect.gen(function*() {
+      const server = yield* controlled(sse)
+      const fiber = yield* LanguageModel.streamText({ prompt: "Hello" }).pipe(
+        Deadline.stall("30 seconds"),
+        Stream.runDrain,
+        Effect.flip,
+        Effect.provide(layer({ fetch: server.fetch, stallTimeout: "1 minute" })),
+        started
+      )
+      yield* server.awaited
+      yield* server.send(event({ type: "ping" }))
+      yield* server.awaited
+      yield* TestClock.adjust("29 seconds")
+      assert.isUndefined(fiber.pollUnsafe())
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual((yield* Fiber.join(fiber))._tag, "Stalled")
+      yield* server.aborted
+    }))
+
+  it.effect("the bytes of an answer in one piece are signs of life, too", () =>
+    Effect.gen(function*() {
+      const server = yield* controlled(json)
+      const call = generate({ fetch: server.fetch })
+      const fiber = yield* started(Deadline.watch({ idle: "30 seconds" }, () => call))
+      for (const character of JSON.stringify(message)) {
+        yield* server.awaited
+        yield* TestClock.adjust("29 seconds")
+        yield* server.send(character)
+      }
+      yield* server.awaited
+      yield* server.end
+      assert.strictEqual(yield* Fiber.join(fiber), "Hello")
     }))
 
   it.effect("a slow consumer is not a stalled provider", () =>

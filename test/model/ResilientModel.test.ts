@@ -5,6 +5,7 @@ import {
   Backoff,
   Bulkhead,
   CircuitBreaker,
+  Deadline,
   Fallback,
   Fault,
   LastGood,
@@ -424,6 +425,46 @@ describe("ResilientModel", () => {
         assert.isDefined(silent.error)
         assert.deepInclude(Option.getOrThrow(ResilientModel.guardError(silent.error)), { _tag: "Stalled" })
       }))
+
+    for (const buffer of [false, true]) {
+      it.effect(`signs of life count as no silence for 10 minutes (buffer: ${buffer})`, () =>
+        Effect.gen(function*() {
+          const delta = (delta: string) => Stream.make({ type: "text-delta" as const, id: "0", delta })
+          const pings = (times: number) =>
+            Stream.fromEffectDrain(
+              Effect.repeat(Effect.andThen(Effect.sleep("20 seconds"), Deadline.beat), { times: times - 1 })
+            )
+          const thinking = (times: number) =>
+            LanguageModel.make({
+              generateText: () => Effect.succeed([]),
+              streamText: () =>
+                Stream.make<Array<Response.StreamPartEncoded>>({ type: "text-start", id: "0" }).pipe(
+                  Stream.concat(delta("Hel")),
+                  Stream.concat(pings(times)),
+                  Stream.concat(delta("lo"))
+                )
+            })
+          const ask = Effect.fnUntraced(function*(times: number) {
+            const model = yield* thinking(times)
+            const options = { requireFinish: false, buffer }
+            const careful = yield* ResilientModel.make(model, Policy.make({ name: "x" }), options)
+            const told = Stream.suspend(() => careful.streamText({ prompt: "Hello?" })).pipe(Deadline.stall())
+            const fiber = yield* Effect.forkChild(streamed(told), { startImmediately: true })
+            yield* Effect.repeat(TestClock.adjust("10 seconds"), { times: 70 })
+            return yield* Fiber.join(fiber)
+          })
+          assert.strictEqual((yield* ask(29)).text, "Hello")
+          const { error, text } = yield* ask(31)
+          assert.strictEqual(text, buffer ? "" : "Hel")
+          assert.isDefined(error)
+          if (error?._tag === "AiError") {
+            assert.deepInclude(Option.getOrThrow(ResilientModel.guardError(error)), {
+              _tag: "Stalled",
+              idle: Duration.minutes(10)
+            })
+          } else assert.deepInclude(error, { _tag: "Stalled", idle: Duration.minutes(10) })
+        }))
+    }
   })
 
   describe("errors of guards", () => {

@@ -11,6 +11,7 @@ import {
   Option,
   Queue,
   Ref,
+  Schedule,
   Schema,
   Scope,
   Stream
@@ -1079,4 +1080,208 @@ describe("Deadline.stall", () => {
         }))
       })
     }), 60_000)
+})
+
+describe("signs of life", () => {
+  const beats = (times: number, millis: number) =>
+    Effect.repeat(Effect.andThen(Effect.sleep(millis), Deadline.beat), { times: times - 1 })
+  const beating = Effect.forever(Effect.andThen(Effect.sleep(500), Deadline.beat))
+  /** One part after so many beats, half a second apart. */
+  const late = (times: number) => Stream.fromEffect(Effect.as(beats(times, 500), times))
+  const millisOf = (error: Deadline.Stalled) => Duration.toMillis(error.idle)
+  const ended = <A, E>(effect: Effect.Effect<A, E>) =>
+    Effect.gen(function*() {
+      const fiber = yield* effect.pipe(
+        Effect.exit,
+        Effect.flatMap((exit) => Effect.map(Clock.currentTimeMillis, (now) => [now, exit] as const)),
+        start
+      )
+      yield* TestClock.adjust("1 hour")
+      return yield* Fiber.join(fiber)
+    })
+
+  it.effect("without a watchdog cost nothing and do nothing", () =>
+    Effect.gen(function*() {
+      yield* Deadline.beat
+      assert.isUndefined(yield* Deadline.Heartbeat)
+    }))
+
+  it.effect("make the idle time of a stall begin anew, in its opening and between two parts", () =>
+    Effect.gen(function*() {
+      const opened = Stream.unwrap(Effect.as(beats(9, 500), Stream.concat(late(9), late(20))))
+      const [now, exit] = yield* ended(opened.pipe(Deadline.stall("1 second"), Stream.runCollect))
+      assert.deepStrictEqual(exit, Exit.succeed([9, 20]))
+      assert.strictEqual(now, 19_000)
+    }))
+
+  it.effect("make the idle time of a watch begin anew", () =>
+    Effect.gen(function*() {
+      const [now, exit] = yield* ended(
+        Deadline.watch({ idle: "1 second", name: "job" }, () => Effect.andThen(beats(9, 500), Effect.never))
+      )
+      assert.deepStrictEqual(exit, Exit.fail(stalled("job", second)))
+      assert.strictEqual(now, 5500)
+    }))
+
+  it.effect("when they cease, the stream is stalled after the idle time", () =>
+    Effect.gen(function*() {
+      const source = Stream.concat(late(4), Stream.fromEffect(Effect.andThen(beats(3, 500), Effect.never)))
+      const [now, exit] = yield* ended(source.pipe(Deadline.stall("1 second"), Stream.runDrain))
+      assert.deepStrictEqual(exit, Exit.fail(stalled("stream", second)))
+      assert.strictEqual(now, 4500)
+    }))
+
+  it.effect("are heard by all watchdogs around, however they are nested", () =>
+    Effect.gen(function*() {
+      const work = late(20).pipe(
+        Deadline.stall("1 second"),
+        Stream.map((part) => part + 1),
+        Deadline.stall("2 seconds"),
+        Stream.runCollect
+      )
+      const watched = Deadline.watch({ idle: "700 millis" }, () => Deadline.watch({ idle: "3 seconds" }, () => work))
+      assert.deepStrictEqual(yield* ended(watched), [10_000, Exit.succeed([21])])
+    }))
+
+  it.effect("are heard from fibers started inside, and from callbacks", () =>
+    Effect.gen(function*() {
+      const forked = Stream.unwrap(Effect.as(Effect.forkScoped(beating), Stream.fromEffect(Effect.sleep(9000))))
+      assert.isTrue(Exit.isSuccess((yield* ended(forked.pipe(Deadline.stall("1 second"), Stream.runDrain)))[1]))
+      const callback = Effect.gen(function*() {
+        const heartbeat = yield* Deadline.Heartbeat
+        yield* Effect.forkChild(Effect.forever(Effect.delay(Effect.sync(() => heartbeat?.alive()), 500)))
+        yield* Effect.sleep(9000)
+      })
+      const watched = yield* ended(Deadline.watch({ idle: "1 second" }, () => callback))
+      assert.isTrue(Exit.isSuccess(watched[1]))
+    }))
+
+  it.effect("are for the stream, and not for one pull of it", () =>
+    Effect.gen(function*() {
+      const source = Stream.unwrap(Effect.as(
+        Effect.forkScoped(beating),
+        Stream.fromEffectSchedule(Effect.sleep(5000), Schedule.recurs(3))
+      ))
+      const [now, exit] = yield* ended(source.pipe(
+        Deadline.stall("1 second"),
+        Stream.mapEffect(() => Effect.sleep(5000)),
+        Stream.runDrain
+      ))
+      assert.isTrue(Exit.isSuccess(exit))
+      assert.strictEqual(now, 40_000)
+    }))
+
+  it.effect("are enough for 10 minutes, or for maxSilence, or for an idle time that is longer", () =>
+    Effect.gen(function*() {
+      const source = Stream.concat(Stream.make(1), Stream.fromEffect(beating))
+      const minute = 60_000
+      const cases: ReadonlyArray<readonly [Duration.Input, Deadline.StallOptions | undefined, number]> = [
+        ["30 seconds", undefined, 10 * minute],
+        ["30 seconds", { maxSilence: "90 seconds" }, 1.5 * minute],
+        ["1 second", { maxSilence: "1250 millis" }, 1250],
+        ["20 minutes", undefined, 20 * minute]
+      ]
+      for (const [idle, options, silence] of cases) {
+        const before = yield* Clock.currentTimeMillis
+        const { events, listen } = listening()
+        const [now, exit] = yield* ended(source.pipe(Deadline.stall(idle, options), Stream.runDrain, listen))
+        assert.strictEqual(now - before, silence)
+        assert.deepStrictEqual(exit, Exit.fail(stalled("stream", Duration.millis(silence))))
+        assert.deepStrictEqual(events, [{ _tag: "Stalled", name: "stream", idleMillis: silence }])
+      }
+    }))
+
+  it.effect("each part begins the longest silence anew", () =>
+    Effect.gen(function*() {
+      const source = Stream.concat(Stream.concat(late(9), late(9)), late(11))
+      const [now, exit] = yield* ended(source.pipe(
+        Deadline.stall("1 second", { maxSilence: "5 seconds" }),
+        Stream.runDrain,
+        Effect.mapError(millisOf)
+      ))
+      assert.deepStrictEqual(exit, Exit.fail(5000))
+      assert.strictEqual(now, 14_000)
+    }))
+
+  it.effect("a part is progress for the watchdogs around, also where it does not come as far as them", () =>
+    Effect.gen(function*() {
+      const source = Stream.range(1, 30).pipe(
+        Stream.mapEffect((n) => Effect.as(Effect.sleep(900), n)),
+        Deadline.stall("1 second"),
+        Stream.filter((n) => n > 29),
+        Deadline.stall("1 second", { maxSilence: "5 seconds" }),
+        Stream.runCollect
+      )
+      assert.deepStrictEqual(yield* ended(source), [27_000, Exit.succeed([30])])
+    }))
+
+  it.effect("so is the beat of a watch", () =>
+    Effect.gen(function*() {
+      const work = Deadline.watch({ idle: "1 second" }, (beat) =>
+        Effect.repeat(Effect.andThen(Effect.sleep(900), beat), { times: 29 }))
+      const source = Stream.fromEffect(work).pipe(
+        Deadline.stall("1 second", { maxSilence: "5 seconds" }),
+        Stream.runDrain
+      )
+      assert.deepStrictEqual(yield* ended(source), [27_000, Exit.void])
+    }))
+
+  it.effect("what a watchdog no longer waits for does not keep those around it waiting", () =>
+    Effect.gen(function*() {
+      const detached = Effect.forkDetach(beating)
+      const inners: ReadonlyArray<Effect.Effect<unknown, Deadline.Stalled>> = [
+        Deadline.watch({}, () => detached),
+        Stream.fromEffect(detached).pipe(Deadline.stall(), Stream.runDrain)
+      ]
+      for (const inner of inners) {
+        const before = yield* Clock.currentTimeMillis
+        const [now, exit] = yield* ended(
+          Deadline.watch({ idle: "1 second", name: "outer" }, () => Effect.andThen(inner, Effect.never))
+        )
+        assert.deepStrictEqual(exit, Exit.fail(stalled("outer", second)))
+        assert.strictEqual(now - before, 1000)
+      }
+    }))
+
+  it.effect("end with the time that is allowed around them", () =>
+    Effect.gen(function*() {
+      const source = Stream.fromEffect(beating).pipe(Deadline.stall("1 second"), Stream.runDrain)
+      const [now, exit] = yield* ended(source.pipe(Deadline.attempt("20 seconds")))
+      assert.deepStrictEqual(exit, Exit.fail(timedOut("attempt", Duration.seconds(20))))
+      assert.strictEqual(now, 20_000)
+    }))
+
+  it.effect("a consumer that goes away, at whatever step, leaves nothing over", () =>
+    interruptEverywhere({
+      arrange: Effect.sync(() => {
+        let open = 0
+        const source = Stream.unwrap(
+          Effect.as(
+            Effect.acquireRelease(Effect.sync(() => open++), () =>
+              Effect.andThen(Deadline.beat, Effect.sync(() => open--))),
+            Stream.concat(late(3), Stream.fromEffect(beating))
+          )
+        )
+        const stall = Deadline.stall("1 second", { maxSilence: "2 seconds" })
+        return {
+          effect: Deadline.watch({ idle: "1 second" }, () =>
+            Stream.runDrain(stall(source))),
+          check: (exit: Exit.Exit<void, Deadline.Stalled>) =>
+            Effect.sync(() => {
+              assert.strictEqual(open, 0)
+              const interrupted = Exit.isFailure(exit) && Cause.hasInterrupts(exit.cause)
+              if (!interrupted) assert.deepStrictEqual(exit, Exit.fail(stalled("stream", Duration.seconds(2))))
+            })
+        }
+      })
+    }), 60_000)
+
+  it.effect("a maxSilence that is shorter than the idle time is refused", () =>
+    Effect.gen(function*() {
+      for (const maxSilence of ["29 seconds", "-1 second", Infinity] as const) {
+        const exit = yield* Effect.exit(Effect.sync(() => Deadline.stall("30 seconds", { maxSilence })))
+        assert.isTrue(Exit.isFailure(exit))
+        if (Exit.isFailure(exit)) assert.match(String(Cause.squash(exit.cause)), /Deadline\.stall.*maxSilence/)
+      }
+    }))
 })

@@ -1,6 +1,16 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Context, Deferred, Duration, Effect, Exit, Fiber, Layer, Ref, Stream } from "effect"
-import { AdaptiveLimit, Backoff, Bulkhead, CircuitBreaker, Fallback, Fault, Policy, Quota } from "effect-resilience"
+import {
+  AdaptiveLimit,
+  Backoff,
+  Bulkhead,
+  CircuitBreaker,
+  Deadline,
+  Fallback,
+  Fault,
+  Policy,
+  Quota
+} from "effect-resilience"
 import { TestClock } from "effect/testing"
 import { everyCancelSource, interruptEverywhere } from "../support/interruptEverywhere.ts"
 
@@ -114,6 +124,25 @@ describe("Policy.applyStream", () => {
         assert.deepStrictEqual(seen, [2, 3])
         assert.strictEqual(yield* Ref.get(opened), 2)
         assert.strictEqual(yield* Ref.get(open), 0)
+      }))
+
+    it.effect("what is kept back is a sign of life for the watchdogs around", () =>
+      Effect.gen(function*() {
+        const slow = Stream.range(1, 20).pipe(Stream.mapEffect((n) => Effect.as(Effect.sleep("900 millis"), n)))
+        const policy = Policy.make({ name: "x" })
+        const keeping: ReadonlyArray<Policy.StreamOptions<number>> = [
+          { buffer: true },
+          { buffer: true, stall: "1 second" },
+          { isFirst: (n) => n === 20 },
+          { untilWhole: (n) => n > 1 },
+          { untilWhole: (n) => n > 1, stall: "1 second" }
+        ]
+        for (const options of keeping) {
+          const { seen } = yield* collected(
+            Policy.applyStream(slow, policy, options).pipe(Deadline.stall("1 second", { maxSilence: "2 seconds" }))
+          )
+          assert.lengthOf(seen, 20)
+        }
       }))
 
     it.effect("stall is the silence after it, and not the time that the reader takes", () =>

@@ -31,25 +31,34 @@ export const controlled = Effect.fnUntraced(function*(init: ResponseInit) {
   }
 })
 
+/** The real `fetch`; `onMore` is called when part of a body has come and the client waits for more. */
+const watchedBody = (onMore: () => void): typeof globalThis.fetch => async (input, init) => {
+  const response = await globalThis.fetch(input, init)
+  const reader = response.body?.getReader()
+  let chunks = 0
+  return new Response(
+    new ReadableStream({
+      pull: async (controller) => {
+        if (chunks++ > 0) onMore()
+        const chunk = await reader?.read()
+        if (chunk === undefined || chunk.done) controller.close()
+        else controller.enqueue(chunk.value)
+      },
+      cancel: (reason) => reader?.cancel(reason)
+    }, { highWaterMark: 0 }),
+    response
+  )
+}
+
 /** The real `fetch`; `awaited` is done when part of a body has come and the client waits for more. */
 export const observed = Effect.gen(function*() {
   const awaited = yield* Deferred.make<void>()
-  const fetch: typeof globalThis.fetch = async (input, init) => {
-    const response = await globalThis.fetch(input, init)
-    const reader = response.body?.getReader()
-    let chunks = 0
-    return new Response(
-      new ReadableStream({
-        pull: async (controller) => {
-          if (chunks++ > 0) Deferred.doneUnsafe(awaited, Effect.void)
-          const chunk = await reader?.read()
-          if (chunk === undefined || chunk.done) controller.close()
-          else controller.enqueue(chunk.value)
-        },
-        cancel: (reason) => reader?.cancel(reason)
-      }, { highWaterMark: 0 }),
-      response
-    )
-  }
-  return { fetch, awaited: Deferred.await(awaited) }
+  return { fetch: watchedBody(() => Deferred.doneUnsafe(awaited, Effect.void)), awaited: Deferred.await(awaited) }
+})
+
+/** The real `fetch`; `heard` is done when more of a body has come than when it was asked, and the client waits for more. */
+export const listened = Effect.gen(function*() {
+  const pulls = yield* Queue.unbounded<void>()
+  const fetch = watchedBody(() => Queue.offerUnsafe(pulls, undefined))
+  return { fetch, heard: Effect.andThen(Queue.clear(pulls), Queue.take(pulls)) }
 })

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Fiber, Layer, Schema } from "effect"
+import { Cause, Deferred, Effect, Exit, Fiber, Layer, Schema, Stream } from "effect"
 import {
   Agent,
   Backoff,
@@ -10,11 +10,17 @@ import {
   Fallback,
   Fault,
   Idempotency,
+  Policy,
+  ResilientModel,
   Retry,
   Telemetry
 } from "effect-resilience"
+import * as Anthropic from "effect-resilience/model/Anthropic"
+import * as Letta from "effect-resilience/model/Letta"
 import { ScriptedModel } from "effect-resilience/testing"
-import { Tool, Toolkit } from "effect/ai"
+import * as LettaServer from "effect-resilience/testing/LettaServer"
+import * as ProviderServer from "effect-resilience/testing/ProviderServer"
+import { LanguageModel, Model, Tool, Toolkit } from "effect/ai"
 import { recordingTracer } from "../recordingTracer.ts"
 import { collected, spansOf, treeOf } from "../support/collector.ts"
 
@@ -72,9 +78,9 @@ describe("spans", () => {
       assert.isTrue(
         attempts("model").every(({ parent }) => attempts("agent.stream").some(({ id }) => id === parent))
       )
-      assert.strictEqual(named("LanguageModel.streamText").length, 3)
+      assert.strictEqual(named("chat").length, 3)
       assert.isTrue(
-        named("LanguageModel.streamText").every(({ parent }) => attempts("model").some(({ id }) => id === parent))
+        named("chat").every(({ parent }) => attempts("model").some(({ id }) => id === parent))
       )
 
       const [agent] = named("invoke_agent scout")
@@ -174,6 +180,207 @@ describe("spans", () => {
         Effect.withTracer(tracer)
       )
       assert.strictEqual(spans[0]?.attributes.get("fallback.source"), "template")
+    }))
+})
+
+const ask = LanguageModel.generateText({ prompt: "Hello?" })
+const asks: ReadonlyArray<readonly [string, Effect.Effect<unknown, unknown, LanguageModel.LanguageModel>]> = [
+  ["generateText", ask],
+  ["streamText", Stream.runDrain(LanguageModel.streamText({ prompt: "Hello?" }))],
+  ["generateObject", LanguageModel.generateObject({ prompt: "Hello?", schema: Schema.Struct({ a: Schema.Number }) })]
+]
+
+/** The spans that come to a tracer, by name and in their order. */
+const traced = <A, E>(self: Effect.Effect<A, E>) =>
+  Effect.gen(function*() {
+    const { spans, tracer } = recordingTracer()
+    yield* Effect.exit(Effect.withTracer(self, tracer))
+    assert.isTrue(spans.every(({ status }) => status._tag === "Ended"))
+    return spans.map(({ attributes, kind, name }) => ({ attributes: Object.fromEntries(attributes), kind, name }))
+  })
+
+const claude = (server: ProviderServer.ProviderServer["Service"]) =>
+  Layer.orDie(Anthropic.layer({ model: "claude-opus-5-5", apiKey: "key", baseURL: server.url }))
+
+describe("spans of model calls", () => {
+  for (const [method, call] of asks) {
+    it.live(`are named by OpenTelemetry's conventions for GenAI, of which there is one a call: ${method}`, () =>
+      Effect.gen(function*() {
+        const server = yield* ProviderServer.make({ answer: () => JSON.stringify({ a: 1 }) })
+        const [span, ...others] = yield* traced(Effect.provide(call, claude(server)))
+        assert.deepStrictEqual(others, [])
+        assert.deepInclude(span, { name: "chat claude-opus-5-5", kind: "client" })
+        assert.deepInclude(span?.attributes, {
+          "gen_ai.operation.name": "chat",
+          "gen_ai.provider.name": "anthropic",
+          "gen_ai.request.model": "claude-opus-5-5",
+          "gen_ai.response.model": "claude-opus-5-5"
+        })
+        assert.isNumber(span?.attributes["gen_ai.usage.input_tokens"])
+        assert.isNumber(span?.attributes["gen_ai.usage.output_tokens"])
+        assert.notInclude(JSON.stringify(span), "Hello?")
+      }))
+  }
+
+  it.live("have the model that the request asks for in place of the layer's", () =>
+    Effect.gen(function*() {
+      const server = yield* ProviderServer.make()
+      const small = Anthropic.withRequest(ask, { model: "claude-haiku-4-5" })
+      const [span] = yield* traced(Effect.provide(small, claude(server)))
+      assert.strictEqual(span?.name, "chat claude-haiku-4-5")
+      assert.strictEqual(span?.attributes["gen_ai.request.model"], "claude-haiku-4-5")
+    }))
+
+  it.live("that fail are named, too, each try of a policy on its own", () =>
+    Effect.gen(function*() {
+      const server = yield* ProviderServer.make()
+      yield* server.inject({ _tag: "Overloaded" })
+      const policy = Policy.make({ name: "m", retry: { backoff: Backoff.constant({ delay: 0 }), maxAttempts: 2 } })
+      const model = ResilientModel.layer(policy, { provider: "other", modelName: "their-name" })
+      const spans = yield* traced(ask.pipe(Effect.provide(model), Effect.provide([claude(server), Policy.layer])))
+      const chats = spans.filter(({ name }) => name.startsWith("chat"))
+      assert.deepStrictEqual(chats.map(({ name }) => name), ["chat claude-opus-5-5", "chat claude-opus-5-5"])
+      assert.strictEqual(spans[0]?.name, "ResilientModel.generateText")
+    }))
+
+  it.effect("of any provider are named by the model that a ResilientModel is told", () =>
+    Effect.gen(function*() {
+      const policy = Policy.make({ name: "m", retry: { backoff: Backoff.constant({ delay: 0 }), maxAttempts: 2 } })
+      const script = ScriptedModel.layer([ScriptedModel.fail(Fault.overloaded()), "Hi", "Hi"])
+      const model = ResilientModel.layer(policy, { provider: "acme", modelName: "small" })
+      const spans = yield* traced(
+        Effect.andThen(ask, Stream.runDrain(LanguageModel.streamText({ prompt: "Hello?" }))).pipe(
+          Effect.provide(model),
+          Effect.provide([script, Policy.layer])
+        )
+      )
+      const chats = spans.filter(({ name }) => name.startsWith("chat"))
+      assert.deepStrictEqual(chats.map(({ name }) => name), ["chat small", "chat small", "chat small"])
+      for (const { attributes } of chats) {
+        assert.deepInclude(attributes, {
+          "gen_ai.operation.name": "chat",
+          "gen_ai.provider.name": "acme",
+          "gen_ai.request.model": "small"
+        })
+      }
+    }))
+
+  it.effect("of any provider are named by effect/ai's Model in layerSpans, and keep their name without", () =>
+    Effect.gen(function*() {
+      const model = Model.make("acme", "small", ScriptedModel.layer(["Hi", "Hi"]))
+      const inLayer = ask.pipe(Effect.provide(model), Effect.provide(Telemetry.layerSpans))
+      assert.deepStrictEqual((yield* traced(inLayer)).map(({ name }) => name), ["chat small"])
+      assert.deepStrictEqual((yield* traced(Effect.provide(ask, model))).map(({ name }) => name), [
+        "LanguageModel.generateText"
+      ])
+    }))
+
+  it.effect("say in layerSpans what the answer of any provider says of itself", () =>
+    Effect.gen(function*() {
+      const usage = { inputTokens: 10, outputTokens: 2 }
+      const model = ScriptedModel.layer([ScriptedModel.text("Hi", { usage }), ScriptedModel.text("Hi", { usage })])
+      const calls = Effect.andThen(ask, Stream.runDrain(LanguageModel.streamText({ prompt: "Hello?" })))
+      const spans = yield* traced(calls.pipe(Effect.provide(model), Effect.provide(Telemetry.layerSpans)))
+      assert.lengthOf(spans, 2)
+      for (const { attributes } of spans) {
+        assert.deepInclude(attributes, {
+          "gen_ai.operation.name": "chat",
+          "gen_ai.response.finish_reasons": ["stop"],
+          "gen_ai.usage.input_tokens": 10,
+          "gen_ai.usage.output_tokens": 2
+        })
+      }
+    }))
+
+  it.effect("are one for each answer where tools are run between two, and calls by a tool have their own", () =>
+    Effect.gen(function*() {
+      const inner = Effect.provide(ask, ScriptedModel.layer(["a tree"]))
+      const script = ScriptedModel.layer([
+        ScriptedModel.toolCall({ id: "call_1", name: "Look", params: { at: "north" } })
+      ])
+      const model = ResilientModel.layer(Policy.make({ name: "m" }), { provider: "acme", modelName: "small" })
+      const spans = yield* traced(
+        LanguageModel.generateText({ prompt: "?", toolkit }).pipe(
+          Effect.provide(toolkit.toLayer({ Look: () => Effect.as(Effect.orDie(inner), "a tree") })),
+          Effect.provide(model),
+          Effect.provide([script, Policy.layer])
+        )
+      )
+      const names = spans.map(({ name }) => name).filter((name) => /^(chat|LanguageModel)/.test(name))
+      assert.deepStrictEqual(names, ["LanguageModel.generateText", "chat small", "chat"])
+    }))
+})
+
+describe("spans of Letta", () => {
+  const asking = (server: LettaServer.LettaServer["Service"], content = false) => {
+    const message = (use: (letta: Letta.Letta["Service"]) => Effect.Effect<unknown, Letta.LettaError>) =>
+      traced(
+        Effect.flatMap(Letta.Letta, use).pipe(
+          Effect.provide(Layer.orDie(Letta.layer({ baseURL: server.url }))),
+          Effect.provideService(Telemetry.CaptureContent, content)
+        )
+      )
+    return {
+      send: message((letta) => letta.sendMessage("agent-1", "the secret plan")),
+      stream: message((letta) => Stream.runDrain(letta.streamMessage("agent-1", "the secret plan")))
+    }
+  }
+
+  for (const method of ["send", "stream"] as const) {
+    it.live(`have the attributes of OpenTelemetry's conventions, and nothing that was said: ${method}`, () =>
+      Effect.gen(function*() {
+        const server = yield* LettaServer.make()
+        const spans = yield* asking(server)[method]
+        assert.lengthOf(spans, 1)
+        assert.deepInclude(spans[0], { name: "invoke_agent", kind: "client" })
+        assert.deepInclude(spans[0]?.attributes, {
+          "gen_ai.operation.name": "invoke_agent",
+          "gen_ai.provider.name": "letta",
+          "gen_ai.agent.id": "agent-1",
+          "gen_ai.response.finish_reasons": ["end_turn"],
+          "server.address": "127.0.0.1"
+        })
+        assert.isNumber(spans[0]?.attributes["gen_ai.usage.input_tokens"])
+        assert.isNumber(spans[0]?.attributes["gen_ai.usage.output_tokens"])
+        assert.notInclude(JSON.stringify(spans), "secret plan")
+      }))
+
+    it.live(`end with the failure of the turn: ${method}`, () =>
+      Effect.gen(function*() {
+        const server = yield* LettaServer.make()
+        yield* server.inject({ _tag: "StatusError", status: 400, message: "no secret plan" })
+        const { spans, tracer } = recordingTracer()
+        const letta = yield* Letta.make({ baseURL: server.url })
+        const turn = method === "send"
+          ? letta.sendMessage("agent-1", "Hello")
+          : Stream.runDrain(letta.streamMessage("agent-1", "Hello"))
+        assert.isTrue(Exit.isFailure(yield* Effect.exit(Effect.withTracer(turn, tracer))))
+        const status = spans[0]?.status
+        assert.isTrue(status?._tag === "Ended" && Exit.isFailure(status.exit))
+        assert.notInclude(
+          status?._tag === "Ended" && Exit.isFailure(status.exit) ? Cause.pretty(status.exit.cause) : "",
+          "secret plan"
+        )
+      }))
+  }
+
+  it.live("end where a stream is interrupted or has enough", () =>
+    Effect.gen(function*() {
+      const server = yield* LettaServer.make()
+      const letta = yield* Letta.make({ baseURL: server.url })
+      const { spans, tracer } = recordingTracer()
+      const first = Stream.runDrain(Stream.take(letta.streamMessage("agent-1", "Hello"), 1))
+      yield* Effect.withTracer(first, tracer)
+      yield* server.inject({ _tag: "StreamStall", afterEvents: 2 })
+      const begun = yield* Deferred.make<void>()
+      const fiber = yield* letta.streamMessage("agent-1", "Hello").pipe(
+        Stream.runForEach(() => Deferred.succeed(begun, undefined)),
+        Effect.withTracer(tracer),
+        Effect.forkChild
+      )
+      yield* Deferred.await(begun)
+      yield* Fiber.interrupt(fiber)
+      assert.deepStrictEqual(spans.map(({ status }) => status._tag), ["Ended", "Ended"])
     }))
 })
 

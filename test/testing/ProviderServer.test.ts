@@ -604,6 +604,7 @@ describe("silence", () => {
     [{ _tag: "HangBody" }, false, /^\{"id":"msg_/],
     [{ _tag: "StreamStall" }, false, /^\{"id":"msg_/],
     [{ _tag: "HangBody" }, true, /event: content_block_delta/],
+    [{ _tag: "StreamPings", everyMillis: 1 }, false, /^\{"id":"msg_/],
     [{ _tag: "StreamStall", afterEvents: 3 }, true, /event: ping\n.*\n\n$/]
   ]
   it.live.each(silent.map(([fault, stream, seen]) => [fault._tag, stream, seen, fault] as const))(
@@ -625,6 +626,28 @@ describe("silence", () => {
         assert.deepInclude(gone, { completed: false, closedByClient: true })
       })
   )
+
+  it.live("StreamPings sends pings for ever, or so many and then the rest of the stream", () =>
+    Effect.gen(function*() {
+      const server = yield* ProviderServer.make({
+        faults: [
+          { _tag: "StreamPings", everyMillis: 1 },
+          { _tag: "StreamPings", everyMillis: 1, times: 5, afterEvents: 4 }
+        ]
+      })
+      const pingsOf = (text: string) => text.split("event: ping\n").length - 1
+      const controller = new AbortController()
+      const forever = yield* post(server, { ...params, stream: true }, { signal: controller.signal })
+      const seen = yield* Effect.promise(() => readUntil(forever, (text) => pingsOf(text) > 20))
+      assert.notMatch(seen, /message_stop/)
+      controller.abort()
+      yield* server.awaitClosedByClient(0)
+      const some = yield* post(server, { ...params, stream: true })
+      const text = yield* Effect.promise(() => some.text())
+      assert.strictEqual(pingsOf(text), 6)
+      assert.match(text, /event: message_stop\n.*\n\n$/)
+      assert.deepInclude(yield* server.stats, { requests: 2, answered: 0, closedByClient: 1 })
+    }))
 
   it.live("an SDK call that waits for the rest of a body ends with its signal, and the server sees it", () =>
     Effect.gen(function*() {

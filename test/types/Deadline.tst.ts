@@ -29,7 +29,13 @@ describe("Deadline", () => {
     expect(Deadline.stall(stream, "1 second", { name: "model" })).type.toBe<Watched>()
     expect(stream.pipe(Deadline.stall())).type.toBe<Watched>()
     expect(stream.pipe(Deadline.stall("1 second", { name: "model" }))).type.toBe<Watched>()
+    expect(stream.pipe(Deadline.stall("1 second", { maxSilence: "1 minute" }))).type.toBe<Watched>()
     expect(Deadline.stall).type.not.toBeCallableWith(effect)
+  })
+
+  it("a sign of life needs nothing, and can be given from a callback", () => {
+    expect(Deadline.beat).type.toBe<Effect.Effect<void>>()
+    expect<Deadline.Heartbeat["alive"]>().type.toBe<() => void>()
   })
 
   it("watch adds exactly Stalled to the E of its work, and gives it an effect to beat with", () => {

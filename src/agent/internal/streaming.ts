@@ -22,10 +22,11 @@ export interface Streaming {
  *
  * **Details**
  *
- * - `idleTimeout`: how long a stream may be silent, from its opening to the first part and from one part to the next; then
- *   it is cut with `Deadline.Stalled`. Only parts count, and not the pings of a connection: a model that thinks for longer
- *   and does not show its thoughts, or a `ResilientModel` that collects its streams (`buffer`), needs more. Default: 30
- *   seconds.
+ * - `idleTimeout`: how long a stream may be silent; then it is cut with `Deadline.Stalled`. Counts from the opening of the
+ *   stream and from each part. The signs of life of `Anthropic` count as well, pings for example, so that a model may
+ *   think and not show it; so do the parts that a `ResilientModel` collects (`buffer`), and what another provider tells
+ *   with `Deadline.beat`. Signs of life without a part are enough for 10 minutes, or for `idleTimeout` where that is
+ *   longer, and for no longer than the `wallTime` of the budget and the timeout of `policies.model`. Default: 30 seconds.
  * - `onCut`: what becomes of an answer whose stream breaks off, stands still or ends without its finish part. `"askAgain"`
  *   drops what had come and asks for the answer once more; `"resume"` tells the model the text that had come, asks it to
  *   go on from there, and joins the pieces, as long as it is the same model. Either way what had come is paid for, and no

@@ -16,6 +16,7 @@ import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Fault from "../../Fault.ts"
+import * as chatSpans from "../../internal/chatSpans.ts"
 import { hasRedacted } from "../../internal/hasRedacted.ts"
 import * as logged from "../../internal/logged.ts"
 import { millisIn } from "../../internal/monotonic.ts"
@@ -63,7 +64,7 @@ export interface Choice {
   readonly policy: Policy.StreamPolicy
   readonly key: (request: requests.Request) => string
   readonly takes: Fallback.Takes
-  readonly attributes: Readonly<Record<string, string>>
+  readonly names: chatSpans.Names
   readonly maxOutputTokens: (request: requests.Request) => number | undefined
 }
 
@@ -240,16 +241,29 @@ const now = Effect.contextWith((context: Context.Context<never>) =>
 
 // ---- one call, without tools that are to be run
 
-const spanAttributes = ({ choices: [first] }: Settings, request: requests.Request) => ({
-  ...first.attributes,
-  "resilient_model.key": first.key(request)
-})
+const spanAttributes = ({ choices: [first] }: Settings, request: requests.Request) => {
+  const { model, provider } = first.names
+  return {
+    ...(provider === undefined ? undefined : { "gen_ai.provider.name": provider }),
+    ...(model === undefined ? undefined : { "gen_ai.request.model": model }),
+    "resilient_model.key": first.key(request)
+  }
+}
+
+/** The span of a call is that of the model that is asked. */
+const traced = ({ names }: Choice) =>
+  names.model === undefined && names.provider === undefined
+    ? <R>(context: Context.Context<R>): Context.Context<R> => context
+    : chatSpans.forCall(names)
 
 const answerOnce = (settings: Settings, options: requests.CallOptions, request: requests.Request) => {
   const { method } = request
   const run = (choice: Choice, isFirst: boolean) => {
     const call = Effect.flatMap(
-      choice.model[method === "generateObject" ? method : "generateText"](options),
+      Effect.updateContext(
+        choice.model[method === "generateObject" ? method : "generateText"](options),
+        traced(choice)
+      ),
       wholeAnswer(
         settings,
         method
@@ -321,7 +335,7 @@ const streamOnce = (
   const { buffer, kept, stall } = settings
   const run = (choice: Choice, isFirst: boolean) => {
     const guarded = Policy.applyStream(
-      wholeStream(settings, choice.model.streamText(options)),
+      wholeStream(settings, Stream.updateContext(choice.model.streamText(options), traced(choice))),
       policyFor(choice, request),
       { buffer, stall, isFirst: answers.isContent, untilWhole: answers.waitsForTheEnd }
     ) as Stream.Stream<answers.Part, unknown>
@@ -468,7 +482,7 @@ export const make = (settings: Settings): Effect.Effect<Erased> =>
           stream: (prompt) => streamOnce(checking, withoutResolution(options, prompt), { ...request, prompt }),
           tracker: Option.getOrUndefined(Context.getOption(context, ResponseIdTracker))
         }
-        return Context.add(Context.omit(ResponseIdTracker)(context), CurrentResolving, call)
+        return Context.add(chatSpans.forLoop(Context.omit(ResponseIdTracker)(context)), CurrentResolving, call)
       }
     }
 

@@ -1,6 +1,7 @@
-import type * as Context from "effect/Context"
+import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import { Heartbeat } from "../../policy/Deadline.ts"
 
 type Fetch = (input: string | URL | Request, init?: RequestInit) => Promise<Response>
 
@@ -91,7 +92,8 @@ const endTimeout = Duration.seconds(1)
 const nothing = () => undefined
 
 const watchBody = (body: ReadableStream<Uint8Array>, request: Watched): ReadableStream<Uint8Array> => {
-  const { exchange, limits, signal } = request
+  const { context, exchange, limits, signal } = request
+  const heartbeat = Context.get(context, Heartbeat)
   const reader = body.getReader()
   const onAbort = () => {
     exchange.aborted = true
@@ -103,7 +105,10 @@ const watchBody = (body: ReadableStream<Uint8Array>, request: Watched): Readable
       try {
         const limit = exchange.complete ? Duration.min(endTimeout, limits.stallTimeout) : limits.stallTimeout
         const chunk = await waitFor(request, "body", limit, () => reader.read())
-        if (!chunk.done) return controller.enqueue(chunk.value)
+        if (!chunk.done) {
+          heartbeat?.alive()
+          return controller.enqueue(chunk.value)
+        }
         settle()
         controller.close()
       } catch (cause) {
@@ -123,7 +128,8 @@ const watchBody = (body: ReadableStream<Uint8Array>, request: Watched): Readable
 
 /**
  * Wraps `fetch` so that headers and every piece of a body must come in time, and so that interruption closes the
- * connection even where the caller did not hand the signal to the SDK.
+ * connection even where the caller did not hand the signal to the SDK. What comes is a sign of life for the watchdogs
+ * around the call, which see only what the SDK makes of it: no pings, for example.
  *
  * @internal
  */
@@ -156,6 +162,7 @@ export const watchedFetch =
       throw cause
     })
     exchange.response = response
+    Context.get(context, Heartbeat)?.alive()
     if (response.body === null) return response
     return new Response(watchBody(response.body, request), {
       status: response.status,

@@ -1,5 +1,6 @@
 import type * as Arr from "effect/Array"
 import type * as Cause from "effect/Cause"
+import type * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -13,6 +14,7 @@ import * as AdaptiveLimit from "../AdaptiveLimit.ts"
 import * as Deadline from "../Deadline.ts"
 import * as Quota from "../Quota.ts"
 import * as Retry from "../Retry.ts"
+import * as heartbeat from "./heartbeat.ts"
 import * as stack from "./policyStack.ts"
 
 /** @internal */
@@ -62,6 +64,8 @@ type Chunk<A> = Arr.NonEmptyReadonlyArray<A>
 /** A stream that has come to its first element, and what came before it. */
 interface Opened<A, R> {
   readonly scope: Scope.Closeable
+  /** Where its signs of life go: to the watchdogs around its opening, and then to those around its pulls. */
+  readonly relay: heartbeat.Watched
   readonly head: ReadonlyArray<A>
   readonly isOver: boolean
   readonly pull: Pull.Pull<Chunk<A>, unknown, void, R>
@@ -87,40 +91,49 @@ const open = <A, E, R>(
 ): Effect.Effect<Opened<A, R>, unknown, R> =>
   Effect.suspend(() => {
     const scope = Scope.forkUnsafe(around)
+    const relay = new heartbeat.Watched(undefined)
     scopes.add(scope)
     return Effect.gen(function*() {
+      yield* Scope.addFinalizer(scope, Effect.sync(() => relay.end()))
       const pull = yield* Scope.provide(Stream.toPull(self), scope)
       const head: Array<A> = []
       for (;;) {
         const chunk = yield* next(pull)
-        if (chunk === undefined) return { scope, head, isOver: true, pull }
+        if (chunk === undefined) return { scope, relay, head, isOver: true, pull }
         head.push(...chunk)
-        if (chunk.some(isFirst)) return { scope, head, isOver: false, pull }
+        // What is kept back does not come as far as the watchdogs around.
+        yield* heartbeat.progress
+        if (chunk.some(isFirst)) return { scope, relay, head, isOver: false, pull }
       }
-    }).pipe(Effect.onExit((exit) => {
-      if (Exit.isSuccess(exit)) return Effect.void
-      scopes.delete(scope)
-      return Scope.close(scope, exit)
-    }))
+    }).pipe(
+      Effect.updateContext((context: Context.Context<R>) => relay.enter(context)),
+      Effect.onExit((exit) => {
+        if (Exit.isSuccess(exit)) return Effect.void
+        scopes.delete(scope)
+        return Scope.close(scope, exit)
+      })
+    )
   })
 
 /** Gives what is left of an opened stream to `take`, and sees to it that it does not stand still. */
 const drain = Effect.fnUntraced(function*<A, R>(
-  { isOver, pull, scope }: Opened<A, R>,
+  { isOver, pull, relay, scope }: Opened<A, R>,
   { stall }: Settings<A>,
   name: string,
   take: (chunk: ReadonlyArray<A>) => Effect.Effect<unknown>
 ) {
   if (isOver) return
+  const relayed = Effect.updateContext(pull, (context: Context.Context<R>) => relay.enter(context))
   const watched: typeof pull = stall === undefined
-    ? pull
+    ? relayed
     : yield* Scope.provide(
-      Stream.toPull(Deadline.stall(Stream.fromPull(Effect.succeed(pull)), stall, { name })),
+      Stream.toPull(Deadline.stall(Stream.fromPull(Effect.succeed(relayed)), stall, { name })),
       scope
     )
   for (;;) {
     const chunk = yield* next(watched)
     if (chunk === undefined) return
+    if (stall === undefined) yield* heartbeat.progress
     yield* take(chunk)
   }
 })

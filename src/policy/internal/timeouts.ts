@@ -15,6 +15,13 @@ import { millisOf, rounding } from "../../internal/monotonic.ts"
  */
 export const defaultIdle = "30 seconds"
 
+/**
+ * How long signs of life keep a stream from being stalled.
+ *
+ * @internal
+ */
+export const defaultMaxSilence = "10 minutes"
+
 /** Timers drop what is less than that. */
 const timerStep = 1
 
@@ -78,10 +85,12 @@ class Queue {
     this.sleep(deadline, deadline - this.now())
   }
 
-  /** Lets a running timeout begin anew; one that has ended stays so. */
-  restart(entry: Entry): void {
-    entry.startedAt = this.now()
-    if (this.unlink(entry)) this.start(entry)
+  /** Lets a running timeout begin anew, but not end later than `notAfter`; one that has ended stays so. */
+  restart(entry: Entry, notAfter: number): void {
+    const now = this.now()
+    if (!this.unlink(entry)) return
+    entry.startedAt = Math.min(now, notAfter - this.millis)
+    this.start(entry)
   }
 
   stop(entry: Entry): void {
@@ -245,8 +254,10 @@ class Call<A, E, E2> implements Entry {
   private readonly queue: Queue
   private readonly child: Fiber.Fiber<A, E>
   private readonly resume: (exit: Effect.Effect<A, E | E2>) => void
-  private readonly error: () => E2
+  private readonly error: (waited: number) => E2
   private readonly announce: ((error: E2) => Effect.Effect<void>) | undefined
+  /** Since when nothing has come but signs of life. */
+  private since = 0
   private isLate = false
   private lost: Cause.Cause<never> | undefined = undefined
 
@@ -254,7 +265,7 @@ class Call<A, E, E2> implements Entry {
     queue: Queue,
     child: Fiber.Fiber<A, E>,
     resume: (exit: Effect.Effect<A, E | E2>) => void,
-    error: () => E2,
+    error: (waited: number) => E2,
     announce: ((error: E2) => Effect.Effect<void>) | undefined
   ) {
     this.queue = queue
@@ -268,6 +279,7 @@ class Call<A, E, E2> implements Entry {
   begin(startedAt: number | undefined): Effect.Effect<void> {
     try {
       this.startedAt = startedAt ?? this.queue.now()
+      this.since = this.startedAt
       this.queue.start(this)
     } catch (thrown) {
       this.queue.stop(this)
@@ -277,9 +289,11 @@ class Call<A, E, E2> implements Entry {
     return Effect.suspend(() => this.cancel())
   }
 
-  /** The call has shown that it is alive. */
-  beat(): void {
-    this.queue.restart(this)
+  /** The call has shown that it is alive; or, where that is enough for so long only, nothing but that. */
+  beat(longest: number | undefined): void {
+    if (longest !== undefined) return this.queue.restart(this, this.since + longest)
+    this.queue.restart(this, Infinity)
+    this.since = this.startedAt
   }
 
   expire(lost: Cause.Cause<never> | undefined): void {
@@ -298,7 +312,7 @@ class Call<A, E, E2> implements Entry {
     // It failed by itself, where it could not be interrupted, and that says more than the timeout does.
     if (others.some(Cause.isFailReason)) return failWith(others)
     if (this.lost !== undefined) return failWith([...this.lost.reasons, ...others])
-    const error = this.error()
+    const error = this.error(this.deadline - this.since)
     const failure = failWith<E | E2>([Cause.makeFailReason(error), ...others])
     return this.announce === undefined ? failure : Effect.andThen(this.announce(error), failure)
   }
@@ -325,7 +339,7 @@ const failWith = <E>(reasons: ReadonlyArray<Cause.Reason<E>>): Effect.Effect<nev
 export interface Details<E2> {
   readonly startedAt?: number | undefined
   readonly announce?: ((error: E2) => Effect.Effect<void>) | undefined
-  readonly onStart?: ((beat: () => void) => void) | undefined
+  readonly onStart?: ((beat: (longest?: number) => void) => void) | undefined
 }
 
 /**
@@ -338,7 +352,7 @@ export const timedIn = <A, E, R, E2>(
   context: Context.Context<R>,
   self: Effect.Effect<A, E, R>,
   timeouts: Timeouts,
-  error: () => E2,
+  error: (waited: number) => E2,
   details?: Details<E2>
 ): Effect.Effect<A, E | E2> =>
   Effect.callback<A, E | E2>((resume) => {
@@ -346,6 +360,6 @@ export const timedIn = <A, E, R, E2>(
     const ended = child.pollUnsafe()
     if (ended !== undefined) return resume(ended)
     const call = new Call(timeouts.queueIn(context), child, resume, error, details?.announce)
-    details?.onStart?.(() => call.beat())
+    details?.onStart?.((longest) => call.beat(longest))
     return call.begin(details?.startedAt)
   })

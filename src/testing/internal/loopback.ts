@@ -74,7 +74,11 @@ export const listen = Effect.fnUntraced(function*(
         case "hang": {
           const { beat } = reply
           if (beat === undefined) return yield* Effect.never
-          return yield* Effect.forever(Effect.andThen(Effect.sleep(beat.everyMillis), write(response, beat.text)))
+          const once = Effect.andThen(Effect.sleep(beat.everyMillis), write(response, beat.text))
+          if (beat.rest === undefined) return yield* Effect.forever(once)
+          for (let sent = 0; sent < beat.rest.times; sent++) yield* once
+          for (const chunk of beat.rest.chunks) yield* write(response, chunk)
+          return yield* finish(response)
         }
         case "reset":
           cut = true

@@ -31,6 +31,8 @@
  *
  * - `StreamError`: an `error` event inside the stream of status 200, `overloaded_error` by default.
  * - `StreamClose`: a clean end before `message_stop`. `StreamReset`: a reset. `StreamStall`: silence.
+ * - `StreamPings`: nothing but pings, one each `everyMillis`, as while a model thinks and does not show it; with `times`
+ *   so many of them, and then the rest of the stream.
  * - `StreamBadJson`: the next event's data is cut. `StreamEmpty`: no event at all.
  * - `StreamNoStopReason`: the event with the stop reason is left out.
  * - `StreamToolJsonCut`: the input of a tool call is cut, and the stop reason is `max_tokens`; with `stopReason:
@@ -41,8 +43,8 @@
  * `StreamStall` and `ResetMidBody` is `StreamReset` half way, `TruncatedJson` is `StreamClose` half way,
  * `MalformedJson` is `StreamBadJson` at the first event, `NotAMessage` has the body it names, and altered messages come
  * as events. For a request without a stream, `StreamError` is the status of its type, `StreamClose` is `TruncatedJson`,
- * `StreamReset` is `ResetMidBody`, `StreamStall` is `HangBody`, `StreamEmpty` is an empty body, `StreamBadJson` is
- * `MalformedJson`, `StreamNoStopReason` and `StreamToolJsonCut` come as one message, and `StreamWithoutEventNames` and
+ * `StreamReset` is `ResetMidBody`, `StreamStall` and `StreamPings` are `HangBody`, `StreamEmpty` is an empty body,
+ * `StreamBadJson` is `MalformedJson`, `StreamNoStopReason` and `StreamToolJsonCut` come as one message, and `StreamWithoutEventNames` and
  * `StreamAsJson` are the other format too: events where JSON was asked for.
  *
  * @category models
@@ -91,6 +93,12 @@ export type Fault =
   | { readonly _tag: "StreamClose"; readonly afterEvents?: number | undefined }
   | { readonly _tag: "StreamReset"; readonly afterEvents?: number | undefined }
   | { readonly _tag: "StreamStall"; readonly afterEvents?: number | undefined }
+  | {
+    readonly _tag: "StreamPings"
+    readonly everyMillis: number
+    readonly times?: number | undefined
+    readonly afterEvents?: number | undefined
+  }
   | { readonly _tag: "StreamEmpty" }
   | { readonly _tag: "StreamBadJson"; readonly afterEvents?: number | undefined }
   | { readonly _tag: "StreamNoStopReason" }
@@ -134,6 +142,7 @@ const zero: Readonly<Record<FaultTag, number>> = {
   StreamClose: 0,
   StreamReset: 0,
   StreamStall: 0,
+  StreamPings: 0,
   StreamEmpty: 0,
   StreamBadJson: 0,
   StreamNoStopReason: 0,

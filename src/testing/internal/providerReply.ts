@@ -176,6 +176,7 @@ const jsonReply = (fault: Fault | undefined, message: wire.WireMessage, requestI
   switch (fault?._tag) {
     case "HangBody":
     case "StreamStall":
+    case "StreamPings":
       return partialJson(text, "hang")
     case "ResetMidBody":
     case "StreamReset":
@@ -223,6 +224,15 @@ const streamReply = (fault: Fault | undefined, message: wire.WireMessage, reques
       return streamOf(first(fault.afterEvents), "reset")
     case "StreamStall":
       return streamOf(first(fault.afterEvents), "hang")
+    case "StreamPings": {
+      const { everyMillis, times } = fault
+      const sent = first(fault.afterEvents)
+      const rest = times === undefined ? undefined : { times, chunks: texts.slice(sent.length) }
+      return {
+        ...streamOf(sent, "hang"),
+        beat: { everyMillis, text: wire.eventText(wire.event({ type: "ping" })), rest }
+      }
+    }
     case "StreamError": {
       const error = { type: fault.type ?? "overloaded_error", message: fault.message ?? "Overloaded" }
       const failure = wire.event({ type: "error", error, request_id: requestId })

@@ -9,8 +9,12 @@ export interface Reply {
   readonly head: { readonly status: number; readonly headers: Readonly<Record<string, string>> } | undefined
   readonly chunks: ReadonlyArray<string>
   readonly end: "finish" | "hang" | "reset" | "close"
-  /** What a connection that hangs sends all the same, again and again. */
-  readonly beat?: { readonly everyMillis: number; readonly text: string } | undefined
+  /** What a connection that hangs sends all the same, again and again; or so many times, and then it goes on to its end. */
+  readonly beat?: {
+    readonly everyMillis: number
+    readonly text: string
+    readonly rest?: { readonly times: number; readonly chunks: ReadonlyArray<string> } | undefined
+  } | undefined
 }
 
 /** @internal */
