@@ -232,6 +232,34 @@ describe("a stream that stands still", () => {
       assert.strictEqual(result.text, "One two three four five six")
     }).pipe(Effect.provide(durable)))
 
+  for (const buffer of [false, true]) {
+    it.effect(`is not one that waits in the guards of a ResilientModel for its turn, ${buffer ? "" : "not "}collected`, () =>
+      Effect.gen(function*() {
+        const policy = Policy.make({ name: "model", retry: { maxAttempts: 3 }, bulkhead: { maxConcurrent: 1 } })
+        const busy = ScriptedModel.fail(Fault.throttled("55 seconds"))
+        const waiting = ResilientModel.layer(policy, { buffer }).pipe(
+          Layer.provideMerge([ScriptedModel.layer([busy, busy, "At last."]), Policy.layer])
+        )
+        const result = yield* inTime(Agent.run(atOnce, options)).pipe(
+          Effect.provide(Layer.merge((yield* counting).handlers, waiting))
+        )
+        assert.strictEqual(result.text, "At last.")
+        assert.deepInclude(result.counters, { cuts: 0 })
+      }).pipe(Effect.provide(durable)))
+
+    it.effect(`is cut there where the try itself stands still, ${buffer ? "" : "not "}collected`, () =>
+      Effect.gen(function*() {
+        const policy = Policy.make({ name: "model", retry: { maxAttempts: 3 } })
+        const waiting = ResilientModel.layer(policy, { buffer }).pipe(
+          Layer.provideMerge([ScriptedModel.layer(() => Effect.never), Policy.layer])
+        )
+        const error = yield* inTime(Effect.flip(Agent.run(atOnce, options))).pipe(
+          Effect.provide(Layer.merge((yield* counting).handlers, waiting))
+        )
+        assert.isTrue(error._tag === "AgentError" && error.reason._tag === "CutOff")
+      }).pipe(Effect.provide(durable)))
+  }
+
   it.effect("is cut behind a ResilientModel that collects, too", () =>
     Effect.gen(function*() {
       const collecting = ResilientModel.layer(Policy.make({ name: "model" }), { buffer: true, stall: "50 seconds" })

@@ -1,11 +1,12 @@
 import type * as Arr from "effect/Array"
 import type * as Cause from "effect/Cause"
-import type * as Context from "effect/Context"
+import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Pull from "effect/Pull"
 import * as Queue from "effect/Queue"
+import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import { InvalidConfig } from "../../Fault.ts"
@@ -173,6 +174,29 @@ type Guarded<A> = Effect.Effect<A, unknown, unknown>
 const retried = <A>(self: Guarded<A>, retry: Retry.Policy<unknown> | undefined): Guarded<A> =>
   retry === undefined ? self : Retry.apply(self, retry)
 
+/**
+ * What the guards are about while no try is under way: a queue, a learned limit, the wait before the next try. They have
+ * bounds of their own, so this is no silence of the other side, and the watchdogs around hear a sign each second.
+ */
+class Waits {
+  private tries = 0
+
+  readonly inside = <A>(once: Guarded<A>): Guarded<A> =>
+    Effect.suspend(() => {
+      this.tries++
+      return Effect.ensuring(once, Effect.sync(() => this.tries--))
+    })
+
+  readonly around = <A>(self: Guarded<A>): Guarded<A> =>
+    Effect.contextWith((context: Context.Context<unknown>) => {
+      if (Context.get(context, heartbeat.Heartbeat) === undefined) return self
+      const sign = Effect.suspend(() => this.tries === 0 ? heartbeat.progress : Effect.void)
+      return Effect.scoped(Effect.andThen(Effect.forkScoped(Effect.repeat(sign, everySecond)), self))
+    })
+}
+
+const everySecond = Schedule.spaced("1 second")
+
 /** Hands the elements on as they come, so that nothing is tried again after the first one. */
 const live = <A, E, R>(
   self: Stream.Stream<A, E, R>,
@@ -183,6 +207,7 @@ const live = <A, E, R>(
     const { untilWhole } = settings
     const queue = yield* Queue.bounded<A, unknown>(1)
     let isHandedOn = false
+    const waits = new Waits()
 
     const once = Effect.scopedWith((scope) =>
       Effect.gen(function*() {
@@ -204,11 +229,11 @@ const live = <A, E, R>(
       })
     )
     const ended = Effect.catchCause(
-      stack.guarded(once, around(guards)),
+      stack.guarded(waits.inside(once), around(guards)),
       (cause) => isHandedOn ? Effect.succeed(new Broken(cause)) : Effect.failCause(cause)
     )
     const run = Effect.flatMap(
-      guards.outer(retried<Whole<A> | Broken>(ended, retry)),
+      waits.around(guards.outer(retried<Whole<A> | Broken>(ended, retry))),
       (outcome) => outcome instanceof Broken ? Effect.failCause(outcome.cause) : Queue.offerAll(queue, outcome.kept)
     )
     yield* Effect.forkScoped(Effect.matchCauseEffect(run, {
@@ -233,8 +258,11 @@ const buffered = <A, E, R>(
       return all
     })
   )
-  const tried = retried(stack.guarded(guards.hedged(once), around(guards)), retry)
-  return Stream.fromArrayEffect(guards.outer(tried))
+  return Stream.unwrap(Effect.sync(() => {
+    const waits = new Waits()
+    const tried = retried(stack.guarded(waits.inside(guards.hedged(once)), around(guards)), retry)
+    return Stream.fromArrayEffect(waits.around(guards.outer(tried)))
+  }))
 }
 
 /** What a policy is made of, for a stream. */
