@@ -110,9 +110,9 @@ const backupFaults = [
 ] as const
 
 const toolFaults = (phase: "tools" | "everything", probability: number) => [
-  // A defect of a tool that must not happen twice is not heard of as a call, so signing fails in no other way than it hangs.
-  FaultPlan.fail({ ...during(phase), probability, keys: ["Look", "Pay"], error: new Down({ at: -1 }) }),
-  FaultPlan.fail({ ...during(phase), probability, after: true, keys: ["Pay"], error: new Lost({ at: -1 }) }),
+  // Signing has no failures of its own: it dies.
+  FaultPlan.fail({ ...during(phase), probability, error: new Down({ at: -1 }) }),
+  FaultPlan.fail({ ...during(phase), probability, after: true, keys: ["Pay", "Sign"], error: new Lost({ at: -1 }) }),
   FaultPlan.hang({ ...during(phase), probability: probability / 2 }),
   FaultPlan.hang({ ...during(phase), probability: probability / 2, after: true })
 ]
