@@ -31,6 +31,10 @@ const weathers: Readonly<Record<string, BrokenStores.Weather>> = {
   "are slow, beyond what anybody waits for": () => [
     FaultPlan.delay({ probability: 0.3, by: FaultPlan.logNormal({ median: "1 second", p99: "3 minutes" }) })
   ],
+  "do not answer to what they are asked for": () => [
+    FaultPlan.hang({ probability: 0.15, keys: BrokenStores.reads }),
+    FaultPlan.hang({ probability: 0.15, keys: BrokenStores.reads, after: true })
+  ],
   "do not answer": () => [
     FaultPlan.hang({ probability: 0.03, keys: BrokenStores.writes }),
     FaultPlan.hang({ probability: 0.03, keys: BrokenStores.writes, after: true })

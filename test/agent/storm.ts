@@ -121,7 +121,7 @@ const storeFaults: BrokenStores.Weather = (error) =>
   (["stores", "everything"] as const).flatMap((phase) => [
     FaultPlan.fail({ ...during(phase), probability: 0.05, error: error("Unavailable") }),
     FaultPlan.fail({ ...during(phase), probability: 0.05, after: true, error: error("Unavailable") }),
-    FaultPlan.hang({ ...during(phase), probability: 0.01, keys: BrokenStores.writes }),
+    FaultPlan.hang({ ...during(phase), probability: 0.01 }),
     FaultPlan.delay({ ...during(phase), probability: 0.05, by: "20 seconds" })
   ])
 
