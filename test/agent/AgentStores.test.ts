@@ -184,27 +184,30 @@ describe("an agent over a store that never answers a read", () => {
     "of an earlier result": { results: (store) => ({ ...store, get: () => Effect.never }) }
   }
   const signing: Story = { ...story, answers: [[{ tool: "Sign", ...works }], [{ tool: "Pay", ...works }]] }
-  it.effect.each(Object.entries(silences))("%s fails with a typed error in the time of the store", ([, planted]) =>
-    Effect.gen(function*() {
-      const now = Effect.clockWith((clock) => clock.currentTimeMillis)
-      const stores = yield* BrokenStores.make({ seed: 1, weather: fair, planted })
-      const ledger = newLedger()
-      const agent = agentOf(signing, { budget: { wallTime: "1 minute" } })
-      const started = yield* now
-      const run = Agent.run(agent, { runId, prompt: "Go" })
-      const error = yield* Effect.flip(run).pipe(
-        Effect.flatMap((error) => isSuspended(error) ? decide(signing, ledger, runId) : Effect.fail(error)),
-        Effect.repeat({ times: 3 }),
-        Effect.flip,
-        Effect.provide(Layer.mergeAll(
-          stores.process,
-          handlersOf(signing, ledger),
-          ScriptedModel.layer(plainScriptOf(signing))
-        ))
-      )
-      assert.isTrue(isOfTheStore(error), String(error))
-      assert.isAtMost((yield* now) - started, 150_000)
-    }).pipe(Effect.scoped, virtually))
+  it.effect.each(Object.entries(silences))(
+    "%s fails with a typed error in the time of the store",
+    ([, planted]) =>
+      Effect.gen(function*() {
+        const now = Effect.clockWith((clock) => clock.currentTimeMillis)
+        const stores = yield* BrokenStores.make({ seed: 1, weather: fair, planted })
+        const ledger = newLedger()
+        const agent = agentOf(signing, { budget: { wallTime: "1 minute" } })
+        const started = yield* now
+        const run = Agent.run(agent, { runId, prompt: "Go" })
+        const error = yield* Effect.flip(run).pipe(
+          Effect.flatMap((error) => isSuspended(error) ? decide(signing, ledger, runId) : Effect.fail(error)),
+          Effect.repeat({ times: 3 }),
+          Effect.flip,
+          Effect.provide(Layer.mergeAll(
+            stores.process,
+            handlersOf(signing, ledger),
+            ScriptedModel.layer(plainScriptOf(signing))
+          ))
+        )
+        assert.isTrue(isOfTheStore(error), String(error))
+        assert.isAtMost((yield* now) - started, 150_000)
+      }).pipe(Effect.scoped, virtually)
+  )
 })
 
 const hasBody = (part: string) => ({ body }: CheckpointStore.Entry) => body.includes(part)

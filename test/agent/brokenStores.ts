@@ -97,14 +97,16 @@ export const make = Effect.fnUntraced(function*(
       Effect.suspend(() => {
         const { runId } = lease
         const answers = entries.filter(({ body, step }) =>
-          step.endsWith("/model") && body.includes("\"StepSucceeded\"")
+          /[/]model(#\d+)?$/.test(step) && body.includes("\"StepSucceeded\"")
         )
         modelRecords.set(runId, (modelRecords.get(runId) ?? 0) + answers.length)
         return Effect.tap(FaultPlan.apply(below.append(lease, entries, status), runsPlan, "append"), () =>
           Effect.sync(() => {
             const known = records.get(runId) ?? new Map<number, string>()
             records.set(runId, known)
-            for (const { body, position } of entries) known.set(position, body)
+            for (const { body, position } of entries) {
+              known.set(position, body)
+            }
           }))
       })
   })

@@ -174,7 +174,8 @@ describe("EscalationQueue", () => {
       const store = yield* EscalationQueue.makeStoreMemory()
       const { id } = yield* Effect.flatMap(EscalationQueue.make({ store }), (service) =>
         service.submit({ reason: "RequiresHuman", task: "a" }))
-      const never = () => Effect.never
+      const never = () =>
+        Effect.never
       const silent = yield* EscalationQueue.make({
         store: {
           ...store,

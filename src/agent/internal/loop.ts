@@ -351,7 +351,9 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       for (let n = 1;; n++) {
         if (recordOf(place, n) === undefined) {
           const gone = n > 1 && ending === undefined ? budgetGone() : undefined
-          if (gone !== undefined) return { record: { _tag: "NoRoom" as const, budget: gone }, replayed: false, attempts }
+          if (gone !== undefined) {
+            return { record: { _tag: "NoRoom" as const, budget: gone }, replayed: false, attempts }
+          }
           yield* goOn
         }
         const prompt = history

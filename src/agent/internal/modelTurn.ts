@@ -301,30 +301,35 @@ const execute = Effect.fnUntraced(function*<E, R>(
       reportShared(env, turn, AgentBudget.addUsage(usage, spent.usage), cost + spent.cost)
     }))
   )
+  const durationMillis = (yield* Clock.currentTimeMillis) - began
+  const given = Result.isSuccess(answer) && Option.isSome(answer.success) && "message" in answer.success.value
+    ? answer.success.value
+    : undefined
+  const isFree = spent.usage.inputTokens + spent.usage.outputTokens === 0
+  // What was spent is heard of, whatever came of it.
+  if (Result.isSuccess(answer) || !isFree) {
+    yield* session.emit(runId, ({ content, sessionId }) => ({
+      _tag: "ModelCalled",
+      agent,
+      runId,
+      sessionId,
+      turn,
+      model: given?.model,
+      attempts: spent.attempts,
+      ...tokensOf(spent.usage),
+      durationMillis,
+      ...(content ? { prompt: session.excerpt(session.textsOf(prompt)) } : {}),
+      ...(content && given !== undefined ? { answer: session.excerpt(textOf(given.message)) } : {})
+    }))
+  }
   if (Result.isFailure(answer)) {
     spent.lastError = lastErrorOf(answer.failure)
-    const isFree = spent.usage.inputTokens + spent.usage.outputTokens === 0
     // A run that starts over after each record would ask again and again, and never come to tell its failure.
     if (isFree || (yield* Checkpoint.AlwaysReplay)) return yield* Effect.fail(answer.failure)
     fail(answer.failure)
     const { message, tag: error } = spent.lastError
     return { _tag: "Failed" as const, error, message, ...yield* ended }
   }
-  const durationMillis = (yield* Clock.currentTimeMillis) - began
-  const given = Option.isSome(answer.success) && "message" in answer.success.value ? answer.success.value : undefined
-  yield* session.emit(runId, ({ content, sessionId }) => ({
-    _tag: "ModelCalled",
-    agent,
-    runId,
-    sessionId,
-    turn,
-    model: given?.model,
-    attempts: spent.attempts,
-    ...tokensOf(spent.usage),
-    durationMillis,
-    ...(content ? { prompt: session.excerpt(session.textsOf(prompt)) } : {}),
-    ...(content && given !== undefined ? { answer: session.excerpt(textOf(given.message)) } : {})
-  }))
   const record = yield* ended
   if (Option.isNone(answer.success)) {
     // A clock that wakes a little early leaves no time to ask again.

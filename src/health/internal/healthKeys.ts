@@ -3,7 +3,7 @@ import { type Admission, Gate, type GateSettings, type GateTag, type Outcome, ty
 import type { HealthHistory, Lane } from "./healthHistory.ts"
 import { counted, type Status, worse } from "./healthStatus.ts"
 import { type Figures, HealthWindow } from "./healthWindow.ts"
-import { IdleList, type Place } from "./idleList.ts"
+import { IdleList, type Place } from "../../internal/idleList.ts"
 
 /**
  * Times are in milliseconds.
