@@ -87,7 +87,8 @@ export type Services<Check> = Check extends HealthCheck<infer R> ? R : never
  * **Details**
  *
  * - `key`: whose health it is, as in `HealthMonitor.track` and `HealthMonitor.gate`; default: the name of the check.
- * - `timeout`: after how long without a result it is critical; default that of the monitor, 10 seconds.
+ * - `timeout`: after how long without a result it is critical; default that of the monitor, 10 seconds. What cannot be
+ *   interrupted goes on after that, and holds up the end of the monitor.
  * - `interval`: how long it rests between two runs; default that of the monitor, 30 seconds.
  * - `required`: whether the whole is critical when this is; default `true`. Otherwise it makes the whole degraded at most.
  *
