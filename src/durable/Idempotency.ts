@@ -17,6 +17,7 @@ import * as Fault from "../Fault.ts"
 import { canonicalJson, NotJson } from "../internal/canonicalJson.ts"
 import * as config from "../internal/config.ts"
 import { hasRedacted } from "../internal/hasRedacted.ts"
+import { LruMap } from "../internal/lruMap.ts"
 import { sha256 } from "../internal/sha256.ts"
 import * as Telemetry from "../Telemetry.ts"
 import * as Flights from "./internal/idempotencyFlights.ts"
@@ -362,36 +363,22 @@ export const make = Effect.fnUntraced(function*(
 export const makeStoreMemory = (options: { readonly capacity?: number | undefined } = {}): Effect.Effect<Store> => {
   const capacity = config.integer("Idempotency", "capacity", options.capacity ?? Flights.defaults.capacity, 1)
   return Effect.sync(() => {
-    // A Map iterates in the order of insertion: the first entry is the one used least recently.
-    const entries = new Map<string, { readonly scope: string; readonly entry: Entry }>()
+    const entries = new LruMap<{ readonly scope: string; readonly entry: Entry }>()
     const idOf = (scope: string, key: string) => `${key} ${scope}`
-    const touch = (id: string, scope: string, entry: Entry) => {
-      entries.delete(id)
-      entries.set(id, { scope, entry })
-      return entry
-    }
     return {
-      get: (scope, key) =>
-        Effect.sync(() => {
-          const id = idOf(scope, key)
-          const found = entries.get(id)
-          return found && touch(id, scope, found.entry)
-        }),
+      get: (scope, key) => Effect.sync(() => entries.use(idOf(scope, key))?.entry),
       put: (scope, key, entry) =>
         Effect.sync(() => {
           const id = idOf(scope, key)
-          const found = entries.get(id)
+          const found = entries.peek(id)
           if (found !== undefined && found.entry.expiresAt > entry.recordedAt) return found.entry
-          touch(id, scope, entry)
-          for (const oldest of entries.keys()) {
-            if (entries.size <= capacity) break
-            entries.delete(oldest)
-          }
+          entries.set(id, { scope, entry })
+          entries.shrink(capacity)
           return entry
         }),
       clear: (scope) =>
         Effect.sync(() => {
-          for (const [id, held] of entries) if (held.scope === scope) entries.delete(id)
+          for (const [id, held] of entries.entries()) if (held.scope === scope) entries.delete(id)
         })
     }
   })
