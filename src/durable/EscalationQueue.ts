@@ -366,8 +366,10 @@ export const make = Effect.fnUntraced(function*(
         Input.reading("release", id, () => Input.text("by", options.by)),
         (by) => change("release", id, State.release(by))
       ),
-    depth: Effect.flatMap(Clock.currentTimeMillis, (now) =>
-      Effect.map(bounded("depth")(store.waiting(now)), ({ count }) => count)),
+    depth: Effect.flatMap(
+      Clock.currentTimeMillis,
+      (now) => Effect.map(bounded("depth")(store.waiting(now)), ({ count }) => count)
+    ),
     oldestAge: Effect.flatMap(Clock.currentTimeMillis, (now) =>
       Effect.map(
         bounded("oldestAge")(store.waiting(now)),
