@@ -1,9 +1,11 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Clock, Effect, Fiber } from "effect"
+import { Clock, type Duration, Effect, Fiber } from "effect"
 import { Fault, Policy, Quota } from "effect-resilience"
 import { TestClock } from "effect/testing"
 
 const overloaded = Effect.suspend(() => Effect.fail({ [Fault.verdictOf]: Fault.overloaded() }))
+
+const throttled = (after: Duration.Input) => Effect.fail({ [Fault.verdictOf]: Fault.throttled(after) })
 
 /** What was sent in each stretch of ten seconds. */
 const sends = () => {
@@ -42,20 +44,57 @@ describe("Quota around guards that hold a call back", () => {
       assert.isAbove(counts.slice(66, 76).reduce((sum, count) => sum + count, 0), 80, "and uses what they allow")
     }).pipe(Effect.provide(Policy.layer)))
 
-  it.effect("sends no more than the limits allow after one long call, where calls waited for its slot", () =>
+  for (const quotaKey of ["k", "provider"]) {
+    it.effect(`sends no more than the limits allow where calls waited for one long call: quota of ${quotaKey}`, () =>
+      Effect.gen(function*() {
+        const policy = Policy.make({
+          name: "k",
+          quota: { key: quotaKey, requests: { limit: 60, burst: 10 }, maxWait: "2 hours" },
+          bulkhead: { maxConcurrent: 1, maxQueue: 1_000, maxWait: "2 hours" }
+        })
+        const { counts, send } = sends()
+        yield* Effect.forkChild(Policy.apply(Effect.sleep("5 minutes"), policy), { startImmediately: true })
+        const call = Policy.apply(Effect.andThen(send, Effect.sleep("10 millis")), policy)
+        yield* Effect.forkChild(Effect.replicateEffect(call, 300, { concurrency: "unbounded", discard: true }))
+        yield* advance(400)
+        for (const count of counts) assert.isAtMost(count ?? 0, 20)
+        assert.isAbove(counts.slice(31, 39).reduce((sum, count) => sum + count, 0), 70)
+      }).pipe(Effect.provide(Policy.layer)))
+
+    it.effect(`a call that is held back keeps to a gate that is closed meanwhile: quota of ${quotaKey}`, () =>
+      Effect.gen(function*() {
+        const policy = Policy.make({
+          name: "k",
+          quota: { key: quotaKey, requests: 6_000, maxWait: "10 minutes" },
+          limit: { max: 1 }
+        })
+        const times: Array<number> = []
+        const refused = Effect.andThen(Effect.sleep("1 second"), throttled("1 minute"))
+        yield* Effect.forkChild(Effect.ignore(Policy.apply(refused, policy)), { startImmediately: true })
+        const call = Policy.apply(Effect.map(Clock.currentTimeMillis, (now) => times.push(now)), policy)
+        yield* Effect.forkChild(Effect.replicateEffect(call, 30, { concurrency: "unbounded", discard: true }))
+        yield* advance(300)
+        assert.isAtLeast(Math.min(...times), 61_000)
+        assert.strictEqual(times.length, 30)
+      }).pipe(Effect.provide(Policy.layer)))
+  }
+
+  it.effect("a policy inside of another takes its share anew of its own quota, and not of that around", () =>
     Effect.gen(function*() {
-      const policy = Policy.make({
-        name: "k",
-        quota: { requests: { limit: 60, burst: 10 }, maxWait: "2 hours" },
-        bulkhead: { maxConcurrent: 1, maxQueue: 1_000, maxWait: "2 hours" }
+      const outer = Policy.make({ name: "outer", quota: { key: "account", requests: { limit: 1, per: "1 day" } } })
+      const inner = Policy.make({
+        name: "inner",
+        quota: { key: "provider", requests: { limit: 60, burst: 10 }, maxWait: "2 hours" },
+        bulkhead: { maxConcurrent: 1 }
       })
-      const { counts, send } = sends()
-      yield* Effect.forkChild(Policy.apply(Effect.sleep("5 minutes"), policy), { startImmediately: true })
-      const call = Policy.apply(Effect.andThen(send, Effect.sleep("10 millis")), policy)
-      yield* Effect.forkChild(Effect.replicateEffect(call, 300, { concurrency: "unbounded", discard: true }))
-      yield* advance(400)
-      for (const count of counts) assert.isAtMost(count ?? 0, 20)
-      assert.isAbove(counts.slice(31, 39).reduce((sum, count) => sum + count, 0), 70)
+      yield* Effect.forkChild(Policy.apply(Effect.sleep("1 minute"), inner), { startImmediately: true })
+      const call = Policy.apply(Policy.apply(Effect.void, inner), outer)
+      const fiber = yield* Effect.forkChild(call, { startImmediately: true })
+      assert.strictEqual((yield* Quota.state("account")).limits.requests?.available, 0)
+      yield* TestClock.adjust("1 minute")
+      yield* Fiber.join(fiber)
+      assert.isBelow((yield* Quota.state("account")).limits.requests?.available ?? 1, 0.01)
+      assert.approximately((yield* Quota.state("provider")).limits.requests?.available ?? 0, 9, 0.01)
     }).pipe(Effect.provide(Policy.layer)))
 
   for (const guard of ["limit", "bulkhead"] as const) {
