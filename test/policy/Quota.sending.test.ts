@@ -119,6 +119,36 @@ describe("Quota around guards that hold a call back", () => {
       }).pipe(Effect.provide(Policy.layer)))
   }
 
+  for (const guard of ["limit", "bulkhead"] as const) {
+    it.effect(`lets no more through than a burst where calls waited for slots while the balance was full: ${guard}`, () =>
+      Effect.gen(function*() {
+        const policy = Policy.make({
+          name: "k",
+          quota: { requests: { limit: 60, burst: 20 } },
+          ...(guard === "limit" ? { limit: { min: 40, initial: 40, max: 40 } } : { bulkhead: { maxConcurrent: 40 } })
+        })
+        const times: Array<number> = []
+        const many = (number: number, seconds: number) =>
+          Effect.gen(function*() {
+            times.push(yield* Clock.currentTimeMillis)
+            yield* Effect.sleep(seconds * 1_000)
+          }).pipe(
+            Policy.apply(policy),
+            Effect.replicateEffect(number, { concurrency: "unbounded", discard: true }),
+            Effect.forkChild({ startImmediately: true })
+          )
+        yield* many(20, 50)
+        yield* advance(20)
+        yield* many(20, 30)
+        yield* advance(20)
+        yield* many(10, 1)
+        yield* advance(10)
+        yield* many(30, 1)
+        yield* TestClock.adjust("900 millis")
+        assert.strictEqual(times.filter((at) => at >= 50_000).length, 20)
+      }).pipe(Effect.provide(Policy.layer)))
+  }
+
   it.effect("leaks nothing where a call is interrupted that waits for its share once more", () =>
     Effect.gen(function*() {
       const policy = Policy.make({

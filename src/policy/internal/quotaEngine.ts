@@ -313,7 +313,7 @@ export class Engine {
     const { admission, share } = pass
     pass.isOver = true
     share.running--
-    share.governor.takeBack(admission, now)
+    share.governor.settle(admission, nothing, now)
     const { cost } = admission
     const mayGo = share.starting === 0 && share.queues.returning.size === 0 &&
       share.governor.readyAt(cost, now).at <= now + rounding

@@ -11,6 +11,7 @@ import {
   nothing,
   type PerDimension
 } from "./quotaAmounts.ts"
+import { Balance, type Draw } from "./quotaBalance.ts"
 import { Pace } from "./quotaPace.ts"
 import { Share } from "./quotaShare.ts"
 
@@ -42,6 +43,8 @@ interface Bucket {
   capacity: number
   level: number
   at: number
+  /** What makes up the difference between its capacity and its level. */
+  readonly balance: Balance
 }
 
 /**
@@ -59,6 +62,8 @@ export interface Admission {
   /** What had been sent by then, this call included. */
   readonly totals: Amounts
   readonly epoch: number
+  /** What it has drawn of each limit. */
+  readonly draws: PerDimension<Draw | undefined>
   isSettled: boolean
 }
 
@@ -122,7 +127,7 @@ export class Governor {
       const given = limits[dimension]
       if (given === undefined) return undefined
       const { burst, limit, perMillis } = given
-      return { isConfigured: true, limit, perMillis, capacity: burst, level: burst, at: now }
+      return { isConfigured: true, limit, perMillis, capacity: burst, level: burst, at: now, balance: new Balance() }
     })
     if (dimensions.every((dimension) => limits[dimension] === undefined)) this.pace.begin()
   }
@@ -201,17 +206,15 @@ export class Governor {
   take(cost: Amounts, now: number, hadToWait: boolean, random: number): Admission {
     this.sent++
     add(this.totals, cost)
-    for (const dimension of dimensions) {
-      const bucket = this.buckets[dimension]
-      if (bucket !== undefined) bucket.level = refilled(bucket, now) - cost[dimension]
-    }
+    const draws = each((dimension) => drawn(this.buckets[dimension], cost[dimension], now))
     const expected = this.expected(cost)
     this.pace.take(expected, now, hadToWait, random)
     this.share.take(cost, now, random)
     // Not while somebody waits: who waited for one gate is never let through together.
     if (!hadToWait && !this.pace.isFree && this.hasAmpleRate()) this.pace.free()
     const { epoch } = this.pace
-    return { cost, expected, sentAt: now, number: this.sent, totals: { ...this.totals }, epoch, isSettled: false }
+    const { sent: number } = this
+    return { cost, expected, sentAt: now, number, totals: { ...this.totals }, epoch, draws, isSettled: false }
   }
 
   /**
@@ -224,36 +227,24 @@ export class Governor {
     return { ...cost, outputTokens, tokens: cost.tokens - cost.outputTokens + outputTokens }
   }
 
-  /** Moves the balance by what a call really cost, once. */
+  /**
+   * Moves the balance by what a call really cost, once; nothing, where it was not sent or takes its leave anew. What is
+   * given back is what the balance would hold more if the call had cost no more from the start.
+   */
   settle(admission: Admission, used: Amounts, now: number): void {
     if (admission.isSettled) return
     admission.isSettled = true
-    const { cost, expected } = admission
-    const difference = each((dimension) => used[dimension] - cost[dimension])
+    const { cost, draws, expected } = admission
     for (const dimension of dimensions) {
       const bucket = this.buckets[dimension]
-      if (bucket !== undefined) bucket.level = Math.min(bucket.capacity, refilled(bucket, now) - difference[dimension])
+      const more = used[dimension] - cost[dimension]
+      if (bucket === undefined || more === 0) continue
+      if (more > 0) drawn(bucket, more, now)
+      else giveBack(bucket, draws[dimension], -more, now)
     }
     if (admission.epoch === this.pace.epoch) {
       this.pace.correct(each((dimension) => used[dimension] - expected[dimension]))
     }
-  }
-
-  /**
-   * Takes back the leave of a call that was not sent, to be given anew. What was reserved longer ago than it takes to fill
-   * a balance is not there any more: a balance that nobody drew on would have been full since then.
-   */
-  takeBack(admission: Admission, now: number): void {
-    if (admission.isSettled) return
-    admission.isSettled = true
-    const { cost, expected, sentAt } = admission
-    for (const dimension of dimensions) {
-      const bucket = this.buckets[dimension]
-      if (bucket === undefined) continue
-      const isThere = now - sentAt <= bucket.capacity * bucket.perMillis / bucket.limit
-      if (isThere) bucket.level = Math.min(bucket.capacity, refilled(bucket, now) + cost[dimension])
-    }
-    if (admission.epoch === this.pace.epoch) this.pace.correct(each((dimension) => -expected[dimension]))
   }
 
   /** A call came through. */
@@ -336,7 +327,7 @@ export class Governor {
       // Of what has come back since then, no more than the share of this process is counted on.
       const rate = Math.min(bucket.limit / bucket.perMillis, rates[dimension])
       const back = admission === undefined ? 0 : rate * (now - admission.sentAt)
-      bucket.level = Math.min(refilled(bucket, now), Math.max(0, said.remaining) + back - since)
+      lower(bucket, Math.max(0, said.remaining) + back - since, now)
       if (admission !== undefined) {
         this.share.see(
           dimension,
@@ -354,10 +345,22 @@ export class Governor {
     const perMillis = isLong ? Math.min(resetMillis, longestReset) : minute
     if (known === undefined) {
       if (this.pace.isBlind) this.pace.free()
-      return this.buckets[dimension] = { isConfigured: false, limit, perMillis, capacity: limit, level: limit, at: now }
+      const balance = new Balance()
+      return this.buckets[dimension] = {
+        isConfigured: false,
+        limit,
+        perMillis,
+        capacity: limit,
+        level: limit,
+        at: now,
+        balance
+      }
     }
     if (!isNews) return known
     known.level = Math.min(refilled(known, now), limit)
+    const lacksMore = limit - known.capacity
+    if (lacksMore > 0) known.balance.lackBefore(lacksMore)
+    else known.balance.refill(-lacksMore)
     known.limit = limit
     known.capacity = limit
     known.perMillis = perMillis
@@ -373,7 +376,7 @@ export class Governor {
       const share = refilled(bucket, now) / bucket.capacity
       if (least === undefined || share < least.level / least.capacity) least = bucket
     }
-    if (least !== undefined) least.level = Math.min(least.level, 0)
+    if (least !== undefined) lower(least, 0, now)
   }
 
   private hasAmpleRate(): boolean {
@@ -391,7 +394,29 @@ const level = ({ at, capacity, level, limit, perMillis }: Bucket, now: number): 
 
 /** The balance as it is now, written down. */
 const refilled = (bucket: Bucket, now: number): number => {
+  const before = bucket.level
   bucket.level = level(bucket, now)
+  if (bucket.level >= bucket.capacity) bucket.balance.fill()
+  else bucket.balance.refill(bucket.level - before)
   if (now > bucket.at) bucket.at = now
   return bucket.level
+}
+
+/** Takes so much of a limit, where there is one. */
+const drawn = (bucket: Bucket | undefined, amount: number, now: number): Draw | undefined => {
+  if (bucket === undefined) return undefined
+  bucket.level = refilled(bucket, now) - amount
+  return amount > 0 ? bucket.balance.draw(amount, bucket.capacity) : undefined
+}
+
+/** Who was sent before there was a limit has been counted off by what an answer told. */
+const giveBack = (bucket: Bucket, draw: Draw | undefined, amount: number, now: number): void => {
+  const before = refilled(bucket, now)
+  bucket.level = Math.min(bucket.capacity, before + bucket.balance.giveBack(draw, amount, bucket.capacity))
+}
+
+/** So much is there, and no more. */
+const lower = (bucket: Bucket, to: number, now: number): void => {
+  const more = refilled(bucket, now) - to
+  if (more > 0) drawn(bucket, more, now)
 }
