@@ -1,11 +1,14 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Clock, type Duration, Effect, Fiber } from "effect"
+import { Clock, Duration, Effect, Exit, Fiber, Layer } from "effect"
 import { Fault, Policy, Quota } from "effect-resilience"
+import { RateLimiter } from "effect/persistence"
 import { TestClock } from "effect/testing"
 
 const overloaded = Effect.suspend(() => Effect.fail({ [Fault.verdictOf]: Fault.overloaded() }))
 
 const throttled = (after: Duration.Input) => Effect.fail({ [Fault.verdictOf]: Fault.throttled(after) })
+
+const shared = Layer.provide(Quota.layerStore(), RateLimiter.layerStoreMemory)
 
 /** What was sent in each stretch of ten seconds. */
 const sends = () => {
@@ -21,7 +24,10 @@ const sends = () => {
 
 const advance = (seconds: number) => Effect.repeat(TestClock.adjust("1 second"), { times: seconds - 1 })
 
-describe("Quota around guards that hold a call back", () => {
+describe.each([
+  ["Quota.layer", Policy.layer],
+  ["Quota.layerStore", Layer.merge(Policy.layer, shared)]
+])("%s around guards that hold a call back", (_, layer) => {
   it.effect("sends no more than the limits allow when an outage ends, however many were let through before", () =>
     Effect.gen(function*() {
       const policy = Policy.make({
@@ -42,7 +48,7 @@ describe("Quota around guards that hold a call back", () => {
         assert.isAtMost(count, 20, `${count} calls in the ten seconds from ${stretch * 10} on`)
       }
       assert.isAbove(counts.slice(66, 76).reduce((sum, count) => sum + count, 0), 80, "and uses what they allow")
-    }).pipe(Effect.provide(Policy.layer)))
+    }).pipe(Effect.provide(layer)))
 
   for (const quotaKey of ["k", "provider"]) {
     it.effect(`sends no more than the limits allow where calls waited for one long call: quota of ${quotaKey}`, () =>
@@ -59,7 +65,7 @@ describe("Quota around guards that hold a call back", () => {
         yield* advance(400)
         for (const count of counts) assert.isAtMost(count ?? 0, 20)
         assert.isAbove(counts.slice(31, 39).reduce((sum, count) => sum + count, 0), 70)
-      }).pipe(Effect.provide(Policy.layer)))
+      }).pipe(Effect.provide(layer)))
 
     it.effect(`a call that is held back keeps to a gate that is closed meanwhile: quota of ${quotaKey}`, () =>
       Effect.gen(function*() {
@@ -76,7 +82,7 @@ describe("Quota around guards that hold a call back", () => {
         yield* advance(300)
         assert.isAtLeast(Math.min(...times), 61_000)
         assert.strictEqual(times.length, 30)
-      }).pipe(Effect.provide(Policy.layer)))
+      }).pipe(Effect.provide(layer)))
   }
 
   it.effect("a policy inside of another takes its share anew of its own quota, and not of that around", () =>
@@ -95,7 +101,7 @@ describe("Quota around guards that hold a call back", () => {
       yield* Fiber.join(fiber)
       assert.isBelow((yield* Quota.state("account")).limits.requests?.available ?? 1, 0.01)
       assert.approximately((yield* Quota.state("provider")).limits.requests?.available ?? 0, 9, 0.01)
-    }).pipe(Effect.provide(Policy.layer)))
+    }).pipe(Effect.provide(layer)))
 
   for (const guard of ["limit", "bulkhead"] as const) {
     it.effect(`gives back all that a call reserved that is interrupted while it waits for a slot: ${guard}`, () =>
@@ -116,7 +122,7 @@ describe("Quota around guards that hold a call back", () => {
         assert.deepStrictEqual([running, waiting], [1, 0])
         assert.approximately(limits.requests?.available ?? 0, 9, 0.01)
         assert.approximately(limits.inputTokens?.available ?? 0, 900, 1)
-      }).pipe(Effect.provide(Policy.layer)))
+      }).pipe(Effect.provide(layer)))
   }
 
   for (const guard of ["limit", "bulkhead"] as const) {
@@ -146,8 +152,46 @@ describe("Quota around guards that hold a call back", () => {
         yield* many(30, 1)
         yield* TestClock.adjust("900 millis")
         assert.strictEqual(times.filter((at) => at >= 50_000).length, 20)
-      }).pipe(Effect.provide(Policy.layer)))
+      }).pipe(Effect.provide(layer)))
   }
+
+  it.effect("all waits of a call together keep to maxWait, and what could not be sent by then is refused at once", () =>
+    Effect.gen(function*() {
+      const policy = Policy.make({
+        name: "k",
+        quota: { requests: 6_000, maxWait: "1 second" },
+        limit: { max: 1 }
+      })
+      const refused = Effect.andThen(Effect.sleep("500 millis"), throttled("4 minutes"))
+      yield* Effect.forkChild(Effect.ignore(Policy.apply(refused, policy)), { startImmediately: true })
+      const held = yield* Effect.forkChild(Effect.flip(Policy.apply(Effect.void, policy)), { startImmediately: true })
+      yield* TestClock.adjust("500 millis")
+      const error = yield* Fiber.join(held)
+      assert.strictEqual(error._tag, "QuotaExceeded")
+      assert.isAtLeast(error._tag === "QuotaExceeded" ? Duration.toMinutes(error.retryAfter ?? 0) : 0, 4)
+      assert.strictEqual(yield* Clock.currentTimeMillis, 500)
+      const { running, waiting } = yield* Quota.state("k")
+      assert.deepStrictEqual([running, waiting], [0, 0])
+    }).pipe(Effect.provide(layer)))
+
+  it.effect("what a call has waited before it was held back counts, and what it was held back does not", () =>
+    Effect.gen(function*() {
+      const policy = Policy.make({
+        name: "k",
+        quota: { requests: { limit: 60, burst: 1 }, maxWait: "2500 millis" },
+        bulkhead: { maxConcurrent: 1 }
+      })
+      const call = (seconds: number) =>
+        Effect.forkChild(Effect.exit(Policy.apply(Effect.sleep(seconds * 1_000), policy)), { startImmediately: true })
+      yield* call(10)
+      // Let through after one second and after two, and both held back until ten.
+      const second = yield* call(0)
+      const third = yield* call(0)
+      yield* TestClock.adjust("10 seconds")
+      assert.isTrue(Exit.isSuccess(yield* Fiber.join(second)))
+      assert.isTrue(Exit.isFailure(yield* Fiber.join(third)), "it would have to wait for a second once more")
+      assert.strictEqual(yield* Clock.currentTimeMillis, 10_000)
+    }).pipe(Effect.provide(layer)))
 
   it.effect("leaks nothing where a call is interrupted that waits for its share once more", () =>
     Effect.gen(function*() {
@@ -167,5 +211,5 @@ describe("Quota around guards that hold a call back", () => {
       yield* Fiber.interrupt(third)
       const { running, waiting } = yield* Quota.state("k")
       assert.deepStrictEqual([running, waiting], [0, 0])
-    }).pipe(Effect.provide(Policy.layer)))
+    }).pipe(Effect.provide(layer)))
 })

@@ -62,6 +62,7 @@ export interface Admission {
   /** What had been sent by then, this call included. */
   readonly totals: Amounts
   readonly epoch: number
+  readonly restarts: number
   /** What it has drawn of each limit. */
   readonly draws: PerDimension<Draw | undefined>
   isSettled: boolean
@@ -119,6 +120,9 @@ export class Governor {
   /** Calls up to this one know less of the balance than what it was last corrected by. */
   private correctedUpTo = 0
   private closedBy: Admission | undefined
+  /** Until when those wait whose cost is there only when what others have reserved has come back. */
+  private readonly delays = new Set<{ readonly until: number }>()
+  private delayedTill = never
   private strikes = 0
 
   constructor(limits: Limits, maxGate: number, now: number) {
@@ -180,7 +184,7 @@ export class Governor {
   /** When a cost could be sent if what is `ahead` is sent before, by what is known now; and what holds it back until then. */
   readyAt(cost: Amounts, now: number, ahead: Amounts = nothing): { at: number; dimension: Dimension | undefined } {
     const found: { at: number; dimension: Dimension | undefined } = {
-      at: Math.max(now, this.gate),
+      at: Math.max(now, this.gate, this.delayedTill),
       dimension: undefined
     }
     const paced = Math.max(this.pace.readyAt(), this.share.readyAt)
@@ -212,9 +216,10 @@ export class Governor {
     this.share.take(cost, now, random)
     // Not while somebody waits: who waited for one gate is never let through together.
     if (!hadToWait && !this.pace.isFree && this.hasAmpleRate()) this.pace.free()
-    const { epoch } = this.pace
+    const { epoch, restarts } = this.pace
     const { sent: number } = this
-    return { cost, expected, sentAt: now, number, totals: { ...this.totals }, epoch, draws, isSettled: false }
+    const totals = { ...this.totals }
+    return { cost, expected, sentAt: now, number, totals, epoch, restarts, draws, isSettled: false }
   }
 
   /**
@@ -243,7 +248,7 @@ export class Governor {
       else giveBack(bucket, draws[dimension], -more, now)
     }
     if (admission.epoch === this.pace.epoch) {
-      this.pace.correct(each((dimension) => used[dimension] - expected[dimension]))
+      this.pace.correct(each((dimension) => used[dimension] - expected[dimension]), admission.restarts)
     }
   }
 
@@ -295,19 +300,29 @@ export class Governor {
     return this.closedBy === admission
   }
 
-  /** Others have closed the key. Calls go on afterwards as before, spread out; gives back how far behind the gate. */
-  close(millis: number, now: number, random: number): number {
-    const until = now + Math.min(millis, this.maxGate)
-    if (until > this.gate + 1) {
-      this.gate = until
-      this.pace.interrupted(this.usual, until, millis, random)
-    }
-    return Math.max(1, Math.min(this.pace.readyAt() - until, 5_000)) * random
+  /** Others have closed the key. Calls go on afterwards as before, spread out. */
+  close(millis: number, now: number, random: number): void {
+    const closedTill = now + Math.min(millis, this.maxGate)
+    const isNews = closedTill > this.gate + 1
+    this.gate = Math.max(this.gate, closedTill)
+    if (isNews) this.pace.interrupted(this.usual, closedTill, millis, random)
   }
 
-  /** Nothing starts before, since what is there was reserved by others. */
-  delay(until: number): void {
-    this.gate = Math.max(this.gate, until)
+  /** Nothing starts before, since what is there was reserved by others. Gives back how it is over. */
+  delay(until: number): () => void {
+    const delay = { until }
+    this.delays.add(delay)
+    this.delayedTill = Math.max(this.delayedTill, until)
+    return () => {
+      this.delays.delete(delay)
+      if (until < this.delayedTill) return
+      this.delayedTill = never
+      for (const other of this.delays) this.delayedTill = Math.max(this.delayedTill, other.until)
+    }
+  }
+
+  get delayedCalls(): number {
+    return this.delays.size
   }
 
   /**
