@@ -24,7 +24,7 @@ import {
   saneCost,
   usageIn
 } from "./quotaAmounts.ts"
-import { type Admission, Governor } from "./quotaGovernor.ts"
+import { type Admission, type Ahead, Governor } from "./quotaGovernor.ts"
 import {
   type CallerOptions,
   type Priority,
@@ -327,7 +327,7 @@ export class Engine {
     share.governor.settle(admission, nothing, now)
     const { cost } = admission
     const { returning } = share.queues
-    const ready = share.governor.readyAt(cost, now, returning.size === 0 ? nothing : share.queued.returning)
+    const ready = share.governor.readyAt(cost, now, returning.size === 0 ? undefined : returningIn(share))
     const isReady = ready.at <= now + rounding && returning.size === 0
     if (isReady && share.starting === 0) {
       return this.take(share, cost, now, waitingIn(share) > 0, context, waitedMillis)
@@ -601,19 +601,17 @@ export class Engine {
   }
 
   /** What goes before a call that comes now. */
-  private ahead(share: Share, priority: Priority, now: number): Amounts {
+  private ahead(share: Share, priority: Priority, now: number): Ahead | undefined {
     const { queued, queues, settings } = share
-    if (waitingIn(share) === 0) return nothing
-    const ahead = { ...queued.interactive }
-    add(ahead, queued.returning)
-    if (priority === "batch") add(ahead, queued.batch)
+    if (waitingIn(share) === 0) return undefined
+    const sum = { ...queued.interactive }
+    add(sum, queued.returning)
+    if (priority === "batch") add(sum, queued.batch)
     else {
-      for (const waiter of queues.batch) {
-        if (waiter.since + settings.ageAfter > now) break
-        add(ahead, waiter.cost)
-      }
+      for (const { cost } of agedIn(share, now)) add(sum, cost)
     }
-    return ahead
+    const batch = priority === "batch" ? queues.batch : agedIn(share, now)
+    return { sum, costs: inOrder(queues.returning, queues.interactive, batch, settings.ageAfter) }
   }
 
   /** Interactive calls first, in the order in which they came; a batch call goes among them as if it had come later. */
@@ -742,6 +740,38 @@ export class Engine {
 }
 
 const waitingIn = ({ queues }: Share): number => queues.returning.size + queues.interactive.size + queues.batch.size
+
+const returningIn = ({ queued, queues }: Share): Ahead => ({
+  sum: queued.returning,
+  costs: inOrder(queues.returning, [], [], 0)
+})
+
+/** The batch calls that go before an interactive one that comes now. */
+function* agedIn({ queues, settings }: Share, now: number): Iterable<Waiter> {
+  for (const waiter of queues.batch) {
+    if (waiter.since + settings.ageAfter > now) return
+    yield waiter
+  }
+}
+
+/** What waits, in the order in which it is sent. */
+function* inOrder(
+  returning: Iterable<Waiter>,
+  interactive: Iterable<Waiter>,
+  batch: Iterable<Waiter>,
+  ageAfter: number
+): Iterable<Amounts> {
+  for (const { cost } of returning) yield cost
+  const others = batch[Symbol.iterator]()
+  let other = others.next()
+  for (const one of interactive) {
+    for (; other.done !== true && other.value.since + ageAfter < one.since; other = others.next()) {
+      yield other.value.cost
+    }
+    yield one.cost
+  }
+  for (; other.done !== true; other = others.next()) yield other.value.cost
+}
 
 const noCost: Cost = {}
 

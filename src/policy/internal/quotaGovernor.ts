@@ -68,6 +68,22 @@ export interface Admission {
   isSettled: boolean
 }
 
+/** When a call can be sent, and what holds it back until then, where that is a limit. */
+interface Ready {
+  at: number
+  dimension: Dimension | undefined
+}
+
+/**
+ * What goes before a call, in order.
+ *
+ * @internal
+ */
+export interface Ahead {
+  readonly sum: Amounts
+  readonly costs: Iterable<Amounts>
+}
+
 /** @internal */
 export interface Refused {
   readonly isOverload: boolean
@@ -97,6 +113,9 @@ const novelty = 0.1
 
 /** From how far above the limits on the learned rate holds nothing back any more. */
 const ample = 1.5
+
+/** So many calls that go before are looked at one by one; of what comes after them, the sum. */
+const lookedAhead = 1_000
 
 const never = Number.NEGATIVE_INFINITY
 
@@ -182,27 +201,63 @@ export class Governor {
   }
 
   /** When a cost could be sent if what is `ahead` is sent before, by what is known now; and what holds it back until then. */
-  readyAt(cost: Amounts, now: number, ahead: Amounts = nothing): { at: number; dimension: Dimension | undefined } {
-    const found: { at: number; dimension: Dimension | undefined } = {
-      at: Math.max(now, this.gate, this.delayedTill),
-      dimension: undefined
-    }
-    const paced = Math.max(this.pace.readyAt(), this.share.readyAt)
-    if (paced > found.at) found.at = paced
-    if (ahead !== nothing) found.at = this.pace.forecast(ahead, found.at)
-    for (const dimension of dimensions) {
-      const bucket = this.buckets[dimension]
-      if (bucket === undefined) continue
-      // What a provider told may be less than it takes of a single call, and then the whole of it has to do.
-      const own = bucket.isConfigured ? cost[dimension] : Math.min(cost[dimension], bucket.capacity)
-      const lack = ahead[dimension] + own - level(bucket, now)
-      if (lack <= slack) continue
-      const at = now + lack * bucket.perMillis / bucket.limit
-      if (at > found.at) {
+  readyAt(cost: Amounts, now: number, ahead?: Ahead): Ready {
+    const from = Math.max(now, this.gate, this.delayedTill, this.pace.readyAt(), this.share.readyAt)
+    if (ahead === undefined) {
+      const found: Ready = { at: from, dimension: undefined }
+      for (const dimension of dimensions) {
+        const bucket = this.buckets[dimension]
+        if (bucket === undefined) continue
+        const lack = needed(bucket, cost[dimension]) - level(bucket, now)
+        if (lack <= slack) continue
+        const at = now + lack * bucket.perMillis / bucket.limit
+        if (at <= found.at) continue
         found.at = at
         found.dimension = dimension
       }
+      return found
     }
+    const paced = this.pace.forecast(ahead.sum, from)
+    const found = this.forecast(cost, from, ahead)
+    return found.at > paced ? found : { at: paced, dimension: undefined }
+  }
+
+  /** When the limits allow a cost, from a time on, that goes after others. What is full gains nothing meanwhile. */
+  private forecast(cost: Amounts, from: number, { costs, sum }: Ahead): Ready {
+    const found: Ready = { at: from, dimension: undefined }
+    const levels = each((dimension) => {
+      const bucket = this.buckets[dimension]
+      return bucket === undefined ? Infinity : level(bucket, from)
+    })
+    const send = (next: Amounts, isSum: boolean) => {
+      let millis = 0
+      for (const dimension of dimensions) {
+        const bucket = this.buckets[dimension]
+        if (bucket === undefined) continue
+        const lack = (isSum ? next[dimension] : needed(bucket, next[dimension])) - levels[dimension]
+        const wait = lack <= slack ? 0 : lack * bucket.perMillis / bucket.limit
+        if (wait <= millis) continue
+        millis = wait
+        found.dimension = dimension
+      }
+      found.at += millis
+      for (const dimension of dimensions) {
+        const bucket = this.buckets[dimension]
+        if (bucket === undefined) continue
+        const gained = levels[dimension] + millis * bucket.limit / bucket.perMillis
+        levels[dimension] = (isSum ? gained : Math.min(bucket.capacity, gained)) - next[dimension]
+      }
+    }
+    const rest = { ...sum }
+    let number = 0
+    for (const other of costs) {
+      number++
+      if (number > lookedAhead) break
+      send(other, false)
+      add(rest, other, -1)
+    }
+    if (number > lookedAhead) send(rest, true)
+    send(cost, false)
     return found
   }
 
@@ -403,6 +458,10 @@ export class Governor {
     })
   }
 }
+
+/** What a provider told may be less than it takes of a single call, and then the whole of it has to do. */
+const needed = ({ capacity, isConfigured }: Bucket, cost: number): number =>
+  isConfigured ? cost : Math.min(cost, capacity)
 
 const level = ({ at, capacity, level, limit, perMillis }: Bucket, now: number): number =>
   now > at ? Math.min(capacity, level + (now - at) * limit / perMillis) : level
