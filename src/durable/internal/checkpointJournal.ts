@@ -140,6 +140,17 @@ export interface Options {
   readonly alwaysReplay: boolean
 }
 
+// What was asked for in two statements may be of two owners, where this process stood still between them and was
+// followed. Only of a run that it holds still is it certain that what does not fit is damaged.
+const ifStillHeld =
+  (store: CheckpointStore["Service"], lease: Lease, ttl: Duration.Duration) =>
+  (corrupt: CheckpointCorrupt): Effect.Effect<never, CheckpointCorrupt | CheckpointStoreError> =>
+    Effect.matchEffect(store.renew(lease, ttl), {
+      onSuccess: () => Effect.fail(corrupt),
+      onFailure: (error) =>
+        Effect.fail(error.reason._tag === "Fenced" || error.reason._tag === "Unavailable" ? error : corrupt)
+    })
+
 /**
  * Reads a run's journal once and goes on writing it.
  *
@@ -154,13 +165,17 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
       ? undefined
       : new RecordTooLarge({ runId, step, operation, bytes, limit: maxRecordBytes })
   }
-  const records = yield* History.read(store, runId, ({ body, step }) => tooLarge("read", step, body))
-  const summary = yield* Effect.mapError(store.get(runId), History.unreadable(runId))
-  const counted = Option.isSome(summary) ? summary.value.entries : 0
-  if (counted !== records.length) {
-    const detail = `the store counts ${counted} records of it and has ${records.length}`
-    return yield* new CheckpointCorrupt({ runId, step: "", detail })
-  }
+  const whole = Effect.gen(function*() {
+    const records = yield* History.read(store, runId, ({ body, step }) => tooLarge("read", step, body))
+    const summary = yield* Effect.mapError(store.get(runId), History.unreadable(runId))
+    const counted = Option.isSome(summary) ? summary.value.entries : 0
+    if (counted !== records.length) {
+      const detail = `the store counts ${counted} records of it and has ${records.length}`
+      return yield* new CheckpointCorrupt({ runId, step: "", detail })
+    }
+    return records
+  })
+  const records = yield* Effect.catchTag(whole, "CheckpointCorrupt", ifStillHeld(store, lease, options.ttl))
   const history = History.reckon(records)
   const places = Places.make()
   /** By scope, how many steps and groups this program asked for. */
