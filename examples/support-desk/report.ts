@@ -62,6 +62,7 @@ export const summary = (
     ["  failed", by("failed").length],
     ...(unreadable === 0 ? [] : [["  files that are no ticket", unreadable] as const]),
     ["calls tried again, by what went wrong", sumOf(tried, ": ")],
+    ["answers cut off, asked for again", tally.count("AnswerCut")],
     ["circuit openings", tally.count("CircuitChanged", "Open")],
     ["  calls it refused, nothing was sent", tally.count("CircuitRejected")],
     ["triage by source", counted(ended.map(({ triageBy }) => triageBy))],

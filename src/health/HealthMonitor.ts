@@ -160,7 +160,8 @@ export interface CheckHealth extends HealthCheck.Result {
  * **Details**
  *
  * `status` is the worst of all keys and checks, where what is not `required` counts as degraded at most, and a gate that
- * is not open as degraded at least. `message` names whatever is not healthy. `pending` are the checks that have not had a result yet.
+ * is not open as degraded at least. `message` names whatever is not healthy, or
+ * what a first result is waited for of. `pending` are the checks that have not had a result yet.
  *
  * @category models
  * @since 0.1.0
@@ -288,6 +289,9 @@ export class HealthMonitor extends Context.Service<HealthMonitor, {
  * **Details**
  *
  * Dies with `InvalidConfig` when an option is out of range, or two checks have one name.
+ *
+ * When the scope closes, a check that is under way is interrupted, and waited for 5 seconds at most: one that cannot be
+ * interrupted goes on by itself. What it would have said counts for nothing.
  *
  * **Example** (Watching calls)
  *
