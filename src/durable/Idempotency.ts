@@ -17,6 +17,7 @@ import * as Fault from "../Fault.ts"
 import { canonicalJson, NotJson } from "../internal/canonicalJson.ts"
 import * as config from "../internal/config.ts"
 import { hasRedacted } from "../internal/hasRedacted.ts"
+import { LruMap } from "../internal/lruMap.ts"
 import { sha256 } from "../internal/sha256.ts"
 import * as Telemetry from "../Telemetry.ts"
 import * as Flights from "./internal/idempotencyFlights.ts"
@@ -214,9 +215,9 @@ export const key = (tool: string, args?: unknown): Effect.Effect<string, NotJson
         : Result.map(canonicalJson(args), (args) => sha256(`[${tool},${args}]`)))
   )
 
-const silent = (scope: string) =>
+const silent = (operation: IdempotencyStoreError["operation"], scope: string) =>
   new IdempotencyStoreError({
-    operation: "record",
+    operation,
     scope,
     reason: "Unavailable",
     cause: new Error("the store did not answer")
@@ -237,7 +238,8 @@ const decodeOutcome = Schema.decodeUnknownEffect(Outcome)
  * **Details**
  *
  * - `timeToLive`: how long a result is remembered. Default: 30 days; `Duration.infinity` keeps it for ever.
- * - `storeTimeout`: how long the store may take to record a result, which nothing else interrupts. Default: 30 seconds.
+ * - `storeTimeout`: how long the store may take for an answer, to a lookup, a record or a `clear`; then it is `Unavailable`.
+ *   Default: 30 seconds.
  *
  * @category models
  * @since 0.1.0
@@ -271,6 +273,8 @@ export const make = Effect.fnUntraced(function*(
       minimum: "1 millis"
     }
   )
+  const bounded = (operation: "lookup" | "record" | "clear", scope: string) =>
+    Effect.timeoutOrElse({ duration: storeTimeout, orElse: () => silent(operation, scope) })
   const flights = Flights.make(yield* Effect.scope)
 
   const once = Effect.fnUntraced(function*<
@@ -307,7 +311,7 @@ export const make = Effect.fnUntraced(function*(
 
     const work = Effect.uninterruptibleMask((restore) =>
       Effect.gen(function*() {
-        const found = yield* restore(store.get(scope, hash))
+        const found = yield* restore(bounded("lookup", scope)(store.get(scope, hash)))
         if (found !== undefined && found.expiresAt > (yield* Clock.currentTimeMillis)) {
           return { outcome: found.outcome, executed: false }
         }
@@ -316,10 +320,7 @@ export const make = Effect.fnUntraced(function*(
         const outcome = yield* outcomeOf(exit)
         const recordedAt = yield* Clock.currentTimeMillis
         const expiresAt = Math.min(recordedAt + timeToLive, Number.MAX_SAFE_INTEGER)
-        const kept = yield* Effect.timeoutOrElse(store.put(scope, hash, { outcome, recordedAt, expiresAt }), {
-          duration: storeTimeout,
-          orElse: () => silent(scope)
-        })
+        const kept = yield* bounded("record", scope)(store.put(scope, hash, { outcome, recordedAt, expiresAt }))
         return { outcome: kept.outcome, executed: true }
       })
     )
@@ -345,7 +346,7 @@ export const make = Effect.fnUntraced(function*(
     )
   })
 
-  return Idempotency.of({ once, clear: store.clear })
+  return Idempotency.of({ once, clear: (scope) => bounded("clear", scope)(store.clear(scope)) })
 })
 
 /**
@@ -362,36 +363,22 @@ export const make = Effect.fnUntraced(function*(
 export const makeStoreMemory = (options: { readonly capacity?: number | undefined } = {}): Effect.Effect<Store> => {
   const capacity = config.integer("Idempotency", "capacity", options.capacity ?? Flights.defaults.capacity, 1)
   return Effect.sync(() => {
-    // A Map iterates in the order of insertion: the first entry is the one used least recently.
-    const entries = new Map<string, { readonly scope: string; readonly entry: Entry }>()
+    const entries = new LruMap<{ readonly scope: string; readonly entry: Entry }>()
     const idOf = (scope: string, key: string) => `${key} ${scope}`
-    const touch = (id: string, scope: string, entry: Entry) => {
-      entries.delete(id)
-      entries.set(id, { scope, entry })
-      return entry
-    }
     return {
-      get: (scope, key) =>
-        Effect.sync(() => {
-          const id = idOf(scope, key)
-          const found = entries.get(id)
-          return found && touch(id, scope, found.entry)
-        }),
+      get: (scope, key) => Effect.sync(() => entries.use(idOf(scope, key))?.entry),
       put: (scope, key, entry) =>
         Effect.sync(() => {
           const id = idOf(scope, key)
-          const found = entries.get(id)
+          const found = entries.peek(id)
           if (found !== undefined && found.entry.expiresAt > entry.recordedAt) return found.entry
-          touch(id, scope, entry)
-          for (const oldest of entries.keys()) {
-            if (entries.size <= capacity) break
-            entries.delete(oldest)
-          }
+          entries.set(id, { scope, entry })
+          entries.shrink(capacity)
           return entry
         }),
       clear: (scope) =>
         Effect.sync(() => {
-          for (const [id, held] of entries) if (held.scope === scope) entries.delete(id)
+          for (const [id, held] of entries.entries()) if (held.scope === scope) entries.delete(id)
         })
     }
   })

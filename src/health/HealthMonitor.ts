@@ -334,6 +334,10 @@ const checksOf = <Check extends HealthCheck.Any>({ checks = [] }: Options<Check>
  * Building the layer waits for no check, and dies with `InvalidConfig` when an option is out of range, or two checks have
  * one name. What the checks need is what the layer needs.
  *
+ * **Gotchas**
+ *
+ * A check that cannot be interrupted holds up the end of the layer, and so of the program, for as long as it runs.
+ *
  * **Example** (Checking the store and the circuits)
  *
  * ```ts import.meta.vitest

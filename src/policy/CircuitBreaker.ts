@@ -21,6 +21,7 @@ import * as Layer from "effect/Layer"
 import type * as Redis from "effect/persistence/Redis"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
+import * as DrainedRedis from "../internal/drainedRedis.ts"
 import { CircuitOpen } from "./internal/circuitOpen.ts"
 import * as circuitRedis from "./internal/circuitRedis.ts"
 import type * as circuitRedisSettings from "./internal/circuitRedisSettings.ts"
@@ -750,6 +751,12 @@ export interface RedisOptions extends circuitRedisSettings.SharedOptions {}
  *
  * Building the layer dies with `InvalidConfig` when an option is out of range, or names a rule that Redis cannot follow.
  *
+ * **Gotchas**
+ *
+ * A node-redis client that has lost its connection holds back what it is asked for 5 seconds (`commandOptions.timeout`).
+ * This layer closes when nothing is asked any more, 10 seconds after it is told to at most, and the client after it. With
+ * `disableOfflineQueue: true`, as below, an operation fails at once while Redis is away.
+ *
  * **Example** (Sharing circuits between the workers of a service)
  *
  * ```ts import.meta.vitest
@@ -760,11 +767,13 @@ export interface RedisOptions extends circuitRedisSettings.SharedOptions {}
  * export const Live = CircuitBreaker.layerRedis({
  *   trip: CircuitBreaker.rate({ threshold: 0.5, size: 100 }),
  *   prefix: "my-service:circuit:"
- * }).pipe(Layer.provide(NodeRedis.layer({ url: "redis://127.0.0.1:6379" })))
+ * }).pipe(Layer.provide(NodeRedis.layer({ url: "redis://127.0.0.1:6379", disableOfflineQueue: true })))
  * ```
  *
  * @category layers
  * @since 0.1.0
  */
 export const layerRedis = (options?: RedisOptions): Layer.Layer<CircuitBreaker, never, Redis.Redis> =>
-  Layer.effect(CircuitBreaker, Effect.map(circuitRedis.make(module, options), CircuitBreaker.of))
+  Layer.effect(CircuitBreaker, Effect.map(circuitRedis.make(module, options), CircuitBreaker.of)).pipe(
+    Layer.provide(DrainedRedis.layer)
+  )

@@ -414,6 +414,13 @@ describe("budgets", () => {
       assert.isTrue(
         result._tag === "Success" && result.success.completion === "graceful" && result.success.budget === "wallTime"
       )
+      if (result._tag !== "Success") return
+      // A turn for the call that was cut off, too, and one for the last answer.
+      assert.strictEqual(result.success.counters.iterations, 1)
+      assert.deepStrictEqual(result.success.turns.map(({ attempts, finishReason }) => [finishReason, attempts]), [
+        ["error", 1],
+        ["stop", 1]
+      ])
     }).pipe(Effect.provide(durable)))
 
   it.effect("needs no limit of time", () =>

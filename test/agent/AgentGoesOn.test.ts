@@ -1,6 +1,14 @@
 import { assert, describe, it as plainIt } from "@effect/vitest"
 import { Context, Duration, Effect, Fiber, Layer, Option, Ref, Schema } from "effect"
-import { Agent, AgentBudget, Checkpoint, CheckpointStore, EscalationQueue, Idempotency } from "effect-resilience"
+import {
+  Agent,
+  AgentBudget,
+  Checkpoint,
+  CheckpointStore,
+  EscalationQueue,
+  Idempotency,
+  Telemetry
+} from "effect-resilience"
 import { CrashPoints, ScriptedModel } from "effect-resilience/testing"
 import * as TestClock from "effect/testing/TestClock"
 import { replaying } from "../support/replaying.ts"
@@ -332,5 +340,20 @@ describe("a run that failed", () => {
       assert.isTrue(error._tag === "AgentError" && error.reason._tag === "EmptyAnswer")
       assert.include(error.message, `turn 1, step "[writer]/[turn-1]/model" after 2 attempts: the model gave an empty`)
       assert.include(error.message, "kept: 1 step of 0 turns")
+    }).pipe(Effect.provide(CheckpointStore.layerMemory)))
+
+  it.effect("is heard of with what its last call was paid for", () =>
+    Effect.gen(function*() {
+      const events: Array<Telemetry.Event> = []
+      const writer = Agent.make({ name: "writer", instructions: "" })
+      yield* Agent.run(writer, options).pipe(
+        Effect.flip,
+        Effect.provide(
+          ScriptedModel.layer(() => ScriptedModel.turn("", { usage: { inputTokens: 5, outputTokens: 0 } }))
+        ),
+        Effect.provideService(Telemetry.Listener, (event) => void events.push(event))
+      )
+      const called = events.filter((event) => event._tag === "ModelCalled")
+      assert.deepStrictEqual(called.map(({ attempts, inputTokens }) => [attempts, inputTokens]), [[2, 10]])
     }).pipe(Effect.provide(CheckpointStore.layerMemory)))
 })

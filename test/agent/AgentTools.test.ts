@@ -9,6 +9,7 @@ import {
   CircuitBreaker,
   EscalationQueue,
   Fault,
+  Idempotency,
   Telemetry
 } from "effect-resilience"
 import { ScriptedModel } from "effect-resilience/testing"
@@ -533,6 +534,52 @@ describe("a tool that dies", () => {
       )
       assert.sameDeepMembers(messages, [["tool Read died", "Error: one"], ["tool Write died", "Error: two"]])
     }).pipe(Effect.provide(durable)))
+})
+
+describe("a call of a tool that must not happen twice is heard of once", () => {
+  const heard = (
+    write: Effect.Effect<string>,
+    idempotency: Layer.Layer<Idempotency.Idempotency> = Idempotency.layerMemory
+  ) =>
+    Effect.gen(function*() {
+      const events: Array<readonly [outcome: string, attempts: number]> = []
+      const { model } = told([call("1", "Write", { text: "x" })])
+      const exit = yield* Agent.run(clerk, { runId: "run-1", prompt: "Go" }).pipe(
+        Effect.provide(
+          Layer.mergeAll(model, shelf.toLayer({ Read: () => Effect.succeed(""), Write: () => write }), idempotency)
+        ),
+        Effect.provideService(Telemetry.Listener, (event) => {
+          if (event._tag === "ToolCalled") events.push([event.outcome, event.attempts])
+        }),
+        Effect.provideService(Telemetry.CaptureContent, false),
+        Effect.result
+      )
+      return { events, exit }
+    }).pipe(Effect.provide(durable), Effect.provide(Logger.layer([])))
+
+  it.effect("where its result was recorded and nobody was told so", () =>
+    Effect.gen(function*() {
+      const store = yield* Idempotency.makeStoreMemory()
+      const unacknowledged = Layer.effect(
+        Idempotency.Idempotency,
+        Idempotency.make({
+          store: { ...store, put: (...args) => Effect.andThen(store.put(...args), Effect.never) },
+          storeTimeout: "1 millis"
+        })
+      )
+      const fiber = yield* Effect.forkChild(heard(Effect.succeed("written"), unacknowledged))
+      while (fiber.pollUnsafe() === undefined) yield* TestClock.adjust("1 millis")
+      const { events, exit } = yield* Fiber.join(fiber)
+      assert.isTrue(exit._tag === "Success" && exit.success.counters.toolErrors === 0)
+      assert.deepStrictEqual(events, [["success", 1]])
+    }))
+
+  it.effect("where it died", () =>
+    Effect.gen(function*() {
+      const { events, exit } = yield* heard(Effect.die("a bug"))
+      assert.isTrue(exit._tag === "Failure" && exit.failure._tag === "RunSuspended")
+      assert.deepStrictEqual(events, [["failure", 1]])
+    }))
 })
 
 describe("keys", () => {

@@ -117,7 +117,9 @@ const unreliable = (redis: RedisService) => {
     asked: 0,
     slowFrom: 0,
     failing: -1,
-    answer: Latch.makeUnsafe()
+    answer: Latch.makeUnsafe(),
+    /** With it a connection that hangs is lost at last: until then, the layer does not close its driver. */
+    lost: Latch.makeUnsafe()
   }
   const through = <A, E>(self: Effect.Effect<A, E>): Effect.Effect<A, E | Redis.RedisError> =>
     Effect.suspend((): Effect.Effect<A, E | Redis.RedisError> => {
@@ -129,7 +131,7 @@ const unreliable = (redis: RedisService) => {
         case "down":
           return Effect.fail(new Redis.RedisError({ cause: new Error("connection lost") }))
         case "hanging":
-          return Effect.never
+          return Effect.andThen(line.lost.await, Effect.fail(new Redis.RedisError({ cause: new Error("lost") })))
         case "slow":
           return line.asked < line.slowFrom ? self : Effect.tap(self, () => line.answer.await)
       }
@@ -154,6 +156,7 @@ const unreliableProcess = (options: CircuitBreaker.RedisOptions) =>
     const two = yield* serviceOn(yield* connectRedis(), { prefix, ...options })
     // The scripts are loaded, so that what follows is one operation each.
     yield* call(one, ok, "warm-up")
+    yield* Effect.addFinalizer(() => Effect.andThen(line.lost.open, line.answer.open))
     return { line, one, two, prefix }
   })
 

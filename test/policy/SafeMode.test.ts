@@ -466,6 +466,21 @@ describe("SafeMode", () => {
         ])
       }).pipe(Effect.provide(SafeMode.layer({ maxKeys: 3 }))))
 
+    it("makes room in the order of last use, however often and in whatever order keys were used", () => {
+      const forgotten: Array<string> = []
+      const keys = new SafeModeKeys({ maxKeys: 4, idleTimeToLive: 1000 }, ({ active, key }) => {
+        if (!active) forgotten.push(key)
+      })
+      const use = (key: string) => keys.settle(keys.begin(key, 0), "failure", 1, 0)
+      for (const key of ["a", "b", "c", "d", "b", "b", "a", "c", "b"]) use(key)
+      const [one, other] = [keys.begin("d", 0), keys.begin("d", 0)]
+      keys.settle(one, "ignored", 1, 0)
+      keys.settle(other, "ignored", 1, 0)
+      for (const key of ["e", "f", "g", "h"]) use(key)
+      assert.deepStrictEqual(forgotten, ["a", "c", "b", "d"])
+      assert.strictEqual(keys.size, 4)
+    })
+
     it.effect("never forgets a key with a running call", () =>
       Effect.gen(function*() {
         yield* Effect.flip(guarded(failing, "busy"))

@@ -24,6 +24,7 @@ import { type Compacted, ModelRecord } from "./records.ts"
 import type * as Room from "./room.ts"
 import * as session from "./session.ts"
 import { lastErrorOf, nothingSpent, type Spending } from "./spending.ts"
+import { whyFailed } from "./told.ts"
 import * as ToolCall from "./toolCall.ts"
 
 /**
@@ -54,6 +55,7 @@ const newCuts = (): ModelAnswer.Cuts => ({ count: 0, kept: undefined })
 interface WhySetBack {
   readonly error: string
   readonly message: string
+  readonly told: string
 }
 
 // What another history can change; a provider that is down, or a key that is wrong, stays that.
@@ -173,7 +175,13 @@ const answerWithRoom = Effect.fnUntraced(function*<E, R>(asking: Asking<E, R>, p
 const setBack = <E>(error: E, mayGoBack: boolean): Effect.Effect<{ readonly setBack: WhySetBack }, E> =>
   Effect.flatMap(Fault.classify(error), (verdict) =>
     isAboutTheHistory(verdict) && mayGoBack
-      ? Effect.succeed({ setBack: { error: ToolCall.nameOf(error), message: ToolCall.messageOf(error) } })
+      ? Effect.succeed({
+        setBack: {
+          error: ToolCall.nameOf(error),
+          message: ToolCall.messageOf(error),
+          told: whyFailed(error, verdict)
+        }
+      })
       : Effect.fail(error))
 
 /**
@@ -294,30 +302,35 @@ const execute = Effect.fnUntraced(function*<E, R>(
       reportShared(env, turn, AgentBudget.addUsage(usage, spent.usage), cost + spent.cost)
     }))
   )
+  const durationMillis = (yield* Clock.currentTimeMillis) - began
+  const given = Result.isSuccess(answer) && Option.isSome(answer.success) && "message" in answer.success.value
+    ? answer.success.value
+    : undefined
+  const isFree = spent.usage.inputTokens + spent.usage.outputTokens === 0
+  // What was spent is heard of, whatever came of it.
+  if (Result.isSuccess(answer) || !isFree) {
+    yield* session.emit(runId, ({ content, sessionId }) => ({
+      _tag: "ModelCalled",
+      agent,
+      runId,
+      sessionId,
+      turn,
+      model: given?.model,
+      attempts: spent.attempts,
+      ...tokensOf(spent.usage),
+      durationMillis,
+      ...(content ? { prompt: session.excerpt(session.textsOf(prompt)) } : {}),
+      ...(content && given !== undefined ? { answer: session.excerpt(textOf(given.message)) } : {})
+    }))
+  }
   if (Result.isFailure(answer)) {
     spent.lastError = lastErrorOf(answer.failure)
-    const isFree = spent.usage.inputTokens + spent.usage.outputTokens === 0
     // A run that starts over after each record would ask again and again, and never come to tell its failure.
     if (isFree || (yield* Checkpoint.AlwaysReplay)) return yield* Effect.fail(answer.failure)
     fail(answer.failure)
     const { message, tag: error } = spent.lastError
     return { _tag: "Failed" as const, error, message, ...yield* ended }
   }
-  const durationMillis = (yield* Clock.currentTimeMillis) - began
-  const given = Option.isSome(answer.success) && "message" in answer.success.value ? answer.success.value : undefined
-  yield* session.emit(runId, ({ content, sessionId }) => ({
-    _tag: "ModelCalled",
-    agent,
-    runId,
-    sessionId,
-    turn,
-    model: given?.model,
-    attempts: spent.attempts,
-    ...tokensOf(spent.usage),
-    durationMillis,
-    ...(content ? { prompt: session.excerpt(session.textsOf(prompt)) } : {}),
-    ...(content && given !== undefined ? { answer: session.excerpt(textOf(given.message)) } : {})
-  }))
   const record = yield* ended
   if (Option.isNone(answer.success)) {
     // A clock that wakes a little early leaves no time to ask again.

@@ -10,6 +10,7 @@ import * as Option from "effect/Option"
 import * as Redis from "effect/persistence/Redis"
 import * as Schema from "effect/Schema"
 import * as config from "../../internal/config.ts"
+import * as DrainedRedis from "../../internal/drainedRedis.ts"
 import {
   anonymousOwner,
   CheckpointStore,
@@ -316,6 +317,13 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
  *
  * The driver is yours: any layer of `effect/persistence/Redis`, such as `NodeRedis.layer` of `@effect/platform-node`.
  *
+ * **Gotchas**
+ *
+ * A node-redis client that has lost its connection holds back what it is asked for 5 seconds (`commandOptions.timeout`).
+ * This layer closes when nothing is asked any more, 10 seconds after it is told to at most, and the client after it. With
+ * `disableOfflineQueue: true`, as below, an operation fails at once while Redis is away. A run whose record is not taken stops
+ * then, to be resumed.
+ *
  * **Example** (Keeping runs in Redis)
  *
  * ```ts import.meta.vitest
@@ -324,7 +332,7 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
  * import * as RedisCheckpointStore from "effect-resilience/durable/stores/RedisCheckpointStore"
  *
  * export const Live = RedisCheckpointStore.layer({ prefix: "{my-agents}:" }).pipe(
- *   Layer.provide(NodeRedis.layer({ url: "redis://127.0.0.1:6379" }))
+ *   Layer.provide(NodeRedis.layer({ url: "redis://127.0.0.1:6379", disableOfflineQueue: true }))
  * )
  * ```
  *
@@ -332,4 +340,4 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
  * @since 0.1.0
  */
 export const layer = (options?: Options): Layer.Layer<CheckpointStore, CheckpointStoreError, Redis.Redis> =>
-  Layer.effect(CheckpointStore, make(options))
+  Layer.provide(Layer.effect(CheckpointStore, make(options)), DrainedRedis.layer)

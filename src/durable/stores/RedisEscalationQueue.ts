@@ -11,6 +11,7 @@ import * as Redis from "effect/persistence/Redis"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
 import * as config from "../../internal/config.ts"
+import * as DrainedRedis from "../../internal/drainedRedis.ts"
 import * as EscalationQueue from "../EscalationQueue.ts"
 import * as scripts from "../internal/escalationRedisScripts.ts"
 import { asOf, changed, isUndelivered } from "../internal/escalationState.ts"
@@ -256,6 +257,12 @@ export const makeStore = Effect.fnUntraced(function*(
  *
  * `pollInterval` is how often the streams look for changes that they have not been told of. Default: 5 seconds.
  *
+ * **Gotchas**
+ *
+ * A node-redis client that has lost its connection holds back what it is asked for 5 seconds (`commandOptions.timeout`).
+ * This layer closes when nothing is asked any more, 10 seconds after it is told to at most, and the client after it. With
+ * `disableOfflineQueue: true`, as below, an operation fails at once while Redis is away.
+ *
  * **Example** (Sharing a queue between processes)
  *
  * ```ts import.meta.vitest
@@ -265,7 +272,7 @@ export const makeStore = Effect.fnUntraced(function*(
  * import * as RedisEscalationQueue from "effect-resilience/durable/stores/RedisEscalationQueue"
  *
  * export const Live = Layer.merge(RedisEscalationQueue.layer(), RedisCheckpointStore.layer()).pipe(
- *   Layer.provide(NodeRedis.layer({ url: "redis://127.0.0.1:6379" }))
+ *   Layer.provide(NodeRedis.layer({ url: "redis://127.0.0.1:6379", disableOfflineQueue: true }))
  * )
  * ```
  *
@@ -279,4 +286,4 @@ export const layer = (
     EscalationQueue.EscalationQueue,
     Effect.flatMap(makeStore(options), (store) =>
       EscalationQueue.make({ ...options, pollInterval: options.pollInterval ?? "5 seconds", store }))
-  )
+  ).pipe(Layer.provide(DrainedRedis.layer))

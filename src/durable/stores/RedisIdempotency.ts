@@ -8,6 +8,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Redis from "effect/persistence/Redis"
 import * as config from "../../internal/config.ts"
+import * as DrainedRedis from "../../internal/drainedRedis.ts"
 import * as Idempotency from "../Idempotency.ts"
 import { isUnavailable, warnOfEviction, writer } from "../internal/redisStore.ts"
 
@@ -175,6 +176,12 @@ export const makeStore = Effect.fnUntraced(function*(
  *
  * The driver is yours: any layer of `effect/persistence/Redis`, such as `NodeRedis.layer` of `@effect/platform-node`.
  *
+ * **Gotchas**
+ *
+ * A node-redis client that has lost its connection holds back what it is asked for 5 seconds (`commandOptions.timeout`).
+ * This layer closes when nothing is asked any more, 10 seconds after it is told to at most, and the client after it. With
+ * `disableOfflineQueue: true`, as below, an operation fails at once while Redis is away.
+ *
  * **Example** (Sharing results between processes)
  *
  * ```ts import.meta.vitest
@@ -183,7 +190,7 @@ export const makeStore = Effect.fnUntraced(function*(
  * import * as RedisIdempotency from "effect-resilience/durable/stores/RedisIdempotency"
  *
  * export const Live = RedisIdempotency.layer({ timeToLive: "7 days" }).pipe(
- *   Layer.provide(NodeRedis.layer({ url: "redis://127.0.0.1:6379" }))
+ *   Layer.provide(NodeRedis.layer({ url: "redis://127.0.0.1:6379", disableOfflineQueue: true }))
  * )
  * ```
  *
@@ -194,4 +201,4 @@ export const layer = (options: Options = {}): Layer.Layer<Idempotency.Idempotenc
   Layer.effect(
     Idempotency.Idempotency,
     Effect.flatMap(makeStore(options), (store) => Idempotency.make({ ...options, store }))
-  )
+  ).pipe(Layer.provide(DrainedRedis.layer))

@@ -1,9 +1,9 @@
+import { IdleList, type Place } from "../../internal/idleList.ts"
 import type { Result } from "./checkModel.ts"
 import { type Admission, Gate, type GateSettings, type GateTag, type Outcome, type Probe } from "./healthGate.ts"
 import type { HealthHistory, Lane } from "./healthHistory.ts"
 import { counted, type Status, worse } from "./healthStatus.ts"
 import { type Figures, HealthWindow } from "./healthWindow.ts"
-import { IdleList, type Place } from "./idleList.ts"
 
 /**
  * Times are in milliseconds.

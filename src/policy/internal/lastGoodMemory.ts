@@ -1,3 +1,4 @@
+import { LruMap } from "../../internal/lruMap.ts"
 import { rounding } from "../../internal/monotonic.ts"
 
 /** @internal */
@@ -20,7 +21,7 @@ export interface Entry {
  */
 export class LastGoodMemory {
   private readonly bounds: Bounds
-  private readonly entries = new Map<string, Entry>()
+  private readonly entries = new LruMap<Entry>()
   private sweptAt = Number.NEGATIVE_INFINITY
 
   constructor(bounds: Bounds) {
@@ -29,31 +30,25 @@ export class LastGoodMemory {
 
   /** Says whether the entry was kept: the answer to a call that began later is the newer one, whichever ends first. */
   put(id: string, entry: Entry, now: number): boolean {
-    const known = this.entries.get(id)
+    const known = this.entries.peek(id)
     if (known !== undefined && known.startedAt > entry.startedAt) return false
     this.sweep(now)
-    this.entries.delete(id)
     this.entries.set(id, entry)
-    for (const oldest of this.entries.keys()) {
-      if (this.entries.size <= this.bounds.maxEntries) break
-      this.entries.delete(oldest)
-    }
+    this.entries.shrink(this.bounds.maxEntries)
     return true
   }
 
   get(id: string, now: number): Entry | undefined {
-    const entry = this.entries.get(id)
-    if (entry === undefined) return undefined
+    const entry = this.entries.use(id)
+    if (entry === undefined || !this.isExpired(entry, now)) return entry
     this.entries.delete(id)
-    if (this.isExpired(entry, now)) return undefined
-    this.entries.set(id, entry)
-    return entry
+    return undefined
   }
 
   /** What stands behind the prefix in every id that begins with it, the one used last first. */
   keys(prefix: string, now: number): ReadonlyArray<string> {
     this.sweep(now, true)
-    const keys = Array.from(this.entries.keys()).filter((id) => id.startsWith(prefix))
+    const keys = Array.from(this.entries.entries(), ([id]) => id).filter((id) => id.startsWith(prefix))
     return keys.map((id) => id.slice(prefix.length)).toReversed()
   }
 
@@ -69,6 +64,6 @@ export class LastGoodMemory {
   private sweep(now: number, exact = false): void {
     if (!exact && now - this.sweptAt < this.bounds.timeToLive) return
     this.sweptAt = now
-    for (const [id, entry] of this.entries) if (this.isExpired(entry, now)) this.entries.delete(id)
+    for (const [id, entry] of this.entries.entries()) if (this.isExpired(entry, now)) this.entries.delete(id)
   }
 }

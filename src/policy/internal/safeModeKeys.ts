@@ -1,3 +1,5 @@
+import { IdleList, type Place } from "../../internal/idleList.ts"
+
 /** @internal */
 export const defaults = { failures: 3, maxKeys: 10_000, idleTimeToLive: "1 hour" } as const
 
@@ -20,7 +22,12 @@ interface Entry {
   fence: number
   running: number
   lastUsed: number
+  /** Its place among the idle ones. */
+  place: Place<Entry> | undefined
 }
+
+/** Whether there is nothing to remember of a key but that a call is running. */
+const isBlank = ({ active, failures }: Entry): boolean => !active && failures === 0
 
 /** @internal */
 export interface Ticket {
@@ -46,9 +53,11 @@ export interface Bounds {
 export class SafeModeKeys {
   private readonly bounds: Bounds
   private readonly onChange: (change: Change) => void
-  private readonly byKey = new Map<string, Entry>()
+  private readonly remembered = new Map<string, Entry>()
+  /** The others, as long as a call of theirs runs: apart, because to put them into a large map with every call costs more. */
+  private readonly blank = new Map<string, Entry>()
   /** The keys without a running call, the one unused for longest first. */
-  private readonly idle = { failing: new Map<string, Entry>(), active: new Map<string, Entry>() }
+  private readonly idle = { failing: new IdleList<Entry>(), active: new IdleList<Entry>() }
   private order = 0
 
   constructor(bounds: Bounds, onChange: (change: Change) => void) {
@@ -87,26 +96,29 @@ export class SafeModeKeys {
   }
 
   reset(key: string, now: number): void {
-    const entry = this.byKey.get(key)
+    const entry = this.find(key)
     if (entry === undefined) return
     this.leave(entry)
     this.rest(entry, now)
   }
 
   state(key: string, now: number): Change {
-    const known = this.byKey.get(key)
+    const known = this.find(key)
     const entry = known === undefined || this.isExpired(known, now) ? undefined : known
     return { key, active: entry?.active ?? false, failures: entry?.failures ?? 0 }
   }
 
   states(now: number): ReadonlyArray<Change> {
     this.sweep(now)
-    return Array.from(this.byKey.values(), ({ active, failures, key }) => ({ key, active, failures }))
-      .filter(({ active, failures }) => active || failures > 0)
+    return Array.from(this.remembered.values(), ({ active, failures, key }) => ({ key, active, failures }))
   }
 
   get size(): number {
-    return this.byKey.size
+    return this.remembered.size + this.blank.size
+  }
+
+  private find(key: string): Entry | undefined {
+    return this.remembered.get(key) ?? this.blank.get(key)
   }
 
   private activate(entry: Entry): void {
@@ -129,10 +141,13 @@ export class SafeModeKeys {
   }
 
   private entryOf(key: string, now: number): Entry {
-    const known = this.byKey.get(key)
-    if (known !== undefined && !this.isExpired(known, now)) return known
-    const entry: Entry = { key, active: false, failures: 0, fence: 0, running: 0, lastUsed: now }
-    this.byKey.set(key, entry)
+    const known = this.find(key)
+    if (known !== undefined) {
+      if (!this.isExpired(known, now)) return known
+      this.forget(known)
+    }
+    const entry: Entry = { key, active: false, failures: 0, fence: 0, running: 0, lastUsed: now, place: undefined }
+    this.blank.set(key, entry)
     return entry
   }
 
@@ -140,26 +155,32 @@ export class SafeModeKeys {
     return !active && running === 0 && now - lastUsed >= this.bounds.idleTimeToLive
   }
 
-  private unrest(entry: Entry): void {
-    this.idle.failing.delete(entry.key)
-    this.idle.active.delete(entry.key)
+  private unrest({ place }: Entry): void {
+    if (place !== undefined) place.list?.remove(place)
   }
 
   private rest(entry: Entry, now: number): void {
+    this.keep(entry)
     if (entry.running > 0) return
     this.unrest(entry)
-    if (!entry.active && entry.failures === 0) {
-      this.byKey.delete(entry.key)
+    if (isBlank(entry)) {
+      this.blank.delete(entry.key)
       return
     }
     this.makeRoom(now)
     const idle = entry.active ? this.idle.active : this.idle.failing
-    idle.set(entry.key, entry)
+    entry.place ??= { of: entry, list: undefined, before: undefined, after: undefined }
+    idle.add(entry.place)
+  }
+
+  private keep(entry: Entry): void {
+    const [to, from] = isBlank(entry) ? [this.blank, this.remembered] : [this.remembered, this.blank]
+    if (from.delete(entry.key)) to.set(entry.key, entry)
   }
 
   private forget(entry: Entry): void {
     this.unrest(entry)
-    this.byKey.delete(entry.key)
+    this.remembered.delete(entry.key)
     if (!entry.active) return
     entry.active = false
     entry.failures = 0
@@ -167,7 +188,7 @@ export class SafeModeKeys {
   }
 
   private sweep(now: number): void {
-    for (const entry of this.idle.failing.values()) {
+    for (let entry = this.idle.failing.oldest; entry !== undefined; entry = this.idle.failing.oldest) {
       if (!this.isExpired(entry, now)) return
       this.forget(entry)
     }
@@ -177,7 +198,7 @@ export class SafeModeKeys {
     this.sweep(now)
     const { active, failing } = this.idle
     while (failing.size + active.size >= this.bounds.maxKeys) {
-      const [unused] = failing.size > 0 ? failing.values() : active.values()
+      const unused = failing.oldest ?? active.oldest
       if (unused === undefined) return
       this.forget(unused)
     }

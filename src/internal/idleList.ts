@@ -25,6 +25,15 @@ export class IdleList<A> {
     return this.first?.of
   }
 
+  /** From the oldest on. What is given may be removed meanwhile. */
+  *[Symbol.iterator](): Generator<A> {
+    for (let place = this.first; place !== undefined;) {
+      const { after, of } = place
+      yield of
+      place = after
+    }
+  }
+
   add(place: Place<A>): void {
     place.list = this
     place.before = this.last
