@@ -307,8 +307,48 @@ export interface LogOptions {
 export const layerLog = (options: LogOptions = {}): Layer.Layer<never> =>
   layerListener(eventLog.listener(options.levels ?? {}))
 
+// Loggers of Effect that write on the console, where each line of JSON would stand twice.
+const consoleLoggers: ReadonlySet<unknown> = new Set([
+  Logger.defaultLogger,
+  Logger.consoleLogFmt,
+  Logger.consoleStructured
+])
+
+const loggersInJson = Layer.effect(
+  Logger.CurrentLoggers,
+  Effect.map(
+    Logger.CurrentLoggers,
+    (around) => new Set([...around].filter((logger) => !consoleLoggers.has(logger))).add(Logger.consoleJson)
+  )
+)
+
 /**
- * {@link layerLog} in JSON on the console, one object a line, in place of the program's other loggers.
+ * {@link layerLog} in JSON on the console, one object a line, with all other log lines of the program.
+ *
+ * **Details**
+ *
+ * It takes the place of Effect's own loggers on the console and is added to all others, such as that of `Otlp`.
+ *
+ * **Gotchas**
+ *
+ * In Effect, layers of loggers that are merged replace one another: of `Layer.mergeAll(Otlp, layerLogJson())` only the
+ * last one logs. Provide one to the other, with `Layer.provideMerge`, in whichever order. A `Logger.consolePretty()` around
+ * cannot be told from a logger of your own and goes on writing.
+ *
+ * **Example** (JSON on the console, and everything by OTLP)
+ *
+ * ```ts import.meta.vitest
+ * import { Layer } from "effect"
+ * import { Telemetry } from "effect-resilience"
+ * import { FetchHttpClient } from "effect/http"
+ * import { Otlp } from "effect/observability"
+ *
+ * const Exported = Otlp.layerJson({ baseUrl: "http://localhost:4318", resource: { serviceName: "desk" } }).pipe(
+ *   Layer.provide(FetchHttpClient.layer)
+ * )
+ *
+ * export const Watching = Telemetry.layerLogJson().pipe(Layer.provideMerge(Exported))
+ * ```
  *
  * **Example** (A line of an agent's session)
  *
@@ -340,7 +380,7 @@ export const layerLog = (options: LogOptions = {}): Layer.Layer<never> =>
  * @since 0.1.0
  */
 export const layerLogJson = (options: LogOptions = {}): Layer.Layer<never> =>
-  Layer.merge(layerLog(options), Logger.layer([Logger.consoleJson]))
+  Layer.merge(layerLog(options), loggersInJson)
 
 /**
  * Writes the events into the spans that the guards are in, as span events, and keeps what errors say out of all spans.

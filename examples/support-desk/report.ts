@@ -62,6 +62,7 @@ export const summary = (
     ["  failed", by("failed").length],
     ...(unreadable === 0 ? [] : [["  files that are no ticket", unreadable] as const]),
     ["calls tried again, by what went wrong", sumOf(tried, ": ")],
+    ["answers cut off, asked for again", tally.count("AnswerCut")],
     ["circuit openings", tally.count("CircuitChanged", "Open")],
     ["  calls it refused, nothing was sent", tally.count("CircuitRejected")],
     ["triage by source", counted(ended.map(({ triageBy }) => triageBy))],
@@ -80,17 +81,17 @@ const Body = Schema.Struct({
 })
 const isBody = Schema.is(Body)
 
+/** What a request asks, however long its answer may be: what a budget has left for that gets less with each attempt. */
+const questionOf = ({ body, index }: ProviderServer.RequestLog): string =>
+  isBody(body) ? JSON.stringify([body.system, body.messages]) : `${index}`
+
 /** What became of a request that the provider answered badly. */
 const fateOf = (
   entry: ProviderServer.RequestLog,
-  all: ReadonlyArray<ProviderServer.RequestLog>,
+  lastAnswered: ReadonlyMap<string, number>,
   ended: ReadonlyMap<string, Ended>
 ): string => {
-  const conversation = entry.attemptOf ?? entry.index
-  const answeredLater = all.some((other) =>
-    other.index > entry.index && (other.attemptOf ?? other.index) === conversation && other.fault === undefined &&
-    other.completed
-  )
+  const answeredLater = (lastAnswered.get(questionOf(entry)) ?? -1) > entry.index
   if (answeredLater) return "tried again and answered"
   if (!isBody(entry.body)) return "unknown"
   const id = /Id: ([\w-]+)/.exec(JSON.stringify(entry.body.messages[0]?.content))?.[1]
@@ -108,8 +109,13 @@ export const faults = (
   ended: ReadonlyArray<Ended>
 ): { readonly text: string; readonly unknown: number } => {
   const byTicket = new Map(ended.map((one) => [one.ticket, one]))
+  const lastAnswered = new Map(
+    requests.flatMap((entry) =>
+      entry.fault === undefined && entry.completed ? [[questionOf(entry), entry.index] as const] : []
+    )
+  )
   const fates = requests.flatMap((entry) =>
-    entry.fault === undefined ? [] : [{ fault: entry.fault, fate: fateOf(entry, requests, byTicket) }]
+    entry.fault === undefined ? [] : [{ fault: entry.fault, fate: fateOf(entry, lastAnswered, byTicket) }]
   )
   const rows = Object.entries(stats.injected).filter(([, count]) => count > 0).map(([fault, count]) =>
     [fault, `${count}: ${counted(fates.filter((one) => one.fault === fault).map(({ fate }) => fate))}`] as const

@@ -1,5 +1,5 @@
 /** One life of the desk: opens the databases, works every ticket that is not done. */
-import { Clock, Console, Effect, Layer, type Redacted, Schema } from "effect"
+import { Clock, Console, Effect, Layer, type Redacted, References, Schema } from "effect"
 import { Checkpoint, CircuitBreaker, EscalationQueue, Telemetry } from "effect-resilience"
 import * as NodeSqlite from "effect-resilience/durable/stores/NodeSqlite"
 import * as Sqlite from "effect-resilience/durable/stores/Sqlite"
@@ -55,6 +55,7 @@ const acted = (events: ReadonlyArray<Telemetry.Event>): string => {
   const add = (what: string) => counts.set(what, (counts.get(what) ?? 0) + 1)
   for (const event of events) {
     if (event._tag === "RetryScheduled" && event.verdict !== "Rejected") add(`retry after ${event.verdict}`)
+    if (event._tag === "AnswerCut") add("answer cut off, asked for again")
     if (event._tag === "CircuitRejected") add("circuit refused, waited or fell back")
     if (event._tag === "CircuitChanged") add(`circuit ${event.from} to ${event.to}`)
     if (event._tag === "FallbackUsed") add(`fallback to ${event.source}`)
@@ -143,6 +144,9 @@ export const run = Effect.fn("support-desk.worker")(function*(options: Options) 
     return { ended, waiting: yield* queue.depth, refunds: yield* (yield* Shop.Shop).refunds }
   })
 
-  const result = yield* Effect.provide(program, world(options))
+  // What the warnings say stands in the line of each ticket.
+  const result = yield* Effect.provide(program, world(options)).pipe(
+    Effect.provideService(References.MinimumLogLevel, "Error")
+  )
   return { ...result, unreadable: folder.unreadable }
 })

@@ -1,6 +1,8 @@
 /**
  * The health of a process over HTTP: `/health/live`, `/health/ready` and `/metrics`.
  *
+ * Use it where an orchestrator or a load balancer asks whether to send work here, and Prometheus for the metrics.
+ *
  * **Details**
  *
  * This module needs effect/http, whose API is not stable yet, and is reached by its subpath only.
@@ -10,6 +12,7 @@
 import * as DateTime from "effect/DateTime"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import { withLoggerDisabled } from "effect/http/HttpMiddleware"
 import * as HttpRouter from "effect/http/HttpRouter"
 import * as HttpServerResponse from "effect/http/HttpServerResponse"
 import type * as Layer from "effect/Layer"
@@ -40,7 +43,7 @@ const headers = { "cache-control": "no-store" }
 
 // What the checks say in their messages is for everybody; their details, which may tell an error, are not.
 const bodyOf = (report: HealthMonitor.Report) => ({
-  status: report.status,
+  status: report.status !== "critical" && report.pending.length > 0 ? "pending" : report.status,
   message: report.message,
   at: DateTime.formatIso(report.at),
   pending: report.pending,
@@ -74,10 +77,14 @@ const bodyOf = (report: HealthMonitor.Report) => ({
  * - `GET /health/live` is 200 as long as the process answers: nothing is looked at.
  * - `GET /health/ready` is 200, or 503 while the health of the whole is `critical` or a check has not had its first
  *   result. The body tells in JSON the status and the message of the whole, of each check and of at most 100 of the keys that
- *   are not healthy or whose gate is not open. It tells what the checks last said, and runs none.
+ *   are not healthy or whose gate is not open. It tells what the checks last said, and runs none. Until each of them has
+ *   had a result the status of the whole is `"pending"`, and the message names those that are waited for.
  * - `GET /metrics` has all metrics of Effect in Prometheus' text format, with the gauges of the health as it is now:
  *   `effect_resilience_health_status{key}` (0 healthy, 1 slow, 2 degraded, 3 critical),
  *   `effect_resilience_health_gate_closed{key}` and `effect_resilience_health_keys{status}`.
+ *
+ * The router writes no log lines about these requests, which come every few seconds. A span it does make, where there is a
+ * tracer; `HttpMiddleware.layerTracerDisabledForUrls` of effect/http, provided to the server, leaves it out.
  *
  * **Gotchas**
  *
@@ -91,11 +98,15 @@ const bodyOf = (report: HealthMonitor.Report) => ({
  * import { Layer } from "effect"
  * import { HealthMonitor } from "effect-resilience"
  * import * as HealthHttp from "effect-resilience/health/HealthHttp"
- * import { HttpRouter } from "effect/http"
+ * import { HttpMiddleware, HttpRouter } from "effect/http"
  * import { createServer } from "node:http"
  *
  * export const Live = HttpRouter.serve(HealthHttp.layer()).pipe(
- *   Layer.provide([HealthMonitor.layer(), NodeHttpServer.layer(createServer, { port: 8080 })])
+ *   Layer.provide([
+ *     HealthMonitor.layer(),
+ *     NodeHttpServer.layer(createServer, { port: 8080 }),
+ *     HttpMiddleware.layerTracerDisabledForUrls(["/health/live", "/health/ready", "/metrics"]) // no spans of these
+ *   ])
  * )
  * ```
  *
@@ -110,16 +121,17 @@ export const layer = (
       const monitor = yield* HealthMonitor.HealthMonitor
       const { live = "/health/live", metrics = "/metrics", prefix, ready = "/health/ready" } = options
       if (live !== false) {
-        yield* router.add("GET", live, HttpServerResponse.jsonUnsafe({ status: "live" }, { headers }))
+        const response = Effect.succeed(HttpServerResponse.jsonUnsafe({ status: "live" }, { headers }))
+        yield* router.add("GET", live, withLoggerDisabled(response))
       }
       if (ready !== false) {
         yield* router.add(
           "GET",
           ready,
-          Effect.map(monitor.snapshot, (report) => {
+          withLoggerDisabled(Effect.map(monitor.snapshot, (report) => {
             const isReady = report.status !== "critical" && report.pending.length === 0
             return HttpServerResponse.jsonUnsafe(bodyOf(report), { status: isReady ? 200 : 503, headers })
-          })
+          }))
         )
       }
       if (metrics !== false) {
@@ -130,7 +142,8 @@ export const layer = (
           Effect.andThen(monitor.snapshot, PrometheusMetrics.format({ prefix })).pipe(
             Effect.map((body) =>
               HttpServerResponse.text(body, { contentType: "text/plain; version=0.0.4; charset=utf-8", headers })
-            )
+            ),
+            withLoggerDisabled
           )
         )
       }

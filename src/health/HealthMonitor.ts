@@ -160,7 +160,8 @@ export interface CheckHealth extends HealthCheck.Result {
  * **Details**
  *
  * `status` is the worst of all keys and checks, where what is not `required` counts as degraded at most, and a gate that
- * is not open as degraded at least. `message` names whatever is not healthy. `pending` are the checks that have not had a result yet.
+ * is not open as degraded at least. `message` names whatever is not healthy, or
+ * what a first result is waited for of. `pending` are the checks that have not had a result yet.
  *
  * @category models
  * @since 0.1.0
@@ -289,10 +290,8 @@ export class HealthMonitor extends Context.Service<HealthMonitor, {
  *
  * Dies with `InvalidConfig` when an option is out of range, or two checks have one name.
  *
- * **Gotchas**
- *
- * The end of the scope interrupts the checks that run, and waits for that: a check that cannot be interrupted, or whose
- * finalizers take their time, holds it up for as long, whatever its `timeout`.
+ * When the scope closes, a check that is under way is interrupted, and waited for 5 seconds at most: one that cannot be
+ * interrupted goes on by itself. What it would have said counts for nothing.
  *
  * **Example** (Watching calls)
  *

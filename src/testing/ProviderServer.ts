@@ -102,7 +102,8 @@ export interface Stats {
  *
  * **Details**
  *
- * - `answer`: the healthy answer to a request, also as an effect, which may wait. It is not asked about a request that is
+ * - `answer`: the healthy answer to a request: a text, the blocks of one, or an object with more of the message, see
+ *   {@link AnswerContent}. Also as an effect, which may wait. It is not asked about a request that is
  *   refused, hangs or is reset before its headers. Default: `Echo: ` and the text of the last user turn.
  * - `faults`: a queue for the first requests, or a rule for all.
  * - `seed`: of message ids and latencies. Default 0.

@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Duration, Effect, Exit, Fiber, Scope } from "effect"
+import { Deferred, Duration, Effect, Exit, Fiber, Layer, Logger, Scope } from "effect"
 import { CircuitBreaker, EscalationQueue, HealthCheck, HealthMonitor, SafeMode } from "effect-resilience"
-import { TestClock } from "effect/testing"
+import { TestClock, TestConsole } from "effect/testing"
 import { interruptEverywhere } from "../support/interruptEverywhere.ts"
 import { invalid } from "../support/invalid.ts"
 
@@ -95,6 +95,45 @@ describe("HealthCheck: whatever a check does", () => {
       yield* TestClock.adjust("1 minute")
       assert.deepStrictEqual(messages(yield* monitor.snapshot), ["healthy: reachable", "healthy: reachable"])
     }))
+
+  it.effect("one that cannot be interrupted keeps the end of the monitor waiting for 5 seconds, and no longer", () =>
+    Effect.gen(function*() {
+      const latch = yield* Deferred.make<void>()
+      const scope = yield* Scope.make()
+      const stuck = HealthCheck.reachable("stuck", Effect.uninterruptible(Deferred.await(latch)))
+      yield* HealthMonitor.make({ checks: [stuck] }).pipe(Scope.provide(scope))
+      yield* TestClock.adjust("1 second")
+      const closing = yield* Effect.forkChild(Scope.close(scope, Exit.void), { startImmediately: true })
+      yield* TestClock.adjust("4 seconds")
+      assert.isUndefined(closing.pollUnsafe())
+      yield* TestClock.adjust("1 second")
+      yield* Fiber.join(closing)
+      yield* Deferred.succeed(latch, undefined)
+    }))
+
+  it.effect("one that the end of the monitor interrupts is waited for, says nothing and closes no gate", () =>
+    Effect.gen(function*() {
+      const scope = yield* Scope.make()
+      let isCleanedUp = false
+      const hanging = Effect.onInterrupt(Effect.never, () =>
+        Effect.andThen(
+          Effect.yieldNow,
+          Effect.sync(() => {
+            isCleanedUp = true
+          })
+        ))
+      const monitor = yield* HealthMonitor.make({
+        checks: [HealthCheck.reachable("store", hanging)],
+        gate: { closeAfter: 1 }
+      }).pipe(Scope.provide(scope))
+      const asked = yield* Effect.forkChild(monitor.check, { startImmediately: true })
+      yield* TestClock.adjust("1 second")
+      yield* Scope.close(scope, Exit.void)
+      yield* Fiber.join(asked)
+      assert.isTrue(isCleanedUp)
+      assert.deepStrictEqual(yield* TestConsole.logLines, [])
+      assert.strictEqual((yield* monitor.status("store")).gate, "open")
+    }).pipe(Effect.provide(Layer.provideMerge(Logger.layer([Logger.consoleJson]), TestConsole.layer))))
 })
 
 describe("HealthCheck: run by the monitor", () => {

@@ -266,6 +266,17 @@ describe("HealthMonitor.gate: reopening", () => {
       assert.strictEqual(status, "degraded")
       assert.match(message, /the gate is closed/)
     }))
+
+  it.effect("says once in the message of the whole why it is closed", () =>
+    Effect.gen(function*() {
+      const monitor = yield* HealthMonitor.make({
+        checks: [HealthCheck.make("dies", Effect.die(new Error("no")))],
+        gate: { closeAfter: 1 }
+      })
+      const { keys, message } = yield* monitor.check
+      assert.strictEqual(message, "dies: the check died of Error; dies: the gate is closed")
+      assert.strictEqual(keys[0]?.message, "the gate is closed (dies: the check died of Error)")
+    }))
 })
 
 describe("HealthMonitor.gate: it cannot flap", () => {

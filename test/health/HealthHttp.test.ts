@@ -1,10 +1,10 @@
 import { NodeHttpServer } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
-import { Context, Effect, Layer, Metric } from "effect"
+import { Context, Effect, Layer, Logger, Metric } from "effect"
 import { HealthCheck, HealthMonitor } from "effect-resilience"
 import * as HealthHttp from "effect-resilience/health/HealthHttp"
 import { FetchHttpClient, HttpClient, HttpRouter, HttpServer, HttpServerResponse } from "effect/http"
-import { TestClock } from "effect/testing"
+import { TestClock, TestConsole } from "effect/testing"
 import { createServer } from "node:http"
 
 const Loopback = HttpServer.layerTestClient.pipe(
@@ -65,6 +65,7 @@ describe("HealthHttp, over a server on loopback", () => {
       const get = yield* served(monitor)
       const starting = yield* get("/health/ready")
       assert.deepStrictEqual([starting.status, starting.body.pending], [503, ["store"]])
+      assert.deepInclude(starting.body, { status: "pending", message: "waiting for the first result of: store" })
       yield* TestClock.adjust("1 second")
       assert.strictEqual((yield* get("/health/ready")).status, 200)
       result = HealthCheck.degraded("slow disk")
@@ -111,6 +112,19 @@ describe("HealthHttp, over a server on loopback", () => {
       assert.isBelow(many.text.length, 40_000)
       assert.match(many.body.message, /and 491 more$/)
     }))
+
+  it.effect("the router writes no log line about a request for one of them", () =>
+    Effect.gen(function*() {
+      const Served = HttpRouter.serve(
+        Layer.merge(HealthHttp.layer(), HttpRouter.add("GET", "/other", HttpServerResponse.text("other"))),
+        { disableListenLog: true }
+      ).pipe(Layer.provideMerge(Loopback), Layer.provide(HealthMonitor.layer()))
+      const client = Context.get(yield* Layer.build(Served), HttpClient.HttpClient)
+      for (const path of ["/health/live", "/health/ready", "/metrics"]) yield* client.get(path)
+      assert.deepStrictEqual(yield* TestConsole.logLines, [])
+      yield* client.get("/other")
+      assert.lengthOf(yield* TestConsole.logLines, 1)
+    }).pipe(own, Effect.provide(Layer.provideMerge(Logger.layer([Logger.consoleJson]), TestConsole.layer))))
 
   it.effect("/health/ready runs no check", () =>
     Effect.gen(function*() {

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Deferred, Effect, Fiber, Layer, References, Schema } from "effect"
+import { Deferred, Effect, Fiber, Layer, Logger, References, Schema } from "effect"
 import { Agent, Checkpoint, CheckpointStore, EscalationQueue, Fault, Idempotency, Telemetry } from "effect-resilience"
 import { ScriptedModel } from "effect-resilience/testing"
 import { Tool, Toolkit } from "effect/ai"
@@ -166,5 +166,44 @@ describe("Telemetry.CaptureContent", () => {
         String(long.find(({ message }) => message === "session started")?.annotations["prompt"]).length,
         2_000
       )
+    }))
+})
+
+describe("Telemetry.layerLogJson and other loggers", () => {
+  /** The lines on the console, and those that a logger of another layer has got, such as that of `Otlp`. */
+  const heardBy = (watching: (other: Layer.Layer<never>) => Layer.Layer<never>) =>
+    Effect.gen(function*() {
+      const exported: Array<string> = []
+      const other = Logger.layer([Logger.make(({ message }) => void exported.push(String(message)))], {
+        mergeWithExisting: true
+      })
+      yield* Effect.logInfo("begun").pipe(
+        Effect.andThen(Telemetry.emit(() => ({ _tag: "OutageEnded", key: "model", afterMillis: 1, probes: 1 }))),
+        Effect.provide(watching(other))
+      )
+      const written = yield* Effect.forEach(yield* TestConsole.logLines, (line) => entry(line))
+      return [written.map(({ message }) => String(message)), exported]
+    }).pipe(Effect.provide(TestConsole.layer))
+
+  const both = [["begun", "outage ended"], ["begun", "outage ended"]]
+
+  it.effect("are both there when it is provided to the other one, and no line is written twice", () =>
+    Effect.gen(function*() {
+      assert.deepStrictEqual(yield* heardBy(Layer.provideMerge(Telemetry.layerLogJson())), both)
+    }))
+
+  it.effect("are both there when the other one is provided to it, and no line is written twice", () =>
+    Effect.gen(function*() {
+      const inside = (other: Layer.Layer<never>) => Telemetry.layerLogJson().pipe(Layer.provideMerge(other))
+      assert.deepStrictEqual(yield* heardBy(inside), both)
+    }))
+
+  it.effect("takes the place of loggers that write on the console", () =>
+    Effect.gen(function*() {
+      const replacing = (other: Layer.Layer<never>) =>
+        Layer.provideMerge(other, Logger.layer([Logger.consoleJson, Logger.defaultLogger])).pipe(
+          (layer) => Layer.provideMerge(Telemetry.layerLogJson(), layer)
+        )
+      assert.deepStrictEqual(yield* heardBy(replacing), both)
     }))
 })

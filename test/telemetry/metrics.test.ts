@@ -1,7 +1,9 @@
 import { NodeHttpServer } from "@effect/platform-node"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Layer, Metric } from "effect"
-import { Backoff, EscalationQueue, Fallback, Fault, HealthMonitor, Policy, Retry, Telemetry } from "effect-resilience"
+import { Agent, Backoff, CheckpointStore, EscalationQueue, Fallback, Fault } from "effect-resilience"
+import { HealthMonitor, Policy, Retry, Telemetry } from "effect-resilience"
+import { ScriptedModel } from "effect-resilience/testing"
 import { HttpClient, HttpRouter } from "effect/http"
 import { PrometheusMetrics } from "effect/observability"
 import { oneOfEach } from "../support/events.ts"
@@ -100,6 +102,26 @@ describe("Telemetry.layerMetrics", () => {
       assert.strictEqual(valueOf(families, prefixed("retries_total"), verdict), 2)
       const gaveUp = { policy: "search", reason: "Exhausted" }
       assert.strictEqual(valueOf(families, prefixed("retries_gave_up_total"), gaveUp), 1)
+    }))
+
+  it.live("counts a call of an agent to its model once, also where a cut stream is asked for again", () =>
+    Effect.gen(function*() {
+      const none = { backoff: Backoff.constant({ delay: "1 millis" }) }
+      const agent = Agent.make({
+        name: "teller",
+        instructions: "",
+        policies: { model: Retry.apply(Retry.policy({ name: "model", ...none })) }
+      })
+      // Both policies repeat it: the program's own, and then the agent's.
+      const cut = ScriptedModel.streamed("Once upon a time", { after: 3, end: Fault.transient })
+      const World = Layer.merge(ScriptedModel.layer([cut, "Once."]), CheckpointStore.layerMemory)
+      const families = yield* scraped(
+        Effect.provide(Agent.run(agent, { runId: "teller-1", prompt: "Tell me" }), World)
+      )
+      assert.strictEqual(valueOf(families, prefixed("calls_total"), { policy: "model" }), 1)
+      assert.strictEqual(valueOf(families, prefixed("attempts_total"), { policy: "model" }), 2)
+      assert.isUndefined(valueOf(families, prefixed("calls_total"), { policy: "agent.stream" }))
+      assert.isUndefined(valueOf(families, prefixed("attempts_total"), { policy: "agent.stream" }))
     }))
 
   it.effect("has one circuit state at 1, that in which the circuit is", () =>

@@ -110,6 +110,17 @@ describe("a healthy server", () => {
       }
     }))
 
+  it.live("takes the blocks of an answer alone, and says that it ends for a tool call", () =>
+    Effect.gen(function*() {
+      const server = yield* ProviderServer.make({
+        answer: () => [{ type: "tool_use", id: "toolu_1", name: "get_weather", input: { city: "Paris" } }]
+      })
+      const message = yield* Effect.promise(() => sdkOf(server).messages.create(params))
+      assert.strictEqual(message.stop_reason, "tool_use")
+      const [call] = message.content
+      assert.deepInclude(call, { type: "tool_use", id: "toolu_1", input: { city: "Paris" } })
+    }))
+
   it.live("streams the same message as events, with thinking and tool calls", () =>
     Effect.gen(function*() {
       const input = { city: "Paris", note: "größer als 🌍🌍🌍 gedacht, in Stücken" }

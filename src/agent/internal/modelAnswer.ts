@@ -203,7 +203,10 @@ const streamed = Effect.fnUntraced(function*(asking: Asking, prompt: Prompt.Prom
         characters: text.length,
         verdict: verdict._tag
       }))
-      yield* logged.warning("the stream of an answer was cut", error).pipe(Effect.annotateLogs({ turn }))
+      yield* Effect.logWarning(`the stream of an answer was cut after ${text.length} characters: ${verdict._tag}`).pipe(
+        Effect.annotateLogs({ turn })
+      )
+      yield* logged.debug("the error that cut the stream of an answer", error).pipe(Effect.annotateLogs({ turn }))
       return yield* failWith(env, turn, { _tag: "CutOff", text: cut(text, keptLength), verdict, cause: error })
     })
   yield* LanguageModel.streamText(requestOptions(asking, asked)).pipe(

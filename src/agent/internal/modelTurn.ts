@@ -113,13 +113,14 @@ const asked = <E, R>(asking: Asking<E, R>, prompt: Prompt.Prompt): Effect.Effect
   )
   if (stream === undefined || stream.maxCuts === 0) return guarded
   const before = cuts.count
-  const again = Retry.policy({
+  const policy = Retry.policy({
     name: "agent.stream",
     maxAttempts: stream.maxCuts + 1,
     // What the verdict says holds for an answer that had begun. Other failures are the guard's.
     retryIf: (error) => cuts.count > before && !isJudged(error) ? undefined : false
   })
-  return Retry.apply(guarded, again)
+  // A cut is told as `AnswerCut`. Counted as a call too, each call of the model would be counted twice.
+  return Retry.apply(guarded, { ...policy, isQuiet: true })
 }
 
 /** @internal */

@@ -1,11 +1,10 @@
 import type * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
-import type * as Duration from "effect/Duration"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import * as Schedule from "effect/Schedule"
-import type * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import { millisIn } from "../../internal/monotonic.ts"
 import { type Check, format, type Result, resultOf } from "./checkModel.ts"
@@ -27,18 +26,20 @@ export interface Defaults {
   readonly timeout: Duration.Duration
 }
 
+/** How long the end waits for checks that do not give way. */
+const closing = Duration.seconds(5)
+
 /**
  * Runs checks, by themselves and when asked, and no check beside itself. Whatever a check does, it gives a result in time.
  *
  * @internal
  */
-export const make = <R>(
+export const make = Effect.fnUntraced(function*<R>(
   checks: ReadonlyArray<Check<R>>,
   { interval, timeout }: Defaults,
   context: Context.Context<R>,
-  scope: Scope.Scope,
   record: (check: Check<unknown>, result: Result, tookMillis: number) => Effect.Effect<void>
-) => {
+) {
   const all = checks.map((check): Running & { readonly check: Check<R> } => ({
     check,
     permit: Semaphore.makeUnsafe(1),
@@ -48,12 +49,23 @@ export const make = <R>(
     completed: 0
   }))
 
+  /** What the end interrupts says nothing about how anything is. */
+  let isOver = false
+  yield* Effect.addFinalizer(() =>
+    Effect.suspend(() => {
+      isOver = true
+      const left = all.flatMap(({ underWay }) => underWay ?? [])
+      for (const fiber of left) fiber.interruptUnsafe()
+      return Effect.ignore(Effect.timeout(Fiber.awaitAll(left), closing))
+    })
+  )
+
   /** In a fiber of its own: one that cannot be interrupted would be waited for otherwise. */
   const attempt = (running: Running & { readonly check: Check<R> }) =>
     Effect.uninterruptibleMask((restore) =>
       Effect.gen(function*() {
         const bound = running.check.timeout ?? timeout
-        const fiber = yield* Effect.forkIn(Effect.provideContext(running.check.run, context), scope)
+        const fiber = yield* Effect.forkDetach(Effect.provideContext(running.check.run, context))
         running.underWay = fiber
         fiber.addObserver(() => {
           if (running.underWay === fiber) running.underWay = undefined
@@ -73,13 +85,14 @@ export const make = <R>(
       const asked = running.begun
       return running.permit.withPermits(1)(Effect.gen(function*() {
         // Somebody else had the same wish, and it was fulfilled after this one was made.
-        if (running.completed > asked) return
+        if (running.completed > asked || isOver) return
         const number = ++running.begun
         const started = millisIn(yield* Effect.context<never>())
         const result: Result = running.underWay === undefined
           ? yield* attempt(running)
           : { status: "critical", message: "the run before has not ended, although it was interrupted" }
         const took = millisIn(yield* Effect.context<never>()) - started
+        if (isOver) return
         yield* Effect.uninterruptible(Effect.suspend(() => {
           running.completed = number
           return Effect.ensuring(record(running.check, result, took), Deferred.succeed(running.first, undefined))
@@ -99,4 +112,4 @@ export const make = <R>(
     ready: Effect.forEach(all, ({ first }) => Deferred.await(first), { discard: true }),
     pending: (): ReadonlyArray<string> => all.filter(({ completed }) => completed === 0).map(({ check }) => check.name)
   }
-}
+})

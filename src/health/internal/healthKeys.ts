@@ -287,6 +287,17 @@ export class HealthKeys {
     return entry.gate.isClosed ? worse(status, "degraded") : status
   }
 
+  /** What there is to say of a key but for its checks. */
+  sayCalls(key: string, at: Moment): string {
+    const entry = this.byKey.get(key)
+    if (entry === undefined) return ""
+    const figures = entry.window.figures(at.now)
+    const said = callStatus(figures, entry.settings) === "healthy" ? [] : [sayCalls(figures)]
+    if (!entry.gate.isClosed) return said.join("; ")
+    const isSaid = said.length > 0 || entry.checked !== "healthy"
+    return [isSaid ? "the gate is closed" : `the gate is closed (${entry.reason})`, ...said].join("; ")
+  }
+
   /** Writes the status of every key into the round that has begun. */
   remember(): void {
     for (const { lane, status } of this.byKey.values()) this.history.put(lane, status)
@@ -344,8 +355,10 @@ export class HealthKeys {
     if (calls !== "healthy" || (bad.length === 0 && (figures.calls > 0 || entry.checks.size === 0))) {
       bad.push(sayCalls(figures))
     }
-    if (entry.reason !== "") bad.unshift(`the gate is closed (${entry.reason})`)
-    return bad.length === 0 ? "every check is healthy" : bad.join("; ")
+    const now = bad.join("; ")
+    if (entry.reason === "") return now === "" ? "every check is healthy" : now
+    const closed = `the gate is closed (${entry.reason})`
+    return now === "" || now === entry.reason ? closed : `${closed}; ${now}`
   }
 
   private entryOf(key: string, at: Moment): Entry {

@@ -184,11 +184,10 @@ export const make = Effect.fnUntraced(function*<R>(
       return Effect.as(announce(context), result)
     }))
 
-  const runs = checkRuns.make(
+  const runs = yield* checkRuns.make(
     checks,
     { interval, timeout },
     context,
-    scope,
     ({ key, name }, result, took) => step((at) => keys.checked(key, name, result, took, at))
   )
 
@@ -204,14 +203,18 @@ export const make = Effect.fnUntraced(function*<R>(
       ...results.filter(({ health }) => health.status !== "healthy").map(({ health }) =>
         `${health.name}: ${health.message}`
       ),
-      ...views.filter(({ key }) => keys.callsOf(key, at) !== "healthy").map(({ key, message }) => `${key}: ${message}`)
+      ...views.filter(({ key }) => keys.callsOf(key, at) !== "healthy").map(({ key }) =>
+        `${key}: ${keys.sayCalls(key, at)}`
+      )
     ]
+    const pending = runs.pending()
+    const well = pending.length === 0 ? "all is well" : `waiting for the first result of: ${listed(pending)}`
     return {
       status: [...ofChecks, ...ofKeys].reduce<Status>(worse, "healthy"),
-      message: unwell.length === 0 ? "all is well" : listed(unwell, "; "),
+      message: unwell.length === 0 ? well : listed(unwell, "; "),
       at: DateTime.makeUnsafe(at.wall),
       checks: results.map(({ health }) => health),
-      pending: runs.pending(),
+      pending,
       keys: views.map(healthOf)
     }
   }

@@ -32,6 +32,8 @@ export interface Settings {
   readonly retryIf: ((error: unknown, verdict: Fault.Verdict) => boolean | undefined) | undefined
   readonly retryRejected: boolean
   readonly budget: string | undefined
+  /** Tells nobody, but for its spans: what it repeats is told by who uses it, and its calls are counted further in. */
+  readonly isQuiet?: boolean | undefined
 }
 
 type GivenUp = Extract<Telemetry.Event, { readonly _tag: "RetryGaveUp" }>["reason"]
@@ -241,7 +243,7 @@ export class Run<E> {
   ): Effect.Effect<A, E, R> {
     const { attempt, policy } = this
     return annotateAround({ "retry.policy": policy.name, "retry.attempts": attempt }).pipe(
-      Effect.andThen(Telemetry.emitIn(context, () => ({
+      Effect.andThen(this.tell(context, () => ({
         _tag: "RetryScheduled",
         policy: policy.name,
         attempt,
@@ -259,7 +261,7 @@ export class Run<E> {
     reason: GivenUp
   ): Effect.Effect<A, E, R> {
     const { attempt, policy } = this
-    const heard = Telemetry.emitIn(context, () => ({
+    const heard = this.tell(context, () => ({
       _tag: "RetryGaveUp",
       policy: policy.name,
       attempts: attempt,
@@ -274,6 +276,10 @@ export class Run<E> {
       }),
       Effect.andThen(heard, this.failed ?? then.giveUp)
     )
+  }
+
+  private tell(context: Context.Context<never>, event: () => Telemetry.Event): Effect.Effect<void> {
+    return this.policy.isQuiet === true ? Effect.void : Telemetry.emitIn(context, event)
   }
 }
 
@@ -410,7 +416,7 @@ export const retried = <A, E, R>(self: Effect.Effect<A, E, R>, policy: Settings)
   return Effect.withFiber((fiber) => {
     const { context } = fiber
     const isTraced = spans.isTraced(fiber)
-    count(context, began)
+    if (policy.isQuiet !== true) count(context, began)
     return budget === undefined
       ? begin(context, isTraced, undefined)
       : depositing(context, budget, (takeBack) => begin(context, isTraced, takeBack))

@@ -35,7 +35,7 @@ export type StopReason =
   | "model_context_window_exceeded"
 
 /**
- * A healthy answer: a text, or its blocks with what else the message says.
+ * A healthy answer: a text, its blocks, or either of them with what else the message says.
  *
  * **Details**
  *
@@ -45,7 +45,7 @@ export type StopReason =
  * @category models
  * @since 0.1.0
  */
-export type AnswerContent = string | {
+export type AnswerContent = string | ReadonlyArray<AnswerBlock> | {
   readonly content: string | ReadonlyArray<AnswerBlock>
   readonly stop_reason?: StopReason | undefined
   readonly stop_sequence?: string | undefined
@@ -109,6 +109,9 @@ const spokenText = (block: WireBlock): string => {
 export const inputTokens = (request: CountRequest): number =>
   tokens(JSON.stringify([request.system ?? "", request.messages, request.tools ?? []]))
 
+// `Array.isArray` does not narrow to an array that is read only.
+const isBlocks = (answer: AnswerContent): answer is ReadonlyArray<AnswerBlock> => Array.isArray(answer)
+
 /** @internal */
 export const buildMessage = (
   request: MessagesRequest,
@@ -116,7 +119,7 @@ export const buildMessage = (
   seed: number | string,
   index: number
 ): WireMessage => {
-  const given = typeof answer === "string" ? { content: answer } : answer
+  const given = typeof answer === "string" || isBlocks(answer) ? { content: answer } : answer
   const blocks = typeof given.content === "string" ? [{ type: "text" as const, text: given.content }] : given.content
   const content = blocks.map((block, position): WireBlock => {
     switch (block.type) {
