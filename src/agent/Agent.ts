@@ -961,6 +961,11 @@ export type AnswerError<E, O> = Has<O, "emergency"> extends true ? NotStoodInFor
  * options give answers, in their order, and the `Fallback.Answer` says where it came from and what failed before. The run
  * stays where it stopped: run it again with the same `runId` to go on.
  *
+ * It takes as long as the run's budget allows (`wallTime`, and `grace` for a call that must not happen twice), and what
+ * stands in. A store that hangs adds a bound of its own: 5 seconds to say whether the run has begun, after which no run is
+ * begun, and 30 seconds for anything else that the run asks of it. That people are told holds an answer up for 5 seconds
+ * at most: what takes longer goes on beside it, and is logged where it fails.
+ *
  * Not stood in for are failures that are no failures of the agent: `RunSuspended` (people decide first), `RunLeased`
  * (somebody else works on it), `RunCancelled`, `RunConflict` and `InputNotJson` (the call is wrong), and an `AgentError`
  * of a run that people have abandoned. With an `emergency` these are all that it fails with; with a `template` also what

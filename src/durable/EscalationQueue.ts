@@ -16,6 +16,7 @@ import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as config from "../internal/config.ts"
+import * as leaving from "../internal/leaving.ts"
 import { sha256 } from "../internal/sha256.ts"
 import * as Telemetry from "../Telemetry.ts"
 import { CheckpointStore, type CheckpointStoreError } from "./CheckpointStore.ts"
@@ -104,7 +105,7 @@ export const make = Effect.fnUntraced(function*(
     }
   )
   const bounded = (operation: string, id?: string) =>
-    Effect.timeoutOrElse({
+    leaving.timeoutOrElse({
       duration: storeTimeout,
       orElse: () => {
         const reason = { _tag: "Unavailable", cause: new Error("the store did not answer") } as const

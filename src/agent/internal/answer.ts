@@ -1,16 +1,20 @@
 import * as Prompt from "effect/ai/Prompt"
 import * as Cause from "effect/Cause"
-import type * as Duration from "effect/Duration"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
 import * as Schema from "effect/Schema"
 import * as Checkpoint from "../../durable/Checkpoint.ts"
+import { CheckpointStoreError } from "../../durable/CheckpointStore.ts"
 import * as EscalationQueue from "../../durable/EscalationQueue.ts"
 import * as Idempotency from "../../durable/Idempotency.ts"
 import * as Fault from "../../Fault.ts"
 import * as HealthMonitor from "../../health/HealthMonitor.ts"
+import * as leaving from "../../internal/leaving.ts"
+import * as logged from "../../internal/logged.ts"
 import * as Fallback from "../../policy/Fallback.ts"
 import * as LastGood from "../../policy/LastGood.ts"
 import { AgentError, type AgentErrorReason } from "./agentError.ts"
@@ -89,7 +93,22 @@ class Stopped<out Result> {
   }
 }
 
+/** How long the store may take to say whether a run has begun, and how long people's hearing of it may hold an answer up. */
+const patience = Duration.seconds(5)
+
 const encodePrompt = Schema.encodeEffect(Schema.toCodecJson(Prompt.Prompt))
+
+const isSilent = ({ reason }: CheckpointStoreError) => reason._tag === "Unavailable"
+
+/** Whether a run has begun, as far as its store says so in time. */
+const hasBegun = (runId: string) =>
+  Effect.map(Checkpoint.status(runId), Option.isSome).pipe(
+    leaving.timeoutOrElse({
+      duration: patience,
+      orElse: () =>
+        Effect.fail(new CheckpointStoreError({ operation: "get", runId, reason: { _tag: "Unavailable" } }))
+    })
+  )
 
 /** What the answers to a prompt are remembered under. */
 const keyOf = Effect.fnUntraced(
@@ -121,10 +140,14 @@ export const answer = <Result extends Ended>(
         ? Effect.fail(withoutValue(result))
         : Effect.succeed({ value: result.value, result, age: undefined })
 
-    // A run that has begun is gone on with: others may wait for it, and what it needs may be there again.
-    const hasBegun = Effect.orElseSucceed(Effect.map(Checkpoint.status(runId), Option.isSome), () => false)
+    const gated = (run: typeof primary) => HealthMonitor.gate(run, production.name)
     const run = HealthMonitor.track(primary, production.name)
-    const asked = Effect.flatMap(hasBegun, (begun) => begun ? run : HealthMonitor.gate(run, production.name))
+    const asked = Effect.matchEffect(hasBegun(runId), {
+      // A run that has begun is gone on with: others may wait for it, and what it needs may be there again.
+      onSuccess: (begun) => begun ? run : gated(run),
+      // A store that does not say so would keep the run waiting as well, for longer, and somebody waits for an answer.
+      onFailure: (error) => gated(isSilent(error) ? HealthMonitor.track(Effect.fail(error), production.name) : run)
+    })
     const noting = Effect.tapError((error: unknown) => Effect.sync(() => void (failure = error)))
 
     const key = yield* keyOf(options)
@@ -214,7 +237,10 @@ const tellPeople = Effect.fnUntraced(function*(
       // What was decided of an earlier failure is not about this one.
       Effect.flatMap(({ id, status }) => status === "open" || status === "claimed" ? Effect.void : told(`/${id}`))
     )
-  yield* told("").pipe(
-    Effect.catch((error) => Effect.logWarning(`nobody could be told that run "${runId}" came to no answer`, error))
+  // The queue has bounds of its own for its store. Whoever asked waits for less than that, and people hear of it all the same.
+  const telling = told("").pipe(
+    Effect.catchCause((cause) => logged.warning(`nobody could be told that run "${runId}" came to no answer`, cause))
   )
+  const fiber = yield* Effect.forkDetach(telling, { startImmediately: true })
+  yield* Effect.timeoutOption(Fiber.await(fiber), patience)
 })
