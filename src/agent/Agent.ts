@@ -877,13 +877,25 @@ export interface Answered<out Value> {
 }
 
 /**
+ * What answers are remembered and served again under, see {@link AnswerOptions}.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface LastGoodOptions extends LastGood.RecallOptions {
+  readonly key: string
+}
+
+/**
  * Options of {@link answer}: the run, and what answers where it does not, in this order.
  *
  * **Details**
  *
- * - `lastGood`: the last whole answer of this agent and version to the same prompt, from the source `"last good"`; `maxAge`
- *   says how old it may be (default: as old as `LastGood` keeps them), `key` what it is kept under instead of the prompt,
- *   `similar` which other key is near enough. `false` keeps and serves none. Default: `{}`.
+ * - `lastGood`: the last whole answer of this agent and version under the same `key`, from the source `"last good"`. The
+ *   key says all that makes two answers the same to whoever asks: the tenant or customer where an answer can tell of one,
+ *   and the question (`` `${customer}/${question}` ``). Two people who ask in the same words must not share a key where the
+ *   answer is not the same for both. `maxAge` says how old it may be (default: as old as `LastGood` keeps them), `similar`
+ *   which other key is near enough. Default: none is kept, and none served.
  * - `simplified`: a prompt that asks for less, made from the prompt. The agent answers it without tools, in a run that is
  *   not kept; from the source `"simplified"`. Default: none.
  * - `template`: an answer without a model, from the source `"template"`. Default: none.
@@ -895,7 +907,7 @@ export interface Answered<out Value> {
  * @since 0.1.0
  */
 export interface AnswerOptions<Value, E, R> extends RunOptions {
-  readonly lastGood?: answers.LastGoodOptions | false | undefined
+  readonly lastGood?: LastGoodOptions | undefined
   readonly simplified?: ((prompt: Prompt.Prompt) => Prompt.RawInput) | undefined
   readonly template?: ((prompt: Prompt.Prompt) => Effect.Effect<Value, E, R>) | undefined
   readonly emergency?: Value | undefined
@@ -914,7 +926,7 @@ type Has<O, K extends string> = K extends keyof O ? undefined extends O[K] ? fal
  */
 export type SourceOf<O> =
   | "agent"
-  | (O extends { readonly lastGood: false } ? never : "last good")
+  | (MayHave<O, "lastGood"> extends true ? "last good" : never)
   | (MayHave<O, "simplified"> extends true ? "simplified" : never)
   | (MayHave<O, "template"> extends true ? "template" : never)
   | (MayHave<O, "emergency"> extends true ? "emergency" : never)
@@ -957,7 +969,8 @@ export type AnswerError<E, O> = Has<O, "emergency"> extends true ? NotStoodInFor
  * **Details**
  *
  * A new run is begun only while the health of the agent is not critical (see {@link layerProduction}); one that has begun is
- * gone on with. What comes of it is counted for the health, and whole answers are remembered. Where it fails, what the
+ * gone on with. What comes of it is counted for the health, and whole answers are remembered where
+ * `lastGood` has a key for them. Where it fails, what the
  * options give answers, in their order, and the `Fallback.Answer` says where it came from and what failed before. The run
  * stays where it stopped: run it again with the same `runId` to go on.
  *
@@ -1032,11 +1045,10 @@ export const answer = <
     agent: name,
     version,
     runId,
-    prompt,
     primary: run(agent, { runId, prompt, state: given.state }),
     result: definition.result,
     withoutValue: (result) => withoutValue(name, runId, result),
-    lastGood: lastGood === false ? undefined : lastGood ?? {},
+    lastGood,
     simplified: simplified === undefined
       ? undefined
       : Effect.suspend(() => run(withoutTools(agent), { runId, prompt: simplified(prompt) })).pipe(

@@ -1,4 +1,3 @@
-import * as Prompt from "effect/ai/Prompt"
 import * as Cause from "effect/Cause"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -6,13 +5,13 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
-import * as Schema from "effect/Schema"
+import type * as Schema from "effect/Schema"
 import * as Checkpoint from "../../durable/Checkpoint.ts"
 import { CheckpointStoreError } from "../../durable/CheckpointStore.ts"
 import * as EscalationQueue from "../../durable/EscalationQueue.ts"
-import * as Idempotency from "../../durable/Idempotency.ts"
 import * as Fault from "../../Fault.ts"
 import * as HealthMonitor from "../../health/HealthMonitor.ts"
+import * as config from "../../internal/config.ts"
 import * as leaving from "../../internal/leaving.ts"
 import * as logged from "../../internal/logged.ts"
 import * as Fallback from "../../policy/Fallback.ts"
@@ -35,7 +34,7 @@ export interface Answered<out Result> {
 
 /** @internal */
 export interface LastGoodOptions extends LastGood.RecallOptions {
-  readonly key?: string | undefined
+  readonly key: string
 }
 
 /** @internal */
@@ -43,7 +42,6 @@ export interface Options<Result extends Ended> {
   readonly agent: string
   readonly version: number
   readonly runId: string
-  readonly prompt: Prompt.Prompt
   readonly primary: Effect.Effect<Result, unknown, unknown>
   readonly result: Schema.Codec<unknown, unknown, unknown, unknown>
   readonly withoutValue: (result: Result) => AgentError
@@ -96,8 +94,6 @@ class Stopped<out Result> {
 /** How long the store may take to say whether a run has begun, and how long people's hearing of it may hold an answer up. */
 const patience = Duration.seconds(5)
 
-const encodePrompt = Schema.encodeEffect(Schema.toCodecJson(Prompt.Prompt))
-
 const isSilent = ({ reason }: CheckpointStoreError) => reason._tag === "Unavailable"
 
 /** Whether a run has begun, as far as its store says so in time. */
@@ -110,17 +106,6 @@ const hasBegun = (runId: string) =>
     })
   )
 
-/** What the answers to a prompt are remembered under. */
-const keyOf = Effect.fnUntraced(
-  function*({ agent, lastGood, prompt, version }: Pick<Options<Ended>, "agent" | "lastGood" | "prompt" | "version">) {
-    if (lastGood?.key !== undefined) return lastGood.key
-    // A prompt was made by its own schema, so it encodes, and what its schema encodes is JSON.
-    return yield* Effect.orDie(
-      Effect.flatMap(encodePrompt(prompt), (encoded) => Idempotency.key(`${agent}/${version}`, encoded))
-    )
-  }
-)
-
 /**
  * Asks an agent, and what stands in for it, in order, where it does not answer.
  *
@@ -129,8 +114,10 @@ const keyOf = Effect.fnUntraced(
 export const answer = <Result extends Ended>(
   options: Options<Result>
 ): Effect.Effect<Fallback.Answer<Answered<Result>>, unknown, unknown> => {
-  const { agent, lastGood, primary, runId, withoutValue } = options
-  const slot = LastGood.slot(agent.replaceAll("/", "%2F"), options.result)
+  const { agent, lastGood, primary, runId, version, withoutValue } = options
+  // An answer of another version may be another one.
+  const slot = LastGood.slot(`${agent.replaceAll("/", "%2F")}@${version}`, options.result)
+  const key = lastGood === undefined ? "" : config.nonEmpty("Agent.answer", "lastGood.key", lastGood.key)
   return Effect.gen(function*() {
     const production = yield* Production
     let failure: unknown
@@ -150,7 +137,6 @@ export const answer = <Result extends Ended>(
     })
     const noting = Effect.tapError((error: unknown) => Effect.sync(() => void (failure = error)))
 
-    const key = yield* keyOf(options)
     /** The run, whose whole answers are remembered. */
     const remembered = Effect.suspend(() => {
       let last: Result | undefined
