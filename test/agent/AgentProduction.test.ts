@@ -87,7 +87,7 @@ describe("what answers where the agent does not", () => {
         Effect.map(answer(desk, { ...whole, ...options }), ({ source }) => source)
       assert.strictEqual(yield* sourceOf({ runId: "run-3", lastGood: { key: "ann/Another question" } }), "simplified")
       assert.strictEqual(yield* sourceOf({ runId: "run-4", lastGood: { key, maxAge: "59 minutes" } }), "simplified")
-      assert.strictEqual(yield* sourceOf({ runId: "run-5", lastGood: undefined }), "simplified")
+      assert.strictEqual((yield* answer(desk, { ...whole, runId: "run-5", lastGood: undefined })).source, "simplified")
     }).pipe(
       Effect.provide(
         production(({ index, tools }) => tools.length === 0 ? "Briefly." : index === 0 ? "It comes." : refusal)
