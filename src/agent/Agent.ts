@@ -27,6 +27,7 @@ import type * as EscalationQueue from "../durable/EscalationQueue.ts"
 import type * as Idempotency from "../durable/Idempotency.ts"
 import type * as HealthMonitor from "../health/HealthMonitor.ts"
 import * as config from "../internal/config.ts"
+import type * as Deadline from "../policy/Deadline.ts"
 import type * as Fallback from "../policy/Fallback.ts"
 import type * as LastGood from "../policy/LastGood.ts"
 import * as AgentBudget from "./AgentBudget.ts"
@@ -440,7 +441,8 @@ export interface ReviewOptions<Value> {
  *
  * They are asked through the escalation queue (`LowConfidence`), and the run is suspended until they have approved the
  * answer, supplied another one, sent it back (`Retry`, or `Reject` with the reason), or abandoned the run. Answers of a
- * run that was stopped by its budget or in a loop are marked as such already, and not asked about.
+ * run that was stopped by its budget or in a loop are marked as such already, and not asked about. {@link answer} does not
+ * serve an answer of its step `simplified` that people would be asked about.
  *
  * **Example** (Asking about unsure answers)
  *
@@ -877,17 +879,32 @@ export interface Answered<out Value> {
 }
 
 /**
+ * What answers are remembered and served again under, see {@link AnswerOptions}.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface LastGoodOptions extends LastGood.RecallOptions {
+  readonly key: string
+}
+
+/**
  * Options of {@link answer}: the run, and what answers where it does not, in this order.
  *
  * **Details**
  *
- * - `lastGood`: the last whole answer of this agent and version to the same prompt, from the source `"last good"`; `maxAge`
- *   says how old it may be (default: as old as `LastGood` keeps them), `key` what it is kept under instead of the prompt,
- *   `similar` which other key is near enough. `false` keeps and serves none. Default: `{}`.
+ * - `lastGood`: the last whole answer of this agent and version under the same `key`, from the source `"last good"`. The
+ *   key says all that makes two answers the same to whoever asks: the tenant or customer where an answer can tell of one,
+ *   and the question (`` `${customer}/${question}` ``). Two people who ask in the same words must not share a key where the
+ *   answer is not the same for both. `maxAge` says how old it may be (default: as old as `LastGood` keeps them), `similar`
+ *   which other key is near enough. Default: none is kept, and none served.
  * - `simplified`: a prompt that asks for less, made from the prompt. The agent answers it without tools, in a run that is
- *   not kept; from the source `"simplified"`. Default: none.
+ *   not kept; from the source `"simplified"`. Of an agent that is {@link reviewed} an answer that people would be asked
+ *   about is not served. Default: none.
  * - `template`: an answer without a model, from the source `"template"`. Default: none.
  * - `emergency`: a value that always serves, from the source `"emergency"`. Default: none.
+ * - `stepTimeout`: how long `simplified` and `template` may take, each, and the store of `lastGood` for an answer. Default:
+ *   30 seconds.
  * - `escalate`: whether people are told through the escalation queue of a run that came to nothing, once for each run, where
  *   neither a model nor an earlier answer stood in for it. Default: `true`.
  *
@@ -895,14 +912,17 @@ export interface Answered<out Value> {
  * @since 0.1.0
  */
 export interface AnswerOptions<Value, E, R> extends RunOptions {
-  readonly lastGood?: answers.LastGoodOptions | false | undefined
+  readonly lastGood?: LastGoodOptions | undefined
   readonly simplified?: ((prompt: Prompt.Prompt) => Prompt.RawInput) | undefined
   readonly template?: ((prompt: Prompt.Prompt) => Effect.Effect<Value, E, R>) | undefined
   readonly emergency?: Value | undefined
+  readonly stepTimeout?: Duration.Input | undefined
   readonly escalate?: boolean | undefined
 }
 
-type MayHave<O, K extends string> = K extends keyof O ? [O[K]] extends [undefined] ? false : true : false
+type MayHave<O, K extends string> = [Extract<keyof O, K>] extends [never] ? false
+  : [O[Extract<keyof O, K>]] extends [undefined] ? false
+  : true
 
 type Has<O, K extends string> = K extends keyof O ? undefined extends O[K] ? false : true : false
 
@@ -914,7 +934,7 @@ type Has<O, K extends string> = K extends keyof O ? undefined extends O[K] ? fal
  */
 export type SourceOf<O> =
   | "agent"
-  | (O extends { readonly lastGood: false } ? never : "last good")
+  | (MayHave<O, "lastGood"> extends true ? "last good" : never)
   | (MayHave<O, "simplified"> extends true ? "simplified" : never)
   | (MayHave<O, "template"> extends true ? "template" : never)
   | (MayHave<O, "emergency"> extends true ? "emergency" : never)
@@ -944,8 +964,12 @@ type TemplateOf<O> = O extends { readonly template: (prompt: never) => infer T }
  * @since 0.1.0
  */
 export type AnswerError<E, O> = Has<O, "emergency"> extends true ? NotStoodInFor<E>
-  : Has<O, "template"> extends true ? NotStoodInFor<E> | Effect.Error<TemplateOf<O>>
-  : E | HealthMonitor.HealthGateClosed | Effect.Error<TemplateOf<O>>
+  : Has<O, "template"> extends true ? NotStoodInFor<E> | Deadline.DeadlineExceeded | Effect.Error<TemplateOf<O>>
+  :
+    | E
+    | HealthMonitor.HealthGateClosed
+    | Effect.Error<TemplateOf<O>>
+    | (MayHave<O, "simplified" | "template"> extends true ? Deadline.DeadlineExceeded : never)
 
 /**
  * Runs an agent in production: behind the health gate, and with answers that stand in for its own.
@@ -957,14 +981,24 @@ export type AnswerError<E, O> = Has<O, "emergency"> extends true ? NotStoodInFor
  * **Details**
  *
  * A new run is begun only while the health of the agent is not critical (see {@link layerProduction}); one that has begun is
- * gone on with. What comes of it is counted for the health, and whole answers are remembered. Where it fails, what the
+ * gone on with. What comes of it is counted for the health, and whole answers are remembered where
+ * `lastGood` has a key for them. Where it fails, what the
  * options give answers, in their order, and the `Fallback.Answer` says where it came from and what failed before. The run
  * stays where it stopped: run it again with the same `runId` to go on.
+ *
+ * It takes as long as the run's budget allows (`wallTime`, and `grace` for a call that must not happen twice), and what
+ * stands in as long as `stepTimeout`. A store that hangs adds a bound of its own: 5 seconds to say whether the run has begun, after which no run is
+ * begun, and 30 seconds for anything else that the run asks of it. That people are told holds an answer up for 5 seconds
+ * at most: what takes longer goes on beside it, and is logged where it fails.
  *
  * Not stood in for are failures that are no failures of the agent: `RunSuspended` (people decide first), `RunLeased`
  * (somebody else works on it), `RunCancelled`, `RunConflict` and `InputNotJson` (the call is wrong), and an `AgentError`
  * of a run that people have abandoned. With an `emergency` these are all that it fails with; with a `template` also what
- * that fails with; otherwise it fails with `HealthGateClosed` and all that {@link run} fails with, too.
+ * that fails with, and `Deadline.DeadlineExceeded` where it takes too long; otherwise it fails with `HealthGateClosed` and
+ * all that {@link run} fails with, too.
+ *
+ * A step that dies is logged with its cause, and the next one stands in for it; where none answers, its defect comes out.
+ * An interruption stays one. `state` and `onEvent` are about the run of the agent alone, and not about that of `simplified`.
  *
  * **Example** (Always having an answer)
  *
@@ -1027,19 +1061,24 @@ export const answer = <
     agent: name,
     version,
     runId,
-    prompt,
-    primary: run(agent, { runId, prompt, state: given.state }),
+    primary: run(agent, { runId, prompt, state: given.state, onEvent: given.onEvent }),
     result: definition.result,
     withoutValue: (result) => withoutValue(name, runId, result),
-    lastGood: lastGood === false ? undefined : lastGood ?? {},
+    lastGood,
     simplified: simplified === undefined
       ? undefined
       : Effect.suspend(() => run(withoutTools(agent), { runId, prompt: simplified(prompt) })).pipe(
+        Effect.filterOrFail(
+          ({ text, value }) => value === undefined || definition.review?.when({ text, value }) !== true,
+          ({ counters }) =>
+            new AgentError({ agent: name, runId, turn: counters.iterations, reason: { _tag: "Unsure" } })
+        ),
         // It has no effects, so nothing has to be remembered, and it works when the store does not.
         Effect.provideServiceEffect(CheckpointStore.CheckpointStore, CheckpointStore.makeMemory())
       ),
     template: template === undefined ? undefined : Effect.suspend(() => template(prompt)),
     emergency: Option.fromUndefinedOr(emergency),
+    timeout: config.duration("Agent.answer", "stepTimeout", given.stepTimeout ?? "30 seconds", { minimum: "1 millis" }),
     escalate: given.escalate ?? true
   })
   // Made of the same steps as the types, which the compiler cannot see.

@@ -778,7 +778,7 @@ describe("approvals", () => {
       const asked = yield* decide({ _tag: "Approve" })
       assert.strictEqual(asked?.reason, "IrreversibleAction")
       assert.include(asked?.task, `Pay({"amount":900})`)
-      assert.deepNestedInclude(asked?.context, { tool: "Pay", arguments: { amount: 900 } })
+      assert.deepStrictEqual(asked?.about, { tool: "Pay", arguments: { amount: 900 } })
       const result = yield* run
       assert.strictEqual(result.text, "Done.")
       assert.deepStrictEqual(results(), [{ paid: 900 }, "note 1", { paid: 5 }])

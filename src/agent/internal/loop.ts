@@ -265,7 +265,8 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
         name: "answer",
         reason: "LowConfidence",
         task: `May this be the answer of agent "${name}"? ${cut(text, 500)}`,
-        context: { agent: name, turn: counters.iterations, answer: cut(text, agent.limits.results) },
+        context: { agent: name, turn: counters.iterations },
+        shown: text,
         decisions: ["Approve", "Supply", "Abandon", ...again],
         accepts: agent.result
       })

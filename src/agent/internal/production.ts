@@ -130,7 +130,7 @@ export interface OtherModel<out E = never, out R = never> {
  *   in memory unnoticed.
  * - `policy`: the guards around each call of a model. Default: that of `Agent.productionPolicy`.
  * - `guards`: what the guards go by, shared by several processes for instance. Default: `Policy.layer`, of this process.
- * - `lastGood`: where answers are kept to be served again. Default: `LastGood.layer()`, of this process.
+ * - `lastGood`: where answers are kept that `Agent.answer` is to serve again. Default: `LastGood.layer()`, of this process.
  * - `health`: options of the `HealthMonitor`. Its checks are added to those of the store, of the escalations that wait, and
  *   of the circuits. Under the key `name` a run of the agent is slow above 5 minutes.
  * - `answers`: how a model's answers are tried again, hedged and streamed, see `ResilientModel.AnswerOptions`.

@@ -138,19 +138,24 @@ const checked = <R>(env: Environment<R>, turn: Turn, { call, plan, position }: W
 
 const excerpt = (params: unknown): string => {
   const json = boundedJson(params, { length: 500, depth: 32 })
-  return json._tag === "Json" ? json.text : json._tag === "TooLong" ? `${json.start}...` : "(arguments)"
+  return json._tag === "Json" ? json.text : json._tag === "TooLong" ? `${json.start}... (cut)` : "(arguments)"
 }
 
 const shown = ({ params, plan }: Call): unknown =>
   plan === undefined ? params : shownArguments(plan.tool.parametersSchema, params)
 
-// The whole arguments: who decides has to see them. The queue bounds and redacts.
+/** What people decide on, as a whole: tool and arguments, without what the tool takes as `Redacted`. */
+const subject = ({ name, params, plan }: Call): unknown => ({
+  tool: name,
+  arguments: plan === undefined ? params : shownArguments(plan.tool.parametersSchema, params)
+})
+
+// Not the arguments: they could be cut here, and be taken for all there is.
 const context = <R>(env: Environment<R>, turn: Turn, call: Call) => ({
   agent: env.agent,
   turn: turn.turn,
   tool: call.name,
-  toolCallId: call.id,
-  arguments: shown(call)
+  toolCallId: call.id
 })
 
 const abandoned = <R>(env: Environment<R>, turn: Turn, tool: string, reason: string) =>
@@ -227,6 +232,7 @@ const runOne = <R>(env: Environment<R>, turn: Turn, { call, equal, known, plan }
     const peoplesAnswer = EscalationQueue.reconcile({
       task: `Did ${call.name}(${excerpt(shown(call))}) of agent "${agent}" take effect? It was cut off.`,
       success: tool.successSchema,
+      shown: subject(call),
       context: context(env, turn, call)
     }).pipe(Effect.catchTag("Abandoned", ({ reason }) =>
       Effect.fail(abandoned(env, turn, tool.name, reason))))
@@ -280,9 +286,10 @@ const askThenRun = <R>(env: Environment<R>, turn: Turn, runnable: Runnable) =>
     if (Result.isFailure(key)) {
       return { call, outcome: refused("InvalidArguments", key.failure.message), replayed: false }
     }
-    const decision = yield* EscalationQueue.ask({
+    const asked = EscalationQueue.ask({
       name: approval,
       about: { tool: tool.name, arguments: known },
+      shown: subject({ ...call, params: known }),
       reason: plan.effects === "atMostOnce" ? "IrreversibleAction" : "RequiresHuman",
       task: `May agent "${env.agent}" call ${call.name}(${excerpt(shown(call))})?`,
       context: context(env, turn, call),
@@ -290,17 +297,37 @@ const askThenRun = <R>(env: Environment<R>, turn: Turn, runnable: Runnable) =>
       accepts: tool.successSchema,
       edits: tool.parametersSchema
     })
+    const decision = yield* Effect.catchIf(asked, isTooLong, ({ reason }) =>
+      Effect.succeed({ _tag: "TooLong" as const, limit: reason._tag === "TooLong" ? reason.limit : 0 }))
+    if (decision._tag === "TooLong") {
+      return {
+        call,
+        outcome: refused(
+          "TooLongToApprove",
+          `a person has to approve this call, and sees at most ${decision.limit} characters of it; make it shorter`
+        ),
+        replayed: false
+      }
+    }
     switch (decision._tag) {
       case "Approve":
       case "Retry": {
         const params = decision._tag === "Approve" ? decision.arguments : undefined
-        if (params === undefined) return { ...yield* runOne(env, turn, runnable), decision: "approved" as const }
+        if (params === undefined) {
+          return { ...yield* runOne(env, turn, runnable), decision: "approved" as const }
+        }
         const unusable = beyondBounds(params, env.limits)
-        if (unusable !== undefined) return over(refused("InvalidArguments", unusable), "edited")
+        if (unusable !== undefined) {
+          return over(refused("InvalidArguments", unusable), "edited")
+        }
         const approved = { ...runnable, call: { ...call, params }, known: yield* recognisedBy(plan, params) }
         const own = yield* Effect.result(keyOf(env.runId, plan, approved.known, ""))
-        if (Result.isFailure(own)) return over(refused("InvalidArguments", own.failure.message), "edited")
-        if (own.success === key.success) return { ...yield* runOne(env, turn, runnable), decision: "approved" as const }
+        if (Result.isFailure(own)) {
+          return over(refused("InvalidArguments", own.failure.message), "edited")
+        }
+        if (own.success === key.success) {
+          return { ...yield* runOne(env, turn, runnable), decision: "approved" as const }
+        }
         const { outcome, replayed } = yield* runOne(
           env,
           turn,
@@ -314,7 +341,8 @@ const askThenRun = <R>(env: Environment<R>, turn: Turn, runnable: Runnable) =>
         const value = yield* Effect.result(
           Effect.flatMap(
             Schema.decodeUnknownEffect(Schema.toCodecJson(tool.successSchema))(decision.value),
-            (value) => encoded(env, tool, value, { attempts: 0, elapsedMillis: 0 })
+            (value) =>
+              encoded(env, tool, value, { attempts: 0, elapsedMillis: 0 })
           )
         )
         return over(
@@ -328,6 +356,9 @@ const askThenRun = <R>(env: Environment<R>, turn: Turn, runnable: Runnable) =>
         return yield* abandoned(env, turn, call.name, decision.reason)
     }
   })
+
+const isTooLong = (error: unknown): error is EscalationQueue.EscalationError =>
+  error instanceof EscalationQueue.EscalationError && error.reason._tag === "TooLong"
 
 const recognisedBy = ({ dedupe, tool }: ToolCall.Plan, params: unknown): Effect.Effect<unknown> =>
   dedupe ? knownArguments(tool, params) : Effect.succeed(params)

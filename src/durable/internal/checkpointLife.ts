@@ -8,6 +8,7 @@ import * as Schema from "effect/Schema"
 import { InvalidConfig } from "../../Fault.ts"
 import { canonicalJson } from "../../internal/canonicalJson.ts"
 import * as config from "../../internal/config.ts"
+import * as leaving from "../../internal/leaving.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import { CheckpointStore, CheckpointStoreError, type RunStatus } from "../CheckpointStore.ts"
 import {
@@ -217,9 +218,9 @@ export const bounded = (store: CheckpointStore["Service"], limit: Duration.Durat
     duration = limit
   ) =>
     self.pipe(
-      Effect.timeoutOrElse({
+      leaving.timeoutOrElse({
         duration,
-        orElse: () => new CheckpointStoreError({ operation, runId, reason: { _tag: "Unavailable" } })
+        orElse: () => Effect.fail(new CheckpointStoreError({ operation, runId, reason: { _tag: "Unavailable" } }))
       }),
       Effect.tapError(({ reason }) =>
         Telemetry.emit(() => ({ _tag: "CheckpointStoreFailed", runId, operation, reason: reason._tag }))
@@ -232,10 +233,10 @@ export const bounded = (store: CheckpointStore["Service"], limit: Duration.Durat
     read: (runId) => asked("read", runId, store.read(runId)),
     get: (runId) => asked("get", runId, store.get(runId)),
     list: (options) =>
-      Effect.timeoutOrElse(store.list(options), {
+      leaving.timeoutOrElse({
         duration: limit,
-        orElse: () => new CheckpointStoreError({ operation: "list", reason: { _tag: "Unavailable" } })
-      }),
+        orElse: () => Effect.fail(new CheckpointStoreError({ operation: "list", reason: { _tag: "Unavailable" } }))
+      })(store.list(options)),
     remove: (lease) => asked("remove", lease.runId, store.remove(lease)),
     acquire: (runId, ttl, options) => asked("acquire", runId, store.acquire(runId, ttl, options)),
     release: (lease) => asked("release", lease.runId, store.release(lease)),

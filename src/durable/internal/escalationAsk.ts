@@ -15,8 +15,9 @@ import { EscalationQueue, pageSize, randomId, type Submission } from "./escalati
  *
  * - `about`: what exactly the answer is for, as plain JSON data: the tool and its arguments, say. The key order and the
  *   spelling of numbers make no difference. An answer that was given for something else, before the program or its data
- *   changed, does not count: the question is asked anew, and what is still open of the old one is withdrawn. Default: the
- *   answer is for the step, whatever it is about.
+ *   changed, does not count: the question is asked anew, and what is still open of the old one is withdrawn. Who decides
+ *   sees it in full, see {@link Submission}. Default: the answer is for the step, whatever it is about.
+ * - `shown`: what of it who decides sees, in full, where that is not all: without what is secret. Default: `about`.
  *
  * @category models
  * @since 0.1.0
@@ -26,6 +27,7 @@ export interface Question<Accepts extends Schema.Constraint = never, Edits exten
 {
   readonly name: string
   readonly about?: unknown
+  readonly shown?: unknown
   readonly accepts?: Accepts | undefined
   readonly edits?: Edits | undefined
 }
@@ -103,7 +105,7 @@ const Round = Schema.Union([
  * there it could not be taken back.
  */
 const answered = <Accepts extends Schema.Constraint = never, Edits extends Schema.Constraint = never>(
-  { about, name, ...submission }: Question<Accepts, Edits>
+  { about, name, shown = about, ...submission }: Question<Accepts, Edits>
 ) => {
   const { accepts, edits } = submission
 
@@ -114,7 +116,7 @@ const answered = <Accepts extends Schema.Constraint = never, Edits extends Schem
     const question = yield* Checkpoint.step("question", { success: Schema.String }, randomId)
     const dedupeKey = digest === undefined ? `${runId}/${step}/${question}` : `${runId}/${step}/${question}/${digest}`
     while (true) {
-      const escalation = yield* queue.submit({ ...submission, runId, step, dedupeKey })
+      const escalation = yield* queue.submit({ ...submission, about: shown, runId, step, dedupeKey })
       const { expiresAt, id, resolution, status } = escalation
       if (resolution !== undefined) {
         const { decision } = resolution

@@ -18,6 +18,8 @@ import type { Filter } from "./escalationStore.ts"
  * - `error`: the failure behind it. Its tag and message are kept.
  * - `checkpoint`: where the whole state of the agent is; `state`: the state itself, or what matters of it.
  * - `context`: whatever helps to decide.
+ * - `about`: what exactly is decided on, which is never cut: what is longer than the queue's `aboutLimit` is not asked
+ *   about (`TooLong`).
  * - `decisions`: the decisions that make sense. Default: all.
  * - `accepts`: schema of a value that can be supplied. Other values are refused when they are supplied, as far as the
  *   schema's JSON Schema can tell them.
@@ -27,7 +29,7 @@ import type { Filter } from "./escalationStore.ts"
  * - `dedupeKey`: a second submission with the same key is the first one, decided or not. Default: none.
  *
  * `error`, `state` and `context` are bounded (by default to 8000 characters each, with a marker where something was
- * left out) and lose what is `Redacted`, what stands under the name of a secret, and what looks like one.
+ * left out). These and `about` lose what is `Redacted`, what stands under the name of a secret, and what looks like one.
  *
  * @category models
  * @since 0.1.0
@@ -41,6 +43,7 @@ export interface Submission {
   readonly checkpoint?: string | undefined
   readonly state?: unknown
   readonly context?: unknown
+  readonly about?: unknown
   readonly decisions?: ReadonlyArray<DecisionTag> | undefined
   readonly accepts?: Schema.Constraint | undefined
   readonly edits?: Schema.Constraint | undefined

@@ -14,6 +14,7 @@ import { Decision, DecisionTag, Escalation, type FailureReason } from "./escalat
 /** @internal */
 export const defaults = {
   excerptLimit: 8_000,
+  aboutLimit: 1_000_000,
   lease: "5 minutes",
   storeTimeout: "30 seconds",
   capacity: 10_000,

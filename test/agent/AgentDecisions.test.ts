@@ -1,0 +1,108 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Effect, Layer, Schema } from "effect"
+import { Agent, Checkpoint, CheckpointStore, EscalationQueue, Idempotency } from "effect-resilience"
+import * as Sqlite from "effect-resilience/durable/stores/Sqlite"
+import { ScriptedModel } from "effect-resilience/testing"
+import { Tool, Toolkit } from "effect/ai"
+import { sqliteFile } from "../durable/sqliteFile.ts"
+import { call, durable, lastResults } from "./support.ts"
+
+const Send = Tool.make("Send", {
+  parameters: Schema.Struct({
+    body: Schema.String,
+    bcc: Schema.String.check(Schema.makeFilter((address) => address !== "nobody" || "nobody is nobody")),
+    key: Schema.optionalKey(Schema.RedactedFromValue(Schema.String))
+  }),
+  success: Schema.String,
+  needsApproval: true
+})
+const toolkit = Toolkit.make(Send)
+const sender = Agent.make({ name: "sender", instructions: "", toolkit })
+
+/** A run that makes these calls, one an answer, and what was sent and told. */
+const sending = (...calls: ReadonlyArray<unknown>) => {
+  const sent: Array<string> = []
+  const told: Array<ReadonlyArray<unknown>> = []
+  const World = Layer.merge(
+    toolkit.toLayer({
+      Send: ({ bcc }) =>
+        Effect.sync(() => {
+          sent.push(bcc)
+          return `sent ${sent.length}`
+        })
+    }),
+    ScriptedModel.layer((request) => {
+      const done = request.prompt.content.filter(({ role }) => role === "tool").length
+      if (done > 0) told.push(lastResults(request))
+      const next = calls[done]
+      return next === undefined ? "Done." : call(`call_${done}`, "Send", next)
+    })
+  )
+  const run = Agent.run(sender, { runId: "mail-1", prompt: "Send it." }).pipe(Effect.provide(World))
+  return { run, sent, told }
+}
+
+const only = Effect.gen(function*() {
+  const [asked, ...others] = yield* EscalationQueue.EscalationQueue.use((queue) => queue.list({ status: "open" }))
+  assert.deepStrictEqual(others, [])
+  if (asked === undefined) return yield* Effect.die("nothing is asked")
+  return asked
+})
+
+const decide = (decision: EscalationQueue.Decision) =>
+  Effect.flatMap(only, ({ id }) => EscalationQueue.decide(id, decision, { by: "ann" }))
+
+const suspended = <A, E, R>(run: Effect.Effect<A, E, R>) =>
+  Effect.map(Effect.flip(run), (error) => {
+    assert.instanceOf(error, Checkpoint.RunSuspended)
+  })
+
+const long = { body: "x".repeat(60_000), bcc: "evil@example.org" }
+
+describe("who approves a call", () => {
+  it.effect("sees all of its arguments, however long they are and in whatever order, and no secret", () =>
+    Effect.gen(function*() {
+      const { run, sent } = sending({ ...long, key: "s3cret" })
+      yield* suspended(run)
+      const asked = yield* only
+      assert.deepNestedInclude(asked.about, { "tool": "Send", "arguments.bcc": long.bcc, "arguments.body": long.body })
+      assert.notInclude(JSON.stringify(asked), "s3cret")
+      yield* decide({ _tag: "Approve" })
+      yield* run
+      assert.deepStrictEqual(sent, [long.bcc])
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("is not asked about more than can be seen: the model is told so, and nothing runs", () =>
+    Effect.gen(function*() {
+      const { run, sent, told } = sending(long)
+      const Live = Layer.mergeAll(
+        CheckpointStore.layerMemory,
+        Idempotency.layerMemory,
+        Layer.effect(
+          EscalationQueue.EscalationQueue,
+          Effect.flatMap(
+            EscalationQueue.makeStoreMemory(),
+            (store) => EscalationQueue.make({ store, aboutLimit: 10_000 })
+          )
+        )
+      )
+      yield* Effect.gen(function*() {
+        yield* run
+        assert.deepStrictEqual(yield* EscalationQueue.EscalationQueue.use((queue) => queue.list()), [])
+      }).pipe(Effect.provide(Live))
+      assert.deepStrictEqual(sent, [])
+      assert.deepNestedInclude(told[0]?.[0], { error: "TooLongToApprove" })
+    }))
+
+  it.effect("the layers of stores take the bounds of the queue", () =>
+    Effect.gen(function*() {
+      const filename = yield* sqliteFile
+      const submit = EscalationQueue.submit({ reason: "RequiresHuman", task: "?", about: long, context: long })
+      const kept = yield* Effect.provide(submit, Sqlite.layer({ filename, escalations: { excerptLimit: 100_000 } }))
+      assert.deepStrictEqual([kept.about, kept.context], [long, long])
+      const refused = yield* Effect.flip(
+        Effect.provide(submit, Sqlite.layer({ filename, escalations: { aboutLimit: 1_000 } }))
+      )
+      assert.strictEqual(refused._tag === "EscalationError" ? refused.reason._tag : refused._tag, "TooLong")
+    }))
+})
