@@ -43,10 +43,10 @@ import * as session from "./internal/session.ts"
 import * as Streaming from "./internal/streaming.ts"
 import * as ToolCall from "./internal/toolCall.ts"
 import type { Reconcile } from "./internal/toolTurn.ts"
+import type { Base } from "./internal/turns.ts"
 import * as LoopDetector from "./LoopDetector.ts"
 
 export { AgentError, AgentErrorReason, Reached } from "./internal/agentError.ts"
-export type { Counters, Turn, TurnToolCall } from "./internal/loop.ts"
 export type { ModelAnswer } from "./internal/modelAnswer.ts"
 export type { ModelGuard } from "./internal/modelTurn.ts"
 export {
@@ -59,6 +59,7 @@ export {
 } from "./internal/production.ts"
 export type { Progress, State } from "./internal/progress.ts"
 export type { StreamOptions } from "./internal/streaming.ts"
+export type { Counters, Turn, TurnToolCall } from "./internal/turns.ts"
 
 /**
  * An agent: a model's instructions, its tools and the guards around both. A plain value, run with {@link run}.
@@ -94,7 +95,7 @@ export interface Agent<in out Tools extends Record<string, Tool.Any>, out Value,
  * @category models
  * @since 0.1.0
  */
-export interface ResultBase extends internal.Base {}
+export interface ResultBase extends Base {}
 
 /**
  * What an agent came to.

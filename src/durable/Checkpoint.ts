@@ -140,7 +140,8 @@ export type RunError =
  *   and the spelling of numbers make no difference.
  * - `lease`: how long this process may be silent before another one may take the run over, default 30 seconds. The
  *   lease is renewed at every third of it while the program runs, and released when it ends, however it ends. It is
- *   also how long the store may take to acknowledge a record.
+ *   also how long the store may take for an answer, whether it is asked for the journal or to keep a record; then it is
+ *   `Unavailable`. (What looks at runs from outside, such as `inspect` and `cancel`, waits 30 seconds for each answer.)
  * - `maxRecordBytes`: how many bytes of UTF-8 the JSON of one record may have, default 4 MiB (4 194 304).
  * - `maxCrashes`: how often the run may be cut off (its process killed, its lease lost) without finishing a step in
  *   between, default 10. After that it is `deadLettered`, until {@link revive}.

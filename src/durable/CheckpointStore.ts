@@ -241,6 +241,9 @@ export interface ListOptions {
  * - `remove` deletes the run and its journal, and ends the lease. Cut off in the middle, it leaves either the whole run
  *   or none.
  *
+ * Nobody waits for ever for a store: one that is silent for the time of a run's lease (30 seconds, unless the run says
+ * otherwise) is `Unavailable`, whatever it was asked.
+ *
  * Text comes back as it went in; run ids are any well-formed text that is not empty, also `../x` and `__proto__`.
  *
  * `StoreContract.checkpointStore` in `effect-resilience/testing` is the suite that a store has to pass.

@@ -60,7 +60,8 @@ export * from "./internal/escalationStore.ts"
  *
  * - `excerptLimit`: characters of `error`, `state` and `context` that are kept, each. Default: 8000.
  * - `pollInterval`: how often the streams look for what other processes have changed. Default: never.
- * - `storeTimeout`: how long the store may take for a write, which nothing else interrupts. Default: 30 seconds.
+ * - `storeTimeout`: how long the store may take for an answer, to a read or a write; then it is `Unavailable`. Default: 30
+ *   seconds.
  *
  * @category models
  * @since 0.1.0
@@ -102,12 +103,12 @@ export const make = Effect.fnUntraced(function*(
       minimum: "1 millis"
     }
   )
-  const bounded = (operation: string, id: string) =>
+  const bounded = (operation: string, id?: string) =>
     Effect.timeoutOrElse({
       duration: storeTimeout,
       orElse: () => {
-        const cause = new Error("the store did not answer")
-        return Effect.fail(new EscalationError({ operation, id, reason: { _tag: "Unavailable", cause } }))
+        const reason = { _tag: "Unavailable", cause: new Error("the store did not answer") } as const
+        return Effect.fail(new EscalationError(id === undefined ? { operation, reason } : { operation, id, reason }))
       }
     })
   // Only says that something has changed: what, is read from the store. So one place is enough for any number of
@@ -179,7 +180,7 @@ export const make = Effect.fnUntraced(function*(
 
   const get = (operation: string, id: string) =>
     Effect.flatMap(
-      store.find(id),
+      bounded(operation, id)(store.find(id)),
       (record) =>
         record === undefined
           ? Effect.fail(new EscalationError({ operation, id, reason: { _tag: "NotFound" } }))
@@ -214,7 +215,9 @@ export const make = Effect.fnUntraced(function*(
   const runIsNotCancelled = Effect.fnUntraced(function*({ id, runId }: Escalation) {
     const runs = Option.getOrUndefined(Option.orElse(yield* Effect.serviceOption(CheckpointStore), () => ownRuns))
     if (runs === undefined || runId === undefined) return
-    const run = yield* Effect.mapError(runs.get(runId), (error) => unreadable("decide", id, error))
+    const run = yield* bounded("decide", id)(
+      Effect.mapError(runs.get(runId), (error) => unreadable("decide", id, error))
+    )
     if (Option.isSome(run) && run.value.status === "cancelled") {
       return yield* new EscalationError({ operation: "decide", id, reason: { _tag: "RunCancelled", runId } })
     }
@@ -224,7 +227,7 @@ export const make = Effect.fnUntraced(function*(
     let count = 0
     while (true) {
       const now = yield* Clock.currentTimeMillis
-      const overdue = yield* store.overdue(now, { limit: pageSize })
+      const overdue = yield* bounded("expire")(store.overdue(now, { limit: pageSize }))
       let recorded = 0
       for (const record of overdue) {
         // Who has lost against another writer has nothing to record any more, or finds it again.
@@ -268,7 +271,9 @@ export const make = Effect.fnUntraced(function*(
       const { reason, runId } = yield* Input.reading("claimNext", undefined, () => filterOf(options))
       const now = yield* Clock.currentTimeMillis
       // More than one, because one that does not decode is left out and must not hide the next.
-      const [oldest] = yield* store.select({ status: "open", reason, runId, limit: pageSize, now })
+      const [oldest] = yield* bounded("claimNext")(
+        store.select({ status: "open", reason, runId, limit: pageSize, now })
+      )
       if (oldest === undefined) return Option.none()
       // Its `by` may be the same in two workers: an open record that is gone by now is not theirs.
       const onlyOpen: State.Transition = (record, now) =>
@@ -284,7 +289,9 @@ export const make = Effect.fnUntraced(function*(
   const page = (subscription: PubSub.Subscription<void>, cursor: number, only: Changed) =>
     Effect.gen(function*() {
       while (true) {
-        const { records, revision } = yield* store.changedSince(cursor, { only, limit: pageSize })
+        const { records, revision } = yield* bounded("changes")(
+          store.changedSince(cursor, { only, limit: pageSize })
+        )
         if (revision > cursor) return [yield* Effect.forEach(records, asOfNow), Option.some(revision)] as const
         const wait = PubSub.take(subscription)
         yield* Duration.isFinite(poll) ? Effect.timeoutOption(wait, poll) : wait
@@ -306,7 +313,8 @@ export const make = Effect.fnUntraced(function*(
     list: (filter = {}) =>
       Effect.gen(function*() {
         const now = yield* Clock.currentTimeMillis
-        const records = yield* store.select({ ...yield* Input.reading("list", undefined, () => filterOf(filter)), now })
+        const wanted = yield* Input.reading("list", undefined, () => filterOf(filter))
+        const records = yield* bounded("list")(store.select({ ...wanted, now }))
         return records.map((record) => State.asOf(record, now))
       }),
     decide: (id, decision, options) =>
@@ -358,13 +366,14 @@ export const make = Effect.fnUntraced(function*(
         Input.reading("release", id, () => Input.text("by", options.by)),
         (by) => change("release", id, State.release(by))
       ),
-    depth: Effect.flatMap(Clock.currentTimeMillis, (now) => Effect.map(store.waiting(now), ({ count }) => count)),
+    depth: Effect.flatMap(Clock.currentTimeMillis, (now) =>
+      Effect.map(bounded("depth")(store.waiting(now)), ({ count }) => count)),
     oldestAge: Effect.flatMap(Clock.currentTimeMillis, (now) =>
       Effect.map(
-        store.waiting(now),
+        bounded("oldestAge")(store.waiting(now)),
         ({ oldest }) => Option.map(Option.fromUndefinedOr(oldest), (at) => Duration.millis(now - at))
       )),
-    changes: watch(store.revision, "all"),
+    changes: watch(bounded("changes")(store.revision), "all"),
     open: Stream.filter(watch(Effect.succeed(-1), "undecided"), ({ status }) => status === "open"),
     undelivered: watch(Effect.succeed(-1), "undelivered"),
     prune: (olderThan) =>
@@ -372,7 +381,7 @@ export const make = Effect.fnUntraced(function*(
         const now = yield* Clock.currentTimeMillis
         const age = yield* Input.reading("prune", undefined, () =>
           config.duration("EscalationQueue", "olderThan", olderThan))
-        return yield* store.prune(now - Duration.toMillis(age))
+        return yield* bounded("prune")(store.prune(now - Duration.toMillis(age)))
       })
   })
 })

@@ -214,9 +214,9 @@ export const key = (tool: string, args?: unknown): Effect.Effect<string, NotJson
         : Result.map(canonicalJson(args), (args) => sha256(`[${tool},${args}]`)))
   )
 
-const silent = (scope: string) =>
+const silent = (operation: IdempotencyStoreError["operation"], scope: string) =>
   new IdempotencyStoreError({
-    operation: "record",
+    operation,
     scope,
     reason: "Unavailable",
     cause: new Error("the store did not answer")
@@ -237,7 +237,8 @@ const decodeOutcome = Schema.decodeUnknownEffect(Outcome)
  * **Details**
  *
  * - `timeToLive`: how long a result is remembered. Default: 30 days; `Duration.infinity` keeps it for ever.
- * - `storeTimeout`: how long the store may take to record a result, which nothing else interrupts. Default: 30 seconds.
+ * - `storeTimeout`: how long the store may take for an answer, to a lookup, a record or a `clear`; then it is `Unavailable`.
+ *   Default: 30 seconds.
  *
  * @category models
  * @since 0.1.0
@@ -271,6 +272,8 @@ export const make = Effect.fnUntraced(function*(
       minimum: "1 millis"
     }
   )
+  const bounded = (operation: "lookup" | "record" | "clear", scope: string) =>
+    Effect.timeoutOrElse({ duration: storeTimeout, orElse: () => silent(operation, scope) })
   const flights = Flights.make(yield* Effect.scope)
 
   const once = Effect.fnUntraced(function*<
@@ -307,7 +310,7 @@ export const make = Effect.fnUntraced(function*(
 
     const work = Effect.uninterruptibleMask((restore) =>
       Effect.gen(function*() {
-        const found = yield* restore(store.get(scope, hash))
+        const found = yield* restore(bounded("lookup", scope)(store.get(scope, hash)))
         if (found !== undefined && found.expiresAt > (yield* Clock.currentTimeMillis)) {
           return { outcome: found.outcome, executed: false }
         }
@@ -316,10 +319,7 @@ export const make = Effect.fnUntraced(function*(
         const outcome = yield* outcomeOf(exit)
         const recordedAt = yield* Clock.currentTimeMillis
         const expiresAt = Math.min(recordedAt + timeToLive, Number.MAX_SAFE_INTEGER)
-        const kept = yield* Effect.timeoutOrElse(store.put(scope, hash, { outcome, recordedAt, expiresAt }), {
-          duration: storeTimeout,
-          orElse: () => silent(scope)
-        })
+        const kept = yield* bounded("record", scope)(store.put(scope, hash, { outcome, recordedAt, expiresAt }))
         return { outcome: kept.outcome, executed: true }
       })
     )
@@ -345,7 +345,7 @@ export const make = Effect.fnUntraced(function*(
     )
   })
 
-  return Idempotency.of({ once, clear: store.clear })
+  return Idempotency.of({ once, clear: (scope) => bounded("clear", scope)(store.clear(scope)) })
 })
 
 /**

@@ -351,12 +351,13 @@ export const checkpointStoreWritable = (
       const name = yield* Random.nextIntBetween(0, Number.MAX_SAFE_INTEGER)
       const runId = `effect-resilience/health-check/${name.toString(36)}`
       // Taken interruptibly, so that a store that hangs can be given up. What that may leave is a lease without a run.
-      const taken = yield* store.acquire(runId, Duration.seconds(30))
+      const lease = Duration.seconds(30)
+      const taken = yield* store.acquire(runId, lease)
       yield* Effect.acquireUseRelease(
         Effect.succeed(taken),
         (lease) => store.append(lease, [{ position: 0, step: "", body: "{}" }], "completed"),
-        // What was written is removed, and what was not is released: `remove` does both.
-        (lease) => store.remove(lease)
+        // What was written is removed, and what was not is released: `remove` does both. Nothing interrupts it here.
+        (taken) => Effect.timeout(store.remove(taken), lease)
       )
       return healthy("writable")
     }),

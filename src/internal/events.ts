@@ -40,7 +40,8 @@ import type { VerdictTag } from "../Fault.ts"
  * - `ModelCalled`, `ToolCalled`, `BudgetUsed`, `BudgetExceeded`, `LoopDetected`, `ContextCompacted`, `AgentWentBack`: what
  *   an `Agent` does. `shares` are the parts of the limits that are used, from 0 to 1 and beyond, without those that have no
  *   limit; `scope` says whether they are those of this run or shared by several. `stopped` says whether it was only told of
- *   the loop.
+ *   the loop. `ToolCalled` is emitted once for each call that ran and came to its end, also where it died or its result
+ *   could not be recorded; one that people have made again ran twice.
  * - `AnswerCut`: the stream of an answer to an `Agent` was cut after `characters`; `cuts` counts those of the turn.
  *
  * What people and models say (`prompt`, `answer`, `arguments`, `result`) is there only where `Telemetry.CaptureContent`

@@ -47,6 +47,27 @@ describe("an agent whose model call fails because of what was said", () => {
       assert.include(JSON.stringify(requests[2]?.prompt), "was taken back")
     }).pipe(Effect.provide(durable)))
 
+  it.effect("tells the model what went wrong in words for it, without ids and advice to operators", () =>
+    Effect.gen(function*() {
+      const look = call("1", "Lookup", { order: "7" })
+      for (
+        const [failure, why] of [
+          [refusal, "you declined to go on"],
+          [ScriptedModel.turn("Half a", { finishReason: "length" }), "your answer was too long and was cut off"],
+          [ScriptedModel.turn("What", { finishReason: "other" }), "your answer was not a whole one"],
+          [ScriptedModel.fail(Fault.contextOverflow), "the conversation had become too long"],
+          [ScriptedModel.fail(Fault.malformed), "Invalid output: scripted failure (Malformed)"]
+        ] as const
+      ) {
+        const { requests } = yield* run(agent, [look, failure, "Done."]).pipe(Effect.provide(Layer.fresh(durable)))
+        const last = requests.at(-1)?.prompt.content.at(-1)
+        assert.deepStrictEqual(
+          last?.role === "user" && last.content.map((part) => part.type === "text" ? part.text : part.type),
+          [`The last step of this task failed and was taken back: ${why}. Go on in another way.`]
+        )
+      }
+    }))
+
   it.effect("never goes back past a call that must not happen twice", () =>
     Effect.gen(function*() {
       const { refunds, requests, result } = yield* run(agent, [call("1", "Refund", { order: "7" }), refusal, "Done."])

@@ -31,6 +31,10 @@ const weathers: Readonly<Record<string, BrokenStores.Weather>> = {
   "are slow, beyond what anybody waits for": () => [
     FaultPlan.delay({ probability: 0.3, by: FaultPlan.logNormal({ median: "1 second", p99: "3 minutes" }) })
   ],
+  "do not answer to what they are asked for": () => [
+    FaultPlan.hang({ probability: 0.15, keys: BrokenStores.reads }),
+    FaultPlan.hang({ probability: 0.15, keys: BrokenStores.reads, after: true })
+  ],
   "do not answer": () => [
     FaultPlan.hang({ probability: 0.03, keys: BrokenStores.writes }),
     FaultPlan.hang({ probability: 0.03, keys: BrokenStores.writes, after: true })
@@ -171,6 +175,37 @@ const forgetsThePayment: BrokenStores.Weather = (error) => [
   FaultPlan.fail({ keys: ["put"], calls: [1], error: error("Unavailable") })
 ]
 const fair: BrokenStores.Weather = () => []
+
+describe("an agent over a store that never answers a read", () => {
+  const silences: Readonly<Record<string, BrokenStores.Planted>> = {
+    "of the journal": { runs: (store) => ({ ...store, read: () => Effect.never }) },
+    "of the run": { runs: (store) => ({ ...store, get: () => Effect.never }) },
+    "of a question": { questions: (store) => ({ ...store, find: () => Effect.never }) },
+    "of an earlier result": { results: (store) => ({ ...store, get: () => Effect.never }) }
+  }
+  const signing: Story = { ...story, answers: [[{ tool: "Sign", ...works }], [{ tool: "Pay", ...works }]] }
+  it.effect.each(Object.entries(silences))("%s fails with a typed error in the time of the store", ([, planted]) =>
+    Effect.gen(function*() {
+      const now = Effect.clockWith((clock) => clock.currentTimeMillis)
+      const stores = yield* BrokenStores.make({ seed: 1, weather: fair, planted })
+      const ledger = newLedger()
+      const agent = agentOf(signing, { budget: { wallTime: "1 minute" } })
+      const started = yield* now
+      const run = Agent.run(agent, { runId, prompt: "Go" })
+      const error = yield* Effect.flip(run).pipe(
+        Effect.flatMap((error) => isSuspended(error) ? decide(signing, ledger, runId) : Effect.fail(error)),
+        Effect.repeat({ times: 3 }),
+        Effect.flip,
+        Effect.provide(Layer.mergeAll(
+          stores.process,
+          handlersOf(signing, ledger),
+          ScriptedModel.layer(plainScriptOf(signing))
+        ))
+      )
+      assert.isTrue(isOfTheStore(error), String(error))
+      assert.isAtMost((yield* now) - started, 150_000)
+    }).pipe(Effect.scoped, virtually))
+})
 
 const hasBody = (part: string) => ({ body }: CheckpointStore.Entry) => body.includes(part)
 

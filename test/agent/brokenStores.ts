@@ -12,6 +12,7 @@ type Rules<E> = ReadonlyArray<FaultPlan.Rule<E>>
 export type Weather = <E>(error: (why: Why) => (call: FaultPlan.Call) => E) => Rules<E>
 
 export const writes = ["acquire", "renew", "release", "append", "insert", "replace", "put"]
+export const reads = ["read", "get", "find", "select"]
 
 /** Something acknowledged that is not there. */
 export interface Lost {
@@ -91,6 +92,7 @@ export const make = Effect.fnUntraced(function*(
     renew: (...args) => FaultPlan.apply(below.renew(...args), runsPlan, "renew"),
     release: (lease) => FaultPlan.apply(below.release(lease), runsPlan, "release"),
     read: (runId) => FaultPlan.apply(below.read(runId), runsPlan, "read"),
+    get: (runId) => FaultPlan.apply(below.get(runId), runsPlan, "get"),
     append: (lease, entries, status) =>
       Effect.suspend(() => {
         const { runId } = lease

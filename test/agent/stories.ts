@@ -270,13 +270,7 @@ export const violations = (story: Story, ran: Pick<Ran, "paid" | "prompts" | "si
   check("bounds", counters.loops <= 2, `${counters.loops} loops`)
   check("bounds", counters.compactions <= counters.iterations + 1, `${counters.compactions} compactions`)
   const asked = counters.iterations + (completion === "complete" ? 0 : 1)
-  // A model call that the time did not suffice for is counted, and has no turn.
-  const cutOff = end.success.completion === "graceful" && end.success.budget === "wallTime" ? 1 : 0
-  check(
-    "turns",
-    turns.length <= asked && turns.length >= asked - cutOff,
-    `${turns.length} turns, ${asked} model calls`
-  )
+  check("turns", turns.length === asked, `${turns.length} turns, ${asked} model calls`)
   const calls = turns.flatMap(({ toolCalls }) => toolCalls)
   const failed = calls.filter(({ isFailure }) => isFailure).length
   check("toolCalls", calls.length === counters.toolCalls, `${calls.length}, counted ${counters.toolCalls}`)

@@ -110,9 +110,9 @@ const backupFaults = [
 ] as const
 
 const toolFaults = (phase: "tools" | "everything", probability: number) => [
-  // A defect of a tool that must not happen twice is not heard of as a call, so signing fails in no other way than it hangs.
-  FaultPlan.fail({ ...during(phase), probability, keys: ["Look", "Pay"], error: new Down({ at: -1 }) }),
-  FaultPlan.fail({ ...during(phase), probability, after: true, keys: ["Pay"], error: new Lost({ at: -1 }) }),
+  // Signing has no failures of its own: it dies.
+  FaultPlan.fail({ ...during(phase), probability, error: new Down({ at: -1 }) }),
+  FaultPlan.fail({ ...during(phase), probability, after: true, keys: ["Pay", "Sign"], error: new Lost({ at: -1 }) }),
   FaultPlan.hang({ ...during(phase), probability: probability / 2 }),
   FaultPlan.hang({ ...during(phase), probability: probability / 2, after: true })
 ]
@@ -121,7 +121,7 @@ const storeFaults: BrokenStores.Weather = (error) =>
   (["stores", "everything"] as const).flatMap((phase) => [
     FaultPlan.fail({ ...during(phase), probability: 0.05, error: error("Unavailable") }),
     FaultPlan.fail({ ...during(phase), probability: 0.05, after: true, error: error("Unavailable") }),
-    FaultPlan.hang({ ...during(phase), probability: 0.01, keys: BrokenStores.writes }),
+    FaultPlan.hang({ ...during(phase), probability: 0.01 }),
     FaultPlan.delay({ ...during(phase), probability: 0.05, by: "20 seconds" })
   ])
 

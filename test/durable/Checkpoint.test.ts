@@ -534,19 +534,22 @@ describe("Checkpoint.run", () => {
       assert.deepStrictEqual(log, ["a", "b"])
     }))
 
-  test("a store that never answers is a typed failure when the time of the lease is over", () =>
-    Effect.gen(function*() {
-      const store = yield* CheckpointStore.CheckpointStore
-      const hanging = CheckpointStore.CheckpointStore.of({ ...store, append: () => Effect.never })
-      const fiber = yield* Checkpoint.run(Effect.void, { id: "r" }).pipe(
-        Effect.provideService(CheckpointStore.CheckpointStore, hanging),
-        Effect.flip,
-        Effect.forkChild
-      )
-      yield* TestClock.adjust("30 seconds")
-      const error = yield* Fiber.join(fiber)
-      assert.isTrue(error._tag === "CheckpointStoreError" && error.reason._tag === "Unavailable")
-    }))
+  for (const operation of ["acquire", "read", "get", "append"] as const) {
+    test(`a store that never answers to ${operation} is a typed failure when the time of the lease is over`, () =>
+      Effect.gen(function*() {
+        const store = yield* CheckpointStore.CheckpointStore
+        const hanging = CheckpointStore.CheckpointStore.of({ ...store, [operation]: () => Effect.never })
+        const fiber = yield* Checkpoint.run(Effect.void, { id: "r" }).pipe(
+          Effect.provideService(CheckpointStore.CheckpointStore, hanging),
+          Effect.flip,
+          Effect.forkChild
+        )
+        yield* TestClock.adjust("30 seconds")
+        const error = yield* Fiber.join(fiber)
+        assert.isTrue(error._tag === "CheckpointStoreError" && error.reason._tag === "Unavailable")
+        assert.include(error.message, operation)
+      }))
+  }
 
   test("a program that asks for another step than the journal has is a mismatch that names both", () =>
     Effect.gen(function*() {

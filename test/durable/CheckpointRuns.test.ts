@@ -363,6 +363,42 @@ describe("Checkpoint.cancel", () => {
     }))
 })
 
+describe("A store that never answers", () => {
+  const looks: Readonly<Record<string, Effect.Effect<unknown, unknown, CheckpointStore.CheckpointStore>>> = {
+    list: Checkpoint.list(),
+    status: Checkpoint.status("r"),
+    changes: Stream.runDrain(Checkpoint.changes("r")),
+    inspect: Checkpoint.inspect("r"),
+    clear: Checkpoint.clear("r"),
+    cancel: Checkpoint.cancel("r"),
+    revive: Checkpoint.revive("r"),
+    rollback: Checkpoint.rollback("r"),
+    fork: Checkpoint.fork("r", { id: "r2" }),
+    prune: Checkpoint.prune({ olderThan: 0 })
+  }
+  const silent = {
+    read: () => Effect.never,
+    get: () => Effect.never,
+    list: () => Effect.never,
+    remove: () => Effect.never
+  }
+  for (const [name, look] of Object.entries(looks)) {
+    test(`is a typed failure of ${name} after 30 seconds`, () =>
+      Effect.gen(function*() {
+        const store = yield* CheckpointStore.CheckpointStore
+        yield* Checkpoint.run(Effect.void, { id: "r" })
+        const fiber = yield* look.pipe(
+          Effect.provideService(CheckpointStore.CheckpointStore, { ...store, ...silent }),
+          Effect.flip,
+          Effect.forkChild
+        )
+        yield* TestClock.adjust("30 seconds")
+        const error = yield* Fiber.join(fiber)
+        assert.isTrue(error instanceof CheckpointStore.CheckpointStoreError && error.reason._tag === "Unavailable")
+      }))
+  }
+})
+
 describe("Checkpoint.changes", () => {
   test("tells each status that the run comes to, and ends with the run", () =>
     Effect.gen(function*() {

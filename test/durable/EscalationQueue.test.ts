@@ -169,6 +169,60 @@ describe("EscalationQueue", () => {
       }
     }))
 
+  it.effect("a store that never answers to a read holds nobody up", () =>
+    Effect.gen(function*() {
+      const store = yield* EscalationQueue.makeStoreMemory()
+      const { id } = yield* Effect.flatMap(EscalationQueue.make({ store }), (service) =>
+        service.submit({ reason: "RequiresHuman", task: "a" }))
+      const never = () => Effect.never
+      const silent = yield* EscalationQueue.make({
+        store: {
+          ...store,
+          find: never,
+          select: never,
+          waiting: never,
+          overdue: never,
+          changedSince: never,
+          revision: Effect.never,
+          prune: never
+        }
+      })
+      for (
+        const [operation, read] of [
+          ["get", silent.get(id)],
+          ["list", silent.list()],
+          ["decide", silent.decide(id, { _tag: "Approve" })],
+          ["claimNext", silent.claimNext({ by: "ann" })],
+          ["depth", silent.depth],
+          ["oldestAge", silent.oldestAge],
+          ["expire", silent.expire],
+          ["changes", Stream.runDrain(silent.changes)],
+          ["changes", Stream.runDrain(silent.open)],
+          ["changes", Stream.runDrain(silent.undelivered)],
+          ["prune", silent.prune(0)]
+        ] as const
+      ) {
+        const caller = yield* Effect.forkChild(Effect.flip(read))
+        yield* TestClock.adjust("30 seconds")
+        const error = yield* Fiber.join(caller)
+        assert.deepStrictEqual([error.operation, error.reason._tag], [operation, "Unavailable"])
+      }
+    }))
+
+  it.effect("a store of runs that never answers does not hold up who decides", () =>
+    Effect.gen(function*() {
+      const runs = yield* CheckpointStore.makeMemory()
+      const service = yield* EscalationQueue.make({ store: yield* EscalationQueue.makeStoreMemory() })
+      const { id } = yield* service.submit({ reason: "RequiresHuman", task: "a", runId: "r" })
+      const caller = yield* service.decide(id, { _tag: "Approve" }).pipe(
+        Effect.provideService(CheckpointStore.CheckpointStore, { ...runs, get: () => Effect.never }),
+        Effect.flip,
+        Effect.forkChild
+      )
+      yield* TestClock.adjust("30 seconds")
+      assert.strictEqual((yield* Fiber.join(caller)).reason._tag, "Unavailable")
+    }))
+
   it.effect("several processes may open a new database at once", () =>
     Effect.gen(function*() {
       const filename = yield* file

@@ -99,6 +99,32 @@ describe("Idempotency", () => {
       assert.strictEqual((yield* Fault.classify(error))._tag, "Ambiguous")
     }))
 
+  it.effect("a store that never answers to a lookup executes nothing, and holds nobody up", () =>
+    Effect.gen(function*() {
+      const store = yield* memory
+      const service = yield* Idempotency.make({ store: { ...store, get: () => Effect.never } })
+      const runs = yield* Ref.make(0)
+      const call = service.once({ scope: "s", tool: "t", success: Schema.Int }, Ref.updateAndGet(runs, (n) => n + 1))
+      const caller = yield* Effect.forkChild(Effect.flip(call))
+      yield* TestClock.adjust("30 seconds")
+      const error = yield* Fiber.join(caller)
+      assert.isTrue(error._tag === "IdempotencyStoreError")
+      if (error._tag !== "IdempotencyStoreError") return
+      assert.deepStrictEqual([error.operation, error.reason], ["lookup", "Unavailable"])
+      assert.strictEqual((yield* Fault.classify(error))._tag, "Transient")
+      assert.strictEqual(yield* Ref.get(runs), 0)
+    }))
+
+  it.effect("a store that never answers to what it is to clear holds nobody up", () =>
+    Effect.gen(function*() {
+      const store = yield* memory
+      const service = yield* Idempotency.make({ store: { ...store, clear: () => Effect.never } })
+      const caller = yield* Effect.forkChild(Effect.flip(service.clear("s")))
+      yield* TestClock.adjust("30 seconds")
+      const error = yield* Fiber.join(caller)
+      assert.deepStrictEqual([error.operation, error.reason], ["clear", "Unavailable"])
+    }))
+
   it.effect("what has been executed is recorded, even if the last caller is interrupted meanwhile", () =>
     Effect.gen(function*() {
       const recording = yield* Deferred.make<void>()

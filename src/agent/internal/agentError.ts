@@ -60,8 +60,8 @@ export type AgentErrorReason = typeof AgentErrorReason.Type
  * - `counters`, `usage`, `cost`: what was done and spent, over all processes of the run, failed calls included. `cost` is
  *   there where the budget has a price table.
  * - `elapsedMillis`: time in which the run was active.
- * - `kept`: what is in the journal, from which the run goes on where it is run again: answers of the model (`turns`), and
- *   these and the results of tools together (`steps`).
+ * - `kept`: what is in the journal, from which the run goes on where it is run again: what model calls came to
+ *   (`turns`), and this and the results of tools together (`steps`).
  *
  * @category schemas
  * @since 0.1.0

@@ -7,7 +7,6 @@ import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
 import * as Schema from "effect/Schema"
 import * as Checkpoint from "../../durable/Checkpoint.ts"
-import * as CheckpointStore from "../../durable/CheckpointStore.ts"
 import * as EscalationQueue from "../../durable/EscalationQueue.ts"
 import * as Idempotency from "../../durable/Idempotency.ts"
 import * as Fault from "../../Fault.ts"
@@ -115,7 +114,6 @@ export const answer = <Result extends Ended>(
   const slot = LastGood.slot(agent.replaceAll("/", "%2F"), options.result)
   return Effect.gen(function*() {
     const production = yield* Production
-    const store = yield* CheckpointStore.CheckpointStore
     let failure: unknown
 
     const given = (result: Result): Effect.Effect<Answered<Result>, AgentError> =>
@@ -124,7 +122,7 @@ export const answer = <Result extends Ended>(
         : Effect.succeed({ value: result.value, result, age: undefined })
 
     // A run that has begun is gone on with: others may wait for it, and what it needs may be there again.
-    const hasBegun = Effect.orElseSucceed(Effect.map(store.get(runId), Option.isSome), () => false)
+    const hasBegun = Effect.orElseSucceed(Effect.map(Checkpoint.status(runId), Option.isSome), () => false)
     const run = HealthMonitor.track(primary, production.name)
     const asked = Effect.flatMap(hasBegun, (begun) => begun ? run : HealthMonitor.gate(run, production.name))
     const noting = Effect.tapError((error: unknown) => Effect.sync(() => void (failure = error)))

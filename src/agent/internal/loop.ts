@@ -8,7 +8,6 @@ import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as Checkpoint from "../../durable/Checkpoint.ts"
 import * as EscalationQueue from "../../durable/EscalationQueue.ts"
-import * as Idempotency from "../../durable/Idempotency.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import * as AgentBudget from "../AgentBudget.ts"
 import type { ToolGuard } from "../AgentTools.ts"
@@ -21,6 +20,7 @@ import { cut } from "./boundedJson.ts"
 import * as Ending from "./ending.ts"
 import { user } from "./modelAnswer.ts"
 import * as ModelTurn from "./modelTurn.ts"
+import { observed } from "./observed.ts"
 import { paired } from "./pairing.ts"
 import * as Progress from "./progress.ts"
 import type { Answer, ModelRecord } from "./records.ts"
@@ -28,85 +28,10 @@ import * as Room from "./room.ts"
 import * as session from "./session.ts"
 import { type LastError, nothingSpent } from "./spending.ts"
 import type { Streaming } from "./streaming.ts"
+import * as Told from "./told.ts"
 import * as ToolCall from "./toolCall.ts"
 import * as ToolTurn from "./toolTurn.ts"
-
-/**
- * What an agent did, counted over the whole run, what a resumed run replayed included.
- *
- * **Details**
- *
- * - `iterations`: model calls of the loop; the last call of a graceful completion is not one.
- * - `toolCalls`: tool calls that the model asked for; `toolErrors`: those that it got an error for.
- * - `retries`: attempts at model and tool calls beyond the first.
- * - `repairs`: answers that did not match the result schema and were asked for again.
- * - `loops`: how often it went round in circles and was told, or stopped.
- * - `compactions`: how often the conversation was made smaller because it had outgrown the model's context.
- * - `rollbacks`: how often it went back to an earlier turn after an error, and on from there.
- * - `reviews`: how often people were asked about its answer.
- * - `cuts`: how often the stream of an answer was cut, whether it was asked for again after that or not.
- * - `unmetered`: attempts at model calls whose tokens nobody reported, because the provider did not or the answer was lost.
- *   They are estimated, rather too high, and count as spent.
- * - `replayedSteps`: model and tool calls whose result came from the journal.
- *
- * @category models
- * @since 0.1.0
- */
-export interface Counters {
-  readonly iterations: number
-  readonly toolCalls: number
-  readonly toolErrors: number
-  readonly retries: number
-  readonly repairs: number
-  readonly loops: number
-  readonly compactions: number
-  readonly rollbacks: number
-  readonly reviews: number
-  readonly cuts: number
-  readonly unmetered: number
-  readonly replayedSteps: number
-}
-
-/**
- * A tool call of a {@link Turn}. `replayed` says that its result came from the journal, `decision` what people decided
- * about it before it ran; with `"edited"` it ran with other arguments than the model gave it.
- *
- * @category models
- * @since 0.1.0
- */
-export interface TurnToolCall {
-  readonly id: string
-  readonly name: string
-  readonly isFailure: boolean
-  readonly attempts: number
-  readonly replayed: boolean
-  readonly decision?: ToolTurn.Decided
-}
-
-/**
- * One model call and the tool calls of its answer: where the result comes from. `replayed` says that the answer came
- * from the journal.
- *
- * @category models
- * @since 0.1.0
- */
-export interface Turn {
-  readonly finishReason: Response.FinishReason
-  readonly attempts: number
-  readonly replayed: boolean
-  readonly toolCalls: ReadonlyArray<TurnToolCall>
-}
-
-/** @internal */
-export interface Base {
-  readonly text: string
-  readonly finishReason: Response.FinishReason
-  readonly usage: AgentBudget.Usage
-  readonly cost: number | undefined
-  readonly elapsed: Duration.Duration
-  readonly counters: Counters
-  readonly turns: ReadonlyArray<Turn>
-}
+import { type Base, nothingDone, type Turn } from "./turns.ts"
 
 /** @internal */
 export interface Definition<Value, E, R> {
@@ -138,56 +63,6 @@ export interface Definition<Value, E, R> {
 const system = (text: string): Prompt.Prompt =>
   text === "" ? Prompt.empty : Prompt.make([{ role: "system", content: text }])
 
-const inALoop = (loop: LoopDetector.Loop): string =>
-  `You go round in circles: ${LoopDetector.describe(loop)}. The same again will not help: ` +
-  "go another way, or answer with what you have."
-
-/** A text that is the same for what is the same. What has none is like nothing else. */
-const sameness = (name: string, value: unknown, otherwise: string): Effect.Effect<string> =>
-  Effect.orElseSucceed(Idempotency.key(name, value), () => otherwise)
-
-const observed = ({ call, outcome }: ToolTurn.Done, place: string): Effect.Effect<LoopDetector.Observed> => {
-  const { isFailure, modelOutput, result } = outcome
-  // How often it was attempted is not what came of it.
-  const came = isFailure && Predicate.isObject(result)
-    ? Object.fromEntries(Object.entries(result).filter(([name]) => name !== "attempts"))
-    : result
-  const tool = cut(call.name, 100)
-  return Effect.map(
-    Effect.all([
-      sameness(tool, call.unusable ?? call.params, `${place}/call`),
-      sameness("result", { came, shown: modelOutput === undefined ? null : shown(modelOutput) }, `${place}/result`)
-    ]),
-    ([callKey, resultKey]) => ({ tool, call: callKey, result: resultKey, isFailure })
-  )
-}
-
-const shown = (parts: ReadonlyArray<Prompt.ToolModelOutputPart>) =>
-  parts.map((part) =>
-    part.type === "text"
-      ? part.text
-      : [part.mediaType, part.data instanceof Uint8Array ? part.data.join(" ") : String(part.data)]
-  )
-
-const notValid = (issue: string): string =>
-  `Your answer does not match the schema that it has to match:\n${issue}\n` +
-  "Answer again, with the corrected JSON alone."
-
-const nothingDone = {
-  iterations: 0,
-  toolCalls: 0,
-  toolErrors: 0,
-  retries: 0,
-  repairs: 0,
-  loops: 0,
-  compactions: 0,
-  rollbacks: 0,
-  reviews: 0,
-  cuts: 0,
-  unmetered: 0,
-  replayedSteps: 0
-}
-
 /** How far back a run may go, and how often. */
 interface Rollback {
   readonly max: number
@@ -206,12 +81,6 @@ interface Good {
   readonly history: Prompt.Prompt
   readonly paused: string
 }
-
-const wentBack = (message: string): string =>
-  `The last step of this task failed and was taken back (${message}). Go on in another way.`
-
-const askedAgain = (reason: string | undefined): string =>
-  `Your answer was not accepted${reason === undefined ? "" : `: ${reason}`}. Answer again, with more care.`
 
 interface Options {
   readonly prompt: Prompt.Prompt
@@ -365,7 +234,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
      * Goes back to the beginning of the turn before the one that failed, or of this one where what was done since cannot be
      * taken back.
      */
-    const goBack = Effect.fnUntraced(function*(error: string, message: string, replayed: boolean) {
+    const goBack = Effect.fnUntraced(function*(error: string, why: string, replayed: boolean) {
       const [before, failed] = good.length > 1 ? good.slice(-2) : [good[0], good[0]]
       const to = before ?? failed
       if (to !== undefined) {
@@ -375,7 +244,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       good = good.slice(0, -2)
       repairs = 0
       counters.rollbacks++
-      history = Prompt.concat(history, user(wentBack(cut(message, 500))))
+      history = Prompt.concat(history, user(Told.wentBack(cut(why, 500))))
       const turn = counters.iterations
       yield* watch({ _tag: "WentBack", turn, error, replayed })
       yield* Telemetry.emit(() => ({ _tag: "AgentWentBack", agent: name, runId, turn, error }))
@@ -477,14 +346,17 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
      */
     const ask = Effect.fnUntraced(function*(place: string, ending?: Ending.Ending) {
       yield* options.setState("running")
+      // All calls of this place together, also those that the run had failed with.
+      let attempts = 0
       for (let n = 1;; n++) {
         if (recordOf(place, n) === undefined) {
           const gone = n > 1 && ending === undefined ? budgetGone() : undefined
-          if (gone !== undefined) return { record: { _tag: "NoRoom" as const, budget: gone }, replayed: false }
+          if (gone !== undefined) return { record: { _tag: "NoRoom" as const, budget: gone }, replayed: false, attempts }
           yield* goOn
         }
         const prompt = history
         const { record, replayed } = yield* call(`${scope}/${place}/${nth("model", n)}`, ending)
+        attempts += record.attempts
         if (record._tag === "Failed") continue
         const isMetered = record._tag === "Answer" && record.compacted === undefined && record.unmetered === 0
         if (isMetered && record.attempts === 1) known = Room.metered(prompt, record.usage.inputTokens)
@@ -496,7 +368,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
           const { finishReason, message } = record
           yield* watch({ _tag: "Answered", turn: counters.iterations, text: textOf(message), finishReason, replayed })
         }
-        return { record, replayed }
+        return { record, replayed, attempts }
       }
     })
 
@@ -592,8 +464,8 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
     })
 
     const takeTurn = Effect.fnUntraced(function*(place: string) {
-      const { record, replayed } = yield* ask(place)
-      return { record, replayed, outcomes: record._tag === "Answer" ? yield* callTools(place, record) : [] }
+      const { attempts, record, replayed } = yield* ask(place)
+      return { attempts, record, replayed, outcomes: record._tag === "Answer" ? yield* callTools(place, record) : [] }
     })
 
     let cutOff: AgentBudget.Name | undefined
@@ -618,20 +490,25 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       counters.iterations++
       // A repair belongs to the turn whose answer it repairs.
       if (repairs === 0) good = [...good, { history, paused }].slice(-agent.rollback.keep)
-      const { outcomes, record, replayed } = yield* Checkpoint.within(next)(takeTurn(`[${next}]`))
+      const { attempts, outcomes, record, replayed } = yield* Checkpoint.within(next)(takeTurn(`[${next}]`))
+      const withoutAnswer = () => {
+        turns.push({ finishReason: "error", attempts, replayed, toolCalls: [] })
+      }
       if (record._tag === "OutOfTime") {
+        withoutAnswer()
         cutOff = time.marked() < wallTime ? undefined : "wallTime"
         continue
       }
       if (record._tag === "NoRoom") {
-        if (at.attempts === 0) counters.iterations--
+        if (attempts === 0) counters.iterations--
+        else withoutAnswer()
         // Where the run was stopped for it, there may be room by now.
         cutOff = replayed ? ModelTurn.sharedGone(model, { prompt: history, known }) : record.budget
         continue
       }
       if (record._tag === "SetBack") {
-        turns.push({ finishReason: "error", attempts: record.attempts, replayed, toolCalls: [] })
-        yield* goBack(record.error, record.message, replayed)
+        withoutAnswer()
+        yield* goBack(record.error, record.told ?? record.message, replayed)
         continue
       }
 
@@ -659,7 +536,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
         const loop = yield* lookForLoop(outcomes)
         if (loop === undefined) continue
         if (loop.stop) return yield* lastly({ completion: "looped", loop: loop.found })
-        history = Prompt.concat(history, user(inALoop(loop.found)))
+        history = Prompt.concat(history, user(Told.inALoop(loop.found)))
         if (!replayed) {
           const { _tag } = loop.found
           yield* Telemetry.emit(() => ({ _tag: "LoopDetected", agent: name, runId, loop: _tag, stopped: false }))
@@ -690,7 +567,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
           default:
             history = Prompt.concat(
               history,
-              user(askedAgain(decision._tag === "Reject" ? cut(decision.reason, 2_000) : undefined))
+              user(Told.askedAgain(decision._tag === "Reject" ? cut(decision.reason, 2_000) : undefined))
             )
             continue
         }
@@ -701,11 +578,11 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
         if (!mayGoBack()) {
           return yield* failWith({ _tag: "InvalidResult", repairs: counters.repairs, issue, text: whole })
         }
-        yield* goBack("InvalidResult", issue, replayed)
+        yield* goBack("InvalidResult", Told.invalid(issue), replayed)
         continue
       }
       repairs++
       counters.repairs++
-      history = Prompt.concat(history, user(notValid(issue)))
+      history = Prompt.concat(history, user(Told.notValid(issue)))
     }
   })

@@ -24,6 +24,7 @@ import { type Compacted, ModelRecord } from "./records.ts"
 import type * as Room from "./room.ts"
 import * as session from "./session.ts"
 import { lastErrorOf, nothingSpent, type Spending } from "./spending.ts"
+import { whyFailed } from "./told.ts"
 import * as ToolCall from "./toolCall.ts"
 
 /**
@@ -54,6 +55,7 @@ const newCuts = (): ModelAnswer.Cuts => ({ count: 0, kept: undefined })
 interface WhySetBack {
   readonly error: string
   readonly message: string
+  readonly told: string
 }
 
 // What another history can change; a provider that is down, or a key that is wrong, stays that.
@@ -172,7 +174,13 @@ const answerWithRoom = Effect.fnUntraced(function*<E, R>(asking: Asking<E, R>, p
 const setBack = <E>(error: E, mayGoBack: boolean): Effect.Effect<{ readonly setBack: WhySetBack }, E> =>
   Effect.flatMap(Fault.classify(error), (verdict) =>
     isAboutTheHistory(verdict) && mayGoBack
-      ? Effect.succeed({ setBack: { error: ToolCall.nameOf(error), message: ToolCall.messageOf(error) } })
+      ? Effect.succeed({
+        setBack: {
+          error: ToolCall.nameOf(error),
+          message: ToolCall.messageOf(error),
+          told: whyFailed(error, verdict)
+        }
+      })
       : Effect.fail(error))
 
 /**

@@ -92,6 +92,8 @@ export const OutOfTime = Schema.TaggedStruct("OutOfTime", {
 export const SetBack = Schema.TaggedStruct("SetBack", {
   error: Schema.String,
   message: Schema.String,
+  /** What the model is told of it. Records of older releases have none, and the model was told the message. */
+  told: Schema.optionalKey(Schema.String),
   ...Spent
 })
 

@@ -417,6 +417,7 @@ export const execute = <RT>(
     const tool = call.plan.tool.name
     const began = yield* Clock.currentTimeMillis
     let attempts = 0
+    let came: Outcome | undefined
     const attempted = Effect.suspend(() => attempt(env, call, ++attempts)).pipe(
       Retry.apply(call.plan.retry),
       Effect.timeoutOrElse({
@@ -436,22 +437,29 @@ export const execute = <RT>(
       Effect.catchTag("ToolFailed", (failed) =>
         failed.error === unreadable
           ? Effect.map(env.time.now, (now) => told(failed.after(attempts, now)))
-          : Effect.fail(failed))
+          : Effect.fail(failed)),
+      Effect.tap((outcome) =>
+        Effect.sync(() => {
+          came = outcome
+        })
+      )
     )
     const once = call.plan.dedupe
       ? Idempotency.once(onceOptions(env, call), attempted).pipe(Effect.catchTag("NotJson", argumentsNotJson(tool)))
       : attempted
 
-    const outcome = yield* Effect.catchTag(
-      once,
-      "ToolFailed",
-      Effect.fnUntraced(function*(failed) {
+    // It ran and is over, though the step may not come to know what it came to.
+    const unrecorded = Effect.suspend(() => attempts === 0 ? Effect.void : announce(env, call, attempts, began, came))
+    const outcome = yield* once.pipe(
+      Effect.tapErrorTag(["IdempotencyStoreError", "IdempotencyCorrupt"], () => unrecorded),
+      Effect.tapDefect(() => unrecorded),
+      Effect.catchTag("ToolFailed", Effect.fnUntraced(function*(failed) {
         const verdict = isUnknown(failed.verdict) ? Fault.ambiguous : failed.verdict
         const final = failed.after(attempts, yield* env.time.now, verdict)
         if (call.plan.effects === "idempotent" || !Fault.mayHaveHappened(verdict)) return told(final)
         yield* announce(env, call, attempts, began, undefined)
         return yield* final
-      })
+      }))
     )
     yield* announce(env, call, attempts, began, outcome)
     // An earlier call's record has the time of that call.

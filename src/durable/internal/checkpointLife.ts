@@ -9,7 +9,7 @@ import { InvalidConfig } from "../../Fault.ts"
 import { canonicalJson } from "../../internal/canonicalJson.ts"
 import * as config from "../../internal/config.ts"
 import * as Telemetry from "../../Telemetry.ts"
-import { type CheckpointStore, CheckpointStoreError, type RunStatus } from "../CheckpointStore.ts"
+import { CheckpointStore, CheckpointStoreError, type RunStatus } from "../CheckpointStore.ts"
 import {
   CheckpointCorrupt,
   CheckpointMismatch,
@@ -203,41 +203,61 @@ export const leased =
       : unreadable(runId)(error)
 
 /**
- * A store that answers within a time. What holds a lease is asked for and written where nothing may interrupt it, so it
- * must not wait for ever; and a store that is silent for the time of a lease may have lost it anyway.
+ * A store that answers within a time. What holds a lease is asked for and written where nothing may interrupt it, and a
+ * run that is read has no time of its own yet, so nothing of it may wait for ever; and a store that is silent for the time
+ * of a lease may have lost it anyway.
  *
  * @internal
  */
 export const bounded = (store: CheckpointStore["Service"], limit: Duration.Duration): CheckpointStore["Service"] => {
-  const within = (operation: string, runId: string, duration = limit) =>
-    Effect.timeoutOrElse({
-      duration,
-      orElse: () => new CheckpointStoreError({ operation, runId, reason: { _tag: "Unavailable" } })
-    })
-  const heard = <A, R>(operation: string, runId: string, self: Effect.Effect<A, CheckpointStoreError, R>) =>
-    Effect.tapError(
-      self,
-      ({ reason }) => Telemetry.emit(() => ({ _tag: "CheckpointStoreFailed", runId, operation, reason: reason._tag }))
+  const asked = <A, R>(
+    operation: string,
+    runId: string,
+    self: Effect.Effect<A, CheckpointStoreError, R>,
+    duration = limit
+  ) =>
+    self.pipe(
+      Effect.timeoutOrElse({
+        duration,
+        orElse: () => new CheckpointStoreError({ operation, runId, reason: { _tag: "Unavailable" } })
+      }),
+      Effect.tapError(({ reason }) =>
+        Telemetry.emit(() => ({ _tag: "CheckpointStoreFailed", runId, operation, reason: reason._tag }))
+      )
     )
-  const asked = <A, R>(operation: string, runId: string, self: Effect.Effect<A, CheckpointStoreError, R>) =>
-    heard(operation, runId, within(operation, runId)(self))
   return {
-    ...store,
     // A lost answer is asked for again before the lease is over.
     renew: (lease, ttl, options) =>
-      heard(
-        "renew",
-        lease.runId,
-        within("renew", lease.runId, Duration.divideUnsafe(limit, 3))(store.renew(lease, ttl, options))
-      ),
-    read: (runId) => heard("read", runId, store.read(runId)),
-    get: (runId) => heard("get", runId, store.get(runId)),
+      asked("renew", lease.runId, store.renew(lease, ttl, options), Duration.divideUnsafe(limit, 3)),
+    read: (runId) => asked("read", runId, store.read(runId)),
+    get: (runId) => asked("get", runId, store.get(runId)),
+    list: (options) =>
+      Effect.timeoutOrElse(store.list(options), {
+        duration: limit,
+        orElse: () => new CheckpointStoreError({ operation: "list", reason: { _tag: "Unavailable" } })
+      }),
     remove: (lease) => asked("remove", lease.runId, store.remove(lease)),
     acquire: (runId, ttl, options) => asked("acquire", runId, store.acquire(runId, ttl, options)),
     release: (lease) => asked("release", lease.runId, store.release(lease)),
     append: (lease, entries, status) => asked("append", lease.runId, store.append(lease, entries, status))
   }
 }
+
+/**
+ * How long a store may take where no run says so by its lease.
+ *
+ * @internal
+ */
+export const patience = Duration.seconds(30)
+
+/**
+ * Asks the store around, within that time.
+ *
+ * @internal
+ */
+export const asking = <A, E, R>(
+  use: (store: CheckpointStore["Service"], unbounded: CheckpointStore["Service"]) => Effect.Effect<A, E, R>
+): Effect.Effect<A, E, R | CheckpointStore> => CheckpointStore.use((store) => use(bounded(store, patience), store))
 
 /** @internal */
 export const readInput = (runId: string, input: unknown) => {

@@ -10,7 +10,7 @@ import * as Stream from "effect/Stream"
 import { InvalidConfig } from "../../Fault.ts"
 import * as config from "../../internal/config.ts"
 import {
-  CheckpointStore,
+  type CheckpointStore,
   CheckpointStoreError,
   type Entry,
   type Lease,
@@ -47,7 +47,7 @@ type Store = CheckpointStore["Service"]
 export const list = (
   options?: ListOptions
 ): Effect.Effect<ReadonlyArray<RunSummary>, CheckpointStoreError, CheckpointStore> =>
-  CheckpointStore.use((store) => store.list(options))
+  Life.asking((store) => store.list(options))
 
 /**
  * Tells the status of a run, if there is one.
@@ -58,7 +58,7 @@ export const list = (
 export const status = (
   runId: string
 ): Effect.Effect<Option.Option<RunStatus>, CheckpointStoreError, CheckpointStore> =>
-  CheckpointStore.use((store) => Effect.map(store.get(runId), Option.map((run) => run.status)))
+  Life.asking((store) => Effect.map(store.get(runId), Option.map((run) => run.status)))
 
 /**
  * Follows the status of a run, wherever it is at work: the one it has, and each one that it comes to.
@@ -226,7 +226,7 @@ const reckoned = Effect.fnUntraced(function*(store: Store, runId: string) {
 export const inspect = (
   runId: string
 ): Effect.Effect<Inspection, RunNotFound | CheckpointCorrupt | CheckpointStoreError, CheckpointStore> =>
-  CheckpointStore.use(Effect.fnUntraced(function*(store) {
+  Life.asking(Effect.fnUntraced(function*(store) {
     const summary = yield* found(store, runId)
     const { history, records } = yield* reckoned(store, runId)
     return {
@@ -236,8 +236,6 @@ export const inspect = (
     }
   }))
 
-const ttl = Duration.seconds(30)
-
 /**
  * Does something to a run that nobody works on. Interrupted, it is done all the same or not at all.
  */
@@ -246,16 +244,15 @@ const holding = <A, E, R>(
   use: (store: Store, lease: Lease) => Effect.Effect<A, E, R>,
   options?: { readonly takeOver: boolean }
 ): Effect.Effect<A, E | RunLeased | CheckpointCorrupt | CheckpointStoreError, R | CheckpointStore> =>
-  CheckpointStore.use((unbounded) => {
-    const store = Life.bounded(unbounded, ttl)
-    return Effect.uninterruptible(
+  Life.asking((store) =>
+    Effect.uninterruptible(
       Effect.acquireUseRelease(
-        Effect.mapError(store.acquire(runId, ttl, options), Life.leased(runId)),
+        Effect.mapError(store.acquire(runId, Life.patience, options), Life.leased(runId)),
         (lease) => use(store, lease),
         (lease) => Effect.ignore(store.release(lease))
       )
     )
-  })
+  )
 
 const noted = (record: Record.WithoutTime<Record.Record>) =>
   Effect.map(Clock.currentTimeMillis, (at) => Record.encode({ ...record, at }))
@@ -333,8 +330,8 @@ export const clear = (
 export const cancel = (
   runId: string
 ): Effect.Effect<RunStatus, RunNotFound | CheckpointCorrupt | CheckpointStoreError, CheckpointStore> =>
-  CheckpointStore.use(Effect.fnUntraced(function*(shared) {
-    const { status } = yield* found(shared, runId)
+  Life.asking(Effect.fnUntraced(function*(asked, shared) {
+    const { status } = yield* found(asked, runId)
     if (status === "completed" || status === "cancelled") return status
     const cancelled = yield* holding(
       runId,
@@ -538,7 +535,7 @@ export const fork = (
   CheckpointStore
 > => {
   const id = Life.idOf("Checkpoint.fork", options.id)
-  return CheckpointStore.use(Effect.fnUntraced(function*(shared) {
+  return Life.asking(Effect.fnUntraced(function*(shared) {
     const { history, records } = yield* reckoned(shared, runId)
     const until = options.from === undefined ? records.length : yield* positionOf(runId, history.steps, options.from)
     const salt = (yield* Random.nextIntBetween(0, Number.MAX_SAFE_INTEGER)).toString(36)
@@ -630,7 +627,7 @@ export const prune = (
     const expected = "statuses of runs that have ended"
     throw new InvalidConfig({ module: "Checkpoint.prune", option: "statuses", value: status, expected })
   }
-  return CheckpointStore.use(Effect.fnUntraced(function*(store) {
+  return Life.asking(Effect.fnUntraced(function*(store) {
     const updatedBefore = (yield* Clock.currentTimeMillis) - age
     const removed: Array<string> = []
     for (const status of statuses) {

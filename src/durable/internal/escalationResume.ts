@@ -15,6 +15,7 @@ import { table } from "../../internal/metricTable.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import * as Checkpoint from "../Checkpoint.ts"
 import { CheckpointStore, CheckpointStoreError } from "../CheckpointStore.ts"
+import * as Life from "./checkpointLife.ts"
 import { type Escalation, EscalationError } from "./escalationModel.ts"
 import { EscalationQueue } from "./escalationService.ts"
 
@@ -117,7 +118,7 @@ export const resumeRuns = <E, R>(
 
   return Effect.gen(function*() {
     const queue = yield* EscalationQueue
-    const runs = yield* CheckpointStore
+    const runs = Life.bounded(yield* CheckpointStore, Life.patience)
     /** What each run that is being resumed is still to hear of. */
     const busy = new Map<string, Map<string, Escalation>>()
     const attempts = new Map<string, number>()
