@@ -374,8 +374,11 @@ const knownRuns = 10_000
  * **Details**
  *
  * Before each model call the run sets aside what the call may come to, by an estimate that is rather too high (for the
- * answer `outputTokensPerTurn`, 4096 by default), and a call that does not fit is not made. So the limits hold however
- * many runs spend at the same time. A run that is resumed counts with what it spent before.
+ * answer `outputTokensPerTurn`, 4096 by default), and a call that does not fit is not made. So the limits hold for all
+ * calls but last answers, however many runs spend at the same time: a run that has no room for its next call has at most
+ * one last answer to pay for beyond them, which counts; with `whenSpent: "fail"` it has none. A run that has no room for its
+ * first call has nothing to sum up: it fails with `BudgetExceeded`, and no call is made. A run that is resumed counts with
+ * what it spent before.
  *
  * It is a budget of this process: what runs of other processes spend it does not see. Give each process its share, or
  * set a limit at the provider.

@@ -162,7 +162,6 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       guard: agent.modelGuard,
       budget,
       sharedBudget: agent.sharedBudget,
-      whenSpent: agent.whenSpent,
       limits: agent.limits,
       stream: agent.stream,
       outputAtMost: Math.min(
@@ -301,9 +300,17 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
         usage,
         cost,
         mayGoBack: mayGoBack(),
+        mayAnswer: agent.whenSpent === "answer" && turns.length > 0,
         known,
         spent
       }).pipe(
+        Effect.tapError((error) =>
+          Effect.sync(() => {
+            // One that a shared budget had no room for was not made.
+            const isBudget = error instanceof AgentError && error.reason._tag === "BudgetExceeded"
+            if (isBudget && ending === undefined && spent.attempts === 0) counters.iterations--
+          })
+        ),
         Effect.ensuring(Effect.sync(() => {
           at = { step, attempts: spent.attempts }
           lastError = spent.lastError ?? lastError
@@ -351,6 +358,9 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       for (let n = 1;; n++) {
         if (recordOf(place, n) === undefined) {
           const gone = n > 1 && ending === undefined ? budgetGone() : undefined
+          // Beyond a budget that several runs share, a run has one last answer to pay for.
+          const beyond = n > 1 && ending !== undefined ? ModelTurn.sharedGone(model, { prompt: history, known }) : undefined
+          if (beyond !== undefined) return yield* failWith({ _tag: "BudgetExceeded", budget: beyond })
           if (gone !== undefined) return { record: { _tag: "NoRoom" as const, budget: gone }, replayed: false, attempts }
           yield* goOn
         }

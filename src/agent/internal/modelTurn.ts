@@ -72,7 +72,6 @@ export interface Environment<E, R> extends ModelAnswer.Environment {
   readonly account: string
   readonly guard: ModelGuard<E, R>
   readonly sharedBudget: AgentBudget.Shared | undefined
-  readonly whenSpent: "answer" | "fail"
   readonly compaction: Compaction.Compaction | undefined
   /** Messages at the beginning that are never left out. */
   readonly protect: number
@@ -90,6 +89,8 @@ export interface Turn {
   readonly usage: AgentBudget.Usage
   readonly cost: number
   readonly mayGoBack: boolean
+  /** Whether the run may make a last call where a budget has no room for this one. */
+  readonly mayAnswer: boolean
   readonly known: Room.Metered | undefined
   /** What this call spends, also where it fails. */
   readonly spent: Spending
@@ -253,8 +254,8 @@ const execute = Effect.fnUntraced(function*<E, R>(
   options: Turn,
   fail: (error: E | AgentError | AiError.AiError) => void
 ) {
-  const { agent, budget, runId, sharedBudget, time, whenSpent } = env
-  const { cost, ending, known, prompt, spent, turn, usage } = options
+  const { agent, budget, runId, sharedBudget, time } = env
+  const { cost, ending, known, mayAnswer, prompt, spent, turn, usage } = options
   const began = yield* Clock.currentTimeMillis
   const wallTime = Duration.toMillis(budget.wallTime)
   const left = Math.max(0, wallTime - time.marked())
@@ -269,7 +270,7 @@ const execute = Effect.fnUntraced(function*<E, R>(
   // The last answer is what the run is allowed beyond its budget.
   const full = ending === undefined ? sharedBudget?.reserve(estimate) : undefined
   if (full !== undefined) {
-    if (whenSpent === "fail") return yield* ModelAnswer.failWith(env, turn, { _tag: "BudgetExceeded", budget: full })
+    if (!mayAnswer) return yield* ModelAnswer.failWith(env, turn, { _tag: "BudgetExceeded", budget: full })
     return { _tag: "NoRoom" as const, budget: full, ...yield* ended }
   }
   const asking: Asking<E, R> = {
