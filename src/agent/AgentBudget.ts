@@ -124,6 +124,14 @@ export type FullPrice = { readonly [K in keyof Price]-?: number }
  *
  * Tool calls of one answer are counted in its order before any of them runs, so that their limit holds however many run
  * side by side. What a run has spent is in its journal: a resumed run goes on counting, with what failed calls have cost.
+ * So it does with a call that was interrupted, by its caller, a timeout around the run, or a reader of `Agent.stream` who
+ * left: it is one of the `iterations`, with its time, and tokens by the same estimate. That is written when the
+ * interruption comes, and takes as long as the store does. A process that is killed in the middle of a call cannot write it:
+ * what is not counted then is one call each time, and bounded, because a run whose process is killed ten times without a
+ * step between is dead-lettered (`Checkpoint.run`, `maxCrashes`).
+ *
+ * A last answer that failed or was interrupted is asked for again where the run is run again, but a run pays for at most
+ * three.
  *
  * @category models
  * @since 0.1.0

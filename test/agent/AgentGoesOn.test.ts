@@ -264,7 +264,7 @@ describe("what a call has spent that failed", () => {
         if (error._tag === "AgentError") assert.strictEqual(error.reached?.usage.inputTokens, spent)
       }
       const result = yield* run
-      assert.deepStrictEqual([result.usage.inputTokens, result.counters.iterations], [300, 1])
+      assert.deepStrictEqual([result.usage.inputTokens, result.counters.iterations], [300, 3])
     }).pipe(Effect.provide(durable)))
 
   it.effect("is counted where the time cut it off and the run is to fail then", () =>

@@ -1,6 +1,7 @@
 import type * as AiError from "effect/ai/AiError"
 import type * as LanguageModel from "effect/ai/LanguageModel"
 import * as Prompt from "effect/ai/Prompt"
+import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -345,19 +346,34 @@ const execute = Effect.fnUntraced(function*<E, R>(
 
 /**
  * The model's answer as a step of its own, in the journal before anything in it is acted upon. A call that failed and was
- * paid for is there too, and `failure` is what it failed with just now.
+ * paid for is there too, and `failure` is what it failed with just now. So is one that was interrupted: it is written
+ * before the interruption goes on, in the time that the store has for a record.
  *
  * @internal
  */
 export const ask = Effect.fnUntraced(function*<E, R>(env: Environment<E, R>, turn: Turn) {
   let replayed = true
   let failure = Option.none<E | AgentError | AiError.AiError>()
-  const executed = Effect.suspend(() => {
-    replayed = false
-    return execute(env, turn, (error) => {
-      failure = Option.some(error)
+  let interrupted = Option.none<Cause.Cause<never>>()
+  const record = yield* Effect.uninterruptibleMask((restore) => {
+    const executed = Effect.suspend(() => {
+      replayed = false
+      return execute(env, turn, (error) => {
+        failure = Option.some(error)
+      })
     })
+    const whole = Effect.catchCauseIf(
+      restore(executed),
+      (cause) => Cause.hasInterruptsOnly(cause) && turn.spent.attempts > 0,
+      (cause) =>
+        Effect.map(env.time.now, (elapsedMillis) => {
+          interrupted = Option.some(Cause.fromReasons(cause.reasons.filter(Cause.isInterruptReason)))
+          const { attempts, cost, unmetered, usage } = turn.spent
+          return { _tag: "Interrupted" as const, attempts, cost, unmetered, usage, elapsedMillis }
+        })
+    )
+    return Checkpoint.step("model", { success: ModelRecord }, whole)
   })
-  const record = yield* Checkpoint.step("model", { success: ModelRecord }, executed)
+  if (Option.isSome(interrupted)) return yield* Effect.failCause(interrupted.value)
   return { record, replayed, failure }
 })
