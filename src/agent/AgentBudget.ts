@@ -120,7 +120,9 @@ export type FullPrice = { readonly [K in keyof Price]-?: number }
  * are left, and as can be paid at the highest price of the table: a provider that can be told (`OutputTokens`) does not pass the
  * limit, another one may by what it answers once. An answer that was cut there ends the run as the limit does. The last
  * answer of a run that is stopped is allowed beyond the limits; it counts, and is bounded by `outputTokensPerTurn` and
- * `grace`. What nobody reported counts as spent, by the same estimate.
+ * `grace`. What nobody reported counts as spent, by the same estimate. The tries that a `ResilientModel` makes below the
+ * agent, its retries, hedges and other models, are attempts like those of `policies.model`: each is counted, and one that
+ * there is no room for is not made.
  *
  * Tool calls of one answer are counted in its order before any of them runs, so that their limit holds however many run
  * side by side. What a run has spent is in its journal: a resumed run goes on counting, with what failed calls have cost.

@@ -264,6 +264,28 @@ const execute = Effect.fnUntraced(function*<E, R>(
   if (ending !== undefined) yield* Ending.announce(agent, runId, ending)
   const estimate = estimateOf(env, options)
   const cuts = newCuts()
+  // What is set aside for the attempts under way; the first one of them is an iteration.
+  let held: ReadonlyArray<AgentBudget.SharedSpent> = []
+  const release = () => {
+    for (const one of held) sharedBudget?.release(one)
+    held = []
+  }
+  const report = () => reportShared(env, turn, AgentBudget.addUsage(usage, spent.usage), cost + spent.cost)
+  let isFirst = true
+  const another = (underWay: number) => {
+    if (isFirst || ending !== undefined) {
+      isFirst = false
+      return undefined
+    }
+    if (underWay === 0) {
+      release()
+      report()
+    }
+    const one = { ...estimate, iterations: 0 }
+    const full = sharedBudget?.reserve(one)
+    if (full === undefined) held = [...held, one]
+    return full
+  }
   const ended = Effect.map(time.now, (elapsedMillis) => {
     const { attempts, cost, unmetered, usage } = spent
     return { attempts, cost, unmetered, usage, ...(cuts.count === 0 ? {} : { cuts: cuts.count }), elapsedMillis }
@@ -274,6 +296,7 @@ const execute = Effect.fnUntraced(function*<E, R>(
     if (!mayAnswer) return yield* ModelAnswer.failWith(env, turn, { _tag: "BudgetExceeded", budget: full })
     return { _tag: "NoRoom" as const, budget: full, ...yield* ended }
   }
+  if (ending === undefined) held = [estimate]
   const asking: Asking<E, R> = {
     env,
     turn,
@@ -281,6 +304,7 @@ const execute = Effect.fnUntraced(function*<E, R>(
     spent,
     cuts,
     attempts: env.attempts,
+    another,
     before: { usage, cost },
     known
   }
@@ -299,8 +323,8 @@ const execute = Effect.fnUntraced(function*<E, R>(
     ),
     Effect.result,
     Effect.ensuring(Effect.sync(() => {
-      if (ending === undefined) sharedBudget?.release(estimate)
-      reportShared(env, turn, AgentBudget.addUsage(usage, spent.usage), cost + spent.cost)
+      release()
+      report()
     }))
   )
   if (Result.isFailure(answer)) {
