@@ -210,7 +210,8 @@ export type LoopError<Tools extends Record<string, Tool.Any>> =
  *   best answer without tools. `false` looks for none.
  * - `compaction`: how a conversation is made smaller that has outgrown the model's context (verdict `ContextOverflow`),
  *   see `Compaction.Options`. The call is then made once more, and the run goes on with the smaller one. `false` fails.
- * - `sharedBudget`: a budget that several runs spend together, see `AgentBudget.shared`. Default: none.
+ * - `sharedBudget`: a budget that several runs spend together, see `AgentBudget.shared`. A run that it has no room for from
+ *   the beginning fails with `BudgetExceeded`, whatever `whenSpent` says. Default: none.
  * - `whenSpent`: what becomes of a run whose budget is used up: `"answer"` asks for the best answer so far, `"fail"` fails
  *   with `BudgetExceeded`. Run again with a larger budget, {@link run} goes on from where the run was: what it has spent stays
  *   spent, and its best answer so far, which is paid for, is not part of the conversation. Without a larger budget it ends as

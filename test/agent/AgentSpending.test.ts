@@ -5,7 +5,10 @@ import { ScriptedModel } from "effect-resilience/testing"
 import { replaying } from "../support/replaying.ts"
 import { call, counting, durable, kit } from "./support.ts"
 
-const it = replaying()
+const it = replaying({
+  "has one last answer of a run that had turns beyond it, and not another one where that failed":
+    "a run that starts over after each record keeps no failed calls"
+})
 
 const options = { runId: "run-1", prompt: "Go" }
 const agent = (budget: AgentBudget.Options) =>
@@ -95,10 +98,54 @@ describe("a budget that several runs share", () => {
       const { handlers } = yield* counting
       const budget = AgentBudget.shared({ outputTokens: 13_000 })
       const results = yield* all(budget).pipe(Effect.provide(Layer.merge(handlers, ScriptedModel.layer(slow))))
-      const ends = results.map((result) => result._tag === "Success" ? result.success.completion : "failed")
+      const ends = results.map((result) =>
+        result._tag === "Success"
+          ? result.success.completion
+          : result.failure._tag === "AgentError" && result.failure.reason._tag
+      )
       assert.deepStrictEqual(ends.filter((end) => end === "complete").length, 3)
-      assert.deepStrictEqual(ends.filter((end) => end === "graceful").length, 5)
+      assert.deepStrictEqual(ends.filter((end) => end === "BudgetExceeded").length, 5)
       assert.deepStrictEqual(budget.spent().outputTokens, 12_000)
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("that is spent pays for no call of a run that had no turn: 50 runs", () =>
+    Effect.gen(function*() {
+      const { handlers } = yield* counting
+      const sharedBudget = AgentBudget.shared({ outputTokens: 10_000, iterations: 3 })
+      const one = talker(sharedBudget)
+      yield* Effect.gen(function*() {
+        const results = yield* Effect.forEach(
+          Array.from({ length: 50 }, (_, run) => run),
+          (run) => Effect.result(Agent.run(one, { runId: `run-${run}`, prompt: "Go" }))
+        )
+        const failed = results.flatMap((result) => result._tag === "Failure" ? [result.failure] : [])
+        assert.strictEqual(results.length - failed.length, 2)
+        for (const error of failed) {
+          assert.isTrue(error._tag === "AgentError" && error.reason._tag === "BudgetExceeded")
+          assert.strictEqual(error._tag === "AgentError" && error.reached?.counters.iterations, 0)
+        }
+        assert.strictEqual((yield* ScriptedModel.requests).length, 2)
+        assert.strictEqual(sharedBudget.spent().outputTokens, 8_000)
+      }).pipe(Effect.provide(Layer.merge(handlers, ScriptedModel.layer(slow))))
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("has one last answer of a run that had turns beyond it, and not another one where that failed", () =>
+    Effect.gen(function*() {
+      const { handlers } = yield* counting
+      const budget = AgentBudget.shared({ iterations: 1 })
+      const script: ScriptedModel.Script = ({ toolChoice }) =>
+        toolChoice === "none"
+          ? ScriptedModel.turn("Cut", { usage: { inputTokens: 10, outputTokens: 7 }, finishReason: "error" })
+          : call("1", "Lookup", { order: "7" })
+      yield* Effect.gen(function*() {
+        const run = Effect.flip(Agent.run(talker(budget), options))
+        const first = yield* run
+        assert.isTrue(first._tag === "AgentError" && first.reason._tag === "BudgetExhausted")
+        const second = yield* run
+        assert.isTrue(second._tag === "AgentError" && second.reason._tag === "BudgetExceeded")
+        assert.strictEqual((yield* ScriptedModel.requests).length, 2)
+        assert.strictEqual(budget.spent().outputTokens, 7)
+      }).pipe(Effect.provide(Layer.merge(handlers, ScriptedModel.layer(script))))
     }).pipe(Effect.provide(durable)))
 
   it.effect("counts a run once, also one that is resumed by another process", () =>

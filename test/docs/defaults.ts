@@ -153,7 +153,7 @@ export const all: ReadonlyArray<Defaults> = [
   },
   { module: "Idempotency", options: read(idempotency.defaults, ["timeToLive", "storeTimeout"]) },
   { module: "EscalationQueue", options: read(escalations.defaults, ["lease", "storeTimeout"]) },
-  { module: "EscalationQueue.resumeRuns", options: read(resume.defaults, ["interval"]) },
+  { module: "EscalationQueue.resumeRuns", options: read(resume.defaults, ["interval", "maxInterval"]) },
   {
     module: "HealthMonitor",
     options: {

@@ -125,6 +125,9 @@ export const loop = <Value, E, R>(agent: Definition<Value, E, R>, options: Optio
     )
   })
 
+/** How many last answers a run pays for, where it is run again after one that failed or was interrupted. */
+const lastAnswers = 3
+
 const nth = (name: string, n: number): string => n === 1 ? name : `${name}#${n}`
 
 const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, watched: Watched) =>
@@ -162,7 +165,6 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       guard: agent.modelGuard,
       budget,
       sharedBudget: agent.sharedBudget,
-      whenSpent: agent.whenSpent,
       limits: agent.limits,
       stream: agent.stream,
       outputAtMost: Math.min(
@@ -189,6 +191,8 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
     let lastError: LastError | undefined
     let known: Room.Metered | undefined
     let recorded = 0
+    /** Calls of the loop that were made once more in the same turn. */
+    let madeAgain = 0
     // Turns as the journal counts them: also those for which no call was made.
     let turnNumber = 0
 
@@ -219,16 +223,16 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       return journal.executing
     })
 
-    const budgetGone = () =>
+    const budgetGone = (iterations: number) =>
       AgentBudget.exceeded(budget, {
-        iterations: counters.iterations,
+        iterations,
         toolCalls: counters.toolCalls,
         usage,
         cost,
         elapsedMillis: time.marked()
       }) ?? ModelTurn.gone(model, { prompt: history, usage, cost, known })
 
-    const mayGoBack = () => counters.iterations - repairs > 1 && counters.rollbacks < agent.rollback.max
+    const mayGoBack = () => counters.iterations - madeAgain - repairs > 1 && counters.rollbacks < agent.rollback.max
 
     /**
      * Goes back to the beginning of the turn before the one that failed, or of this one where what was done since cannot be
@@ -302,9 +306,17 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
         usage,
         cost,
         mayGoBack: mayGoBack(),
+        mayAnswer: agent.whenSpent === "answer" && turns.length > 0,
         known,
         spent
       }).pipe(
+        Effect.tapError((error) =>
+          Effect.sync(() => {
+            // One that a shared budget had no room for was not made.
+            const isBudget = error instanceof AgentError && error.reason._tag === "BudgetExceeded"
+            if (isBudget && ending === undefined && spent.attempts === 0) counters.iterations--
+          })
+        ),
         Effect.ensuring(Effect.sync(() => {
           at = { step, attempts: spent.attempts }
           lastError = spent.lastError ?? lastError
@@ -351,7 +363,15 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       let attempts = 0
       for (let n = 1;; n++) {
         if (recordOf(place, n) === undefined) {
-          const gone = n > 1 && ending === undefined ? budgetGone() : undefined
+          const gone = n > 1 && ending === undefined ? budgetGone(counters.iterations - 1) : undefined
+          // Beyond a budget that several runs share, a run has one last answer to pay for.
+          const beyond = n > 1 && ending !== undefined
+            ? ModelTurn.sharedGone(model, { prompt: history, known })
+            : undefined
+          if (beyond !== undefined) return yield* failWith({ _tag: "BudgetExceeded", budget: beyond })
+          if (n > lastAnswers && ending !== undefined) {
+            return yield* failWith(Ending.noLastAnswer(ending, `it was paid for ${lastAnswers} times and did not come`))
+          }
           if (gone !== undefined) {
             return { record: { _tag: "NoRoom" as const, budget: gone }, replayed: false, attempts }
           }
@@ -360,7 +380,15 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
         const prompt = history
         const { record, replayed } = yield* call(`${scope}/${place}/${nth("model", n)}`, ending)
         attempts += record.attempts
-        if (record._tag === "Failed") continue
+        if (record._tag === "Failed" || record._tag === "Interrupted") {
+          if (ending !== undefined) continue
+          // What is made once more is another call of the loop.
+          turns.push({ finishReason: "error", attempts: record.attempts, replayed, toolCalls: [] })
+          counters.iterations++
+          madeAgain++
+          attempts = 0
+          continue
+        }
         const isMetered = record._tag === "Answer" && record.compacted === undefined && record.unmetered === 0
         if (isMetered && record.attempts === 1) known = Room.metered(prompt, record.usage.inputTokens)
         if (record._tag === "Answer" && record.compacted !== undefined) {
@@ -477,7 +505,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       const next = `turn-${turnNumber + 1}`
       // What was done was within the budget of its time: a budget is asked where something new would be spent.
       if (recordOf(`[${next}]`) === undefined) {
-        const gone = cutOff ?? budgetGone()
+        const gone = cutOff ?? budgetGone(counters.iterations)
         if (gone !== undefined && agent.whenSpent === "fail") {
           at = { step: `${scope}/[${next}]/model`, attempts: 0 }
           return yield* failWith({ _tag: "BudgetExceeded", budget: gone })

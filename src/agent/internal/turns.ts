@@ -8,7 +8,8 @@ import type { Decided } from "./toolTurn.ts"
  *
  * **Details**
  *
- * - `iterations`: model calls of the loop, also those that failed or that the time did not suffice for; the last call of
+ * - `iterations`: model calls of the loop, also those that failed, were interrupted, or that the time did not suffice for,
+ *   each of which is made once more where the run is resumed; the last call of
  *   a run that must come to its end is not one, and neither is a call that a budget had no room for, so that it was not
  *   made.
  * - `toolCalls`: tool calls that the model asked for; `toolErrors`: those that it got an error for.
