@@ -19,7 +19,9 @@
  *
  * After `outageAfter` failures with nothing taken in between the key is out: all wait but for one call, the probe, which is
  * sent at growing intervals. The first that is taken ends the outage; the limit then doubles with each round of calls up to
- * what it was, and those who wait are started one after the other, and not at one instant.
+ * what it was, as long as somebody waits. Those who wait are started one after the other, and not at one instant: as many
+ * in a second as the limit is, and from when it is what it was, twice as many each second, until all slots are taken or
+ * nobody waits any more.
  *
  * **Gotchas**
  *
