@@ -141,7 +141,8 @@ export class LimitExceeded
  * How many calls run:
  *
  * - `min`, `max`: between what the limit stays; default 1 and 200.
- * - `initial`: where it begins; default 10.
+ * - `initial`: where it begins; default 10. Where one of these three is given and does not fit to the others, those that
+ *   are not given beside it give way, also where the layer says them of all keys: `{ initial: 500 }` has a `max` of 500.
  * - `latencyTolerance`: how many times its low the latency may rise before the limit falls; default 5. What counts is the
  *   time to the first token ({@link firstToken}) and the time per token ({@link tokens}), each against its own low.
  * - `learnFromTotalTime`: whether the whole time counts for calls that report neither; default no, since it says more of

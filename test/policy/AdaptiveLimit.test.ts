@@ -938,6 +938,9 @@ describe("AdaptiveLimit", () => {
         assert.throws(() => AdaptiveLimit.withLimit(Effect.void, "k", { min: 0 }), Fault.InvalidConfig)
         assert.throws(() => AdaptiveLimit.withLimit("k", { inOutage: "hope" as "wait" }), Fault.InvalidConfig)
         assert.throws(() => AdaptiveLimit.withLimit(""), Fault.InvalidConfig)
+        const none = JSON.parse("null")
+        assert.throws(() => AdaptiveLimit.withLimit("k", none), Fault.InvalidConfig)
+        invalid("keys[\"a\"]")(yield* Effect.exit(AdaptiveLimit.make({ keys: { a: none } })))
       }))
 
     it.effect("of which one is set, the others follow", () =>
