@@ -188,7 +188,9 @@ export interface QuotaOptions extends settings.QuotaOptions {}
  * **Details**
  *
  * - `cost`: what it is thought to cost, or a function that says so when the call comes. Default: {@link CurrentCost}, else
- *   one request, and what calls of the key have usually cost.
+ *   one request, and what calls of the key have usually cost. Where a limit on tokens is configured, say it: as long as no
+ *   call of the key has ended, nothing is known of what they cost, and those that do not say it count as no tokens, however
+ *   many of them are sent. `ResilientModel` says it of its calls.
  * - `usage`: reads from a result what it has really cost. Default: {@link usageOf}.
  * - `observe`: reads from the end of a call what the provider has told of its limits. Default: {@link observationOf} of the
  *   result or the failure.
@@ -814,6 +816,10 @@ const makeWithQuota = (key: string, options?: CallOptions) => {
  *   given back.
  *
  * A call that is interrupted while it waits gives back all of it and its place.
+ *
+ * What is sent is one call to the quota, whatever it does inside: a hedge inside of it, as in a policy, sends a second
+ * request that is not counted. Where hedges are many, give their calls a `cost` of as many requests and tokens more, or put
+ * the quota inside, with `Hedge.apply` around it.
  *
  * The options of the key are those of {@link QuotaOptions}, used for a key that the service does not configure by name
  * (`keys`). Those of the first caller hold for as long as the key is remembered; another caller with other limits is warned

@@ -672,6 +672,11 @@ describe("Quota", () => {
       refused({ priority: "urgent" as "batch" }, "priority")
       refused({ cost: { outputTokens: -1 } }, "cost.outputTokens")
       refused({}, "key", "")
+      const none = JSON.parse("null")
+      refused({ cost: none }, "cost")
+      refused(none, "options")
+      assert.throws(() => new Engine({ keys: { a: none } }), Fault.InvalidConfig)
+      assert.throws(() => new Engine(none), Fault.InvalidConfig)
       const misspelt = { limit: 1, bursts: 1 }
       refused({ requests: misspelt }, "requests.bursts")
       assert.throws(() => Quota.reserve("k", { priority: "urgent" as "batch" }), Fault.InvalidConfig)
