@@ -4,6 +4,7 @@ import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
 import * as Result from "effect/Result"
+import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import { InvalidConfig } from "../../Fault.ts"
 import { canonicalJson } from "../../internal/canonicalJson.ts"
@@ -202,6 +203,9 @@ export const leased =
       })
       : unreadable(runId)(error)
 
+const failed = (runId: string, operation: string, { reason }: CheckpointStoreError) =>
+  Telemetry.emit(() => ({ _tag: "CheckpointStoreFailed", runId, operation, reason: reason._tag }))
+
 /**
  * A store that answers within a time. What holds a lease is asked for and written where nothing may interrupt it, so it
  * must not wait for ever; and a store that is silent for the time of a lease may have lost it anyway.
@@ -215,10 +219,7 @@ export const bounded = (store: CheckpointStore["Service"], limit: Duration.Durat
       orElse: () => new CheckpointStoreError({ operation, runId, reason: { _tag: "Unavailable" } })
     })
   const heard = <A, R>(operation: string, runId: string, self: Effect.Effect<A, CheckpointStoreError, R>) =>
-    Effect.tapError(
-      self,
-      ({ reason }) => Telemetry.emit(() => ({ _tag: "CheckpointStoreFailed", runId, operation, reason: reason._tag }))
-    )
+    Effect.tapError(self, (error) => failed(runId, operation, error))
   const asked = <A, R>(operation: string, runId: string, self: Effect.Effect<A, CheckpointStoreError, R>) =>
     heard(operation, runId, within(operation, runId)(self))
   return {
@@ -237,6 +238,36 @@ export const bounded = (store: CheckpointStore["Service"], limit: Duration.Durat
     release: (lease) => asked("release", lease.runId, store.release(lease)),
     append: (lease, entries, status) => asked("append", lease.runId, store.append(lease, entries, status))
   }
+}
+
+const isUnavailable = (error: unknown) => isStoreError(error) && error.reason._tag === "Unavailable"
+
+/**
+ * Appends what has been done, and tries again while the store is unavailable, until the limit is over. Nobody but this
+ * process knows of it, and appending exactly the same again is safe.
+ *
+ * @internal
+ */
+export const insisting = (
+  store: CheckpointStore["Service"],
+  limit: Duration.Duration
+): CheckpointStore["Service"]["append"] => {
+  const longest = Duration.millis(Math.ceil(Duration.toMillis(limit) / 10))
+  const schedule = Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced(longest)])
+  return (lease, entries, status) =>
+    Effect.suspend(() => {
+      const { runId } = lease
+      let last: CheckpointStoreError | undefined
+      const once = Effect.tapError(store.append(lease, entries, status), (error) => {
+        last = error
+        return failed(runId, "append", error)
+      })
+      const timedOut = new CheckpointStoreError({ operation: "append", runId, reason: { _tag: "Unavailable" } })
+      return Effect.timeoutOrElse(Effect.retry(once, { while: isUnavailable, schedule }), {
+        duration: limit,
+        orElse: () => last === undefined ? Effect.andThen(failed(runId, "append", timedOut), timedOut) : last
+      })
+    })
 }
 
 /** @internal */

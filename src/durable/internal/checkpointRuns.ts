@@ -27,6 +27,7 @@ import {
   StepNotFound
 } from "./checkpointErrors.ts"
 import * as History from "./checkpointHistory.ts"
+import * as Held from "./checkpointLease.ts"
 import * as Life from "./checkpointLife.ts"
 import * as Record from "./checkpointRecord.ts"
 import { defaults, stop } from "./checkpointRun.ts"
@@ -250,9 +251,9 @@ const holding = <A, E, R>(
     const store = Life.bounded(unbounded, ttl)
     return Effect.uninterruptible(
       Effect.acquireUseRelease(
-        Effect.mapError(store.acquire(runId, ttl, options), Life.leased(runId)),
+        Effect.mapError(Held.acquire(unbounded, store, runId, ttl, options), Life.leased(runId)),
         (lease) => use(store, lease),
-        (lease) => Effect.ignore(store.release(lease))
+        (lease) => Effect.ignore(Held.release(unbounded, store, lease, ttl))
       )
     )
   })
