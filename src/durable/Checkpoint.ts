@@ -185,6 +185,9 @@ export interface RunOptions {
  * time of the lease. A lease that cannot be given back then ends with its time; this process itself may run the run
  * again, or clear it, as soon as the store is back.
  *
+ * How a program failed or suspended the run is told to the caller also where the store could not write it down: the run
+ * stays `running` there, as after a crash, and is resumed in the same way.
+ *
  * A program that does not go with its journal (`CheckpointMismatch`, `CheckpointCorrupt`) leaves the journal and the
  * run's status as they were: with the program that wrote it, the run goes on.
  *
