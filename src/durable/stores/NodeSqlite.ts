@@ -25,8 +25,10 @@ import * as config from "../../internal/config.ts"
  * **Details**
  *
  * - `filename` of the database, or `:memory:`. It must not be empty.
- * - `busyTimeout`: how long a statement waits for another process's lock before it fails as retryable, default 5
- *   seconds. `node:sqlite` is synchronous: the whole process waits, so keep transactions short.
+ * - `busyTimeout`: how long a statement waits for another connection's lock before it fails as retryable, default 5
+ *   seconds. It asks again after 1 millisecond, then ever more rarely, but every 50 milliseconds, by Effect's `Clock`:
+ *   only its own fiber waits, and those with statements for the same client. `node:sqlite` is synchronous: while a
+ *   statement is carried out the whole process waits.
  *
  * @category models
  * @since 0.1.0
@@ -51,6 +53,31 @@ const attempt = <A>(filename: string, operation: string, f: () => A): Effect.Eff
       return new SqlError.SqlError({ reason: SqlError.classifySqliteError(coded, { message, operation }) })
     }
   })
+
+const codeOf = ({ reason: { cause } }: SqlError.SqlError): number =>
+  Predicate.hasProperty(cause, "errcode") && typeof cause.errcode === "number" ? cause.errcode : 0
+
+// SQLITE_BUSY, but not BUSY_SNAPSHOT: what a transaction has read is out of date, however long it waits.
+const isBusy = (error: SqlError.SqlError): boolean => {
+  const code = codeOf(error)
+  return (code & 0xff) === 5 && code !== 517
+}
+
+const longestPause = 50
+
+// SQLite's own wait would stop the thread. What found the database locked did nothing and is asked for once more.
+const waiting = (busyTimeout: number) => {
+  const again = <A>(
+    self: Effect.Effect<A, SqlError.SqlError>,
+    pause: number,
+    left: number
+  ): Effect.Effect<A, SqlError.SqlError> =>
+    Effect.catchIf(self, (error) => left > 0 && isBusy(error), () => {
+      const next = Math.min(pause, left)
+      return Effect.andThen(Effect.sleep(next), again(self, Math.min(pause * 2, longestPause), left - next))
+    })
+  return <A>(self: Effect.Effect<A, SqlError.SqlError>) => again(self, 1, busyTimeout)
+}
 
 const toInput = (value: unknown): SQLInputValue => {
   switch (typeof value) {
@@ -95,13 +122,14 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
     attempt(filename, "open", () => new DatabaseSync(filename)),
     (db) => Effect.sync(() => db.close())
   )
-  yield* attempt(filename, "configure", () =>
+  const whenFree = waiting(Math.ceil(Duration.toMillis(busyTimeout)))
+  yield* whenFree(attempt(filename, "configure", () =>
     db.exec(
-      `PRAGMA busy_timeout = ${Math.ceil(Duration.toMillis(busyTimeout))};
+      `PRAGMA busy_timeout = 0;
        PRAGMA journal_mode = WAL;
        PRAGMA synchronous = FULL;
        PRAGMA foreign_keys = ON`
-    ))
+    )))
 
   const statements = new Map<string, StatementSync>()
   const prepared = (sql: string): StatementSync => {
@@ -127,13 +155,13 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
     Effect.flatMap(
       SqlClient.SafeIntegers,
       (safeIntegers) =>
-        attempt(filename, "execute a statement on", (): ReadonlyArray<unknown> | object => {
+        whenFree(attempt(filename, "execute a statement on", (): ReadonlyArray<unknown> | object => {
           const statement = prepare(sql)
           statement.setReturnArrays(mode === "arrays")
           statement.setReadBigInts(safeIntegers)
           const input = params.map(toInput)
           return mode === "raw" && statement.columns().length === 0 ? statement.run(...input) : statement.all(...input)
-        })
+        }))
     )
 
   // What `setReturnArrays` does is not in the types of node:sqlite, and a statement that gives rows gives an array.
