@@ -18,6 +18,7 @@ import * as HttpServerResponse from "effect/http/HttpServerResponse"
 import type * as Layer from "effect/Layer"
 import * as PrometheusMetrics from "effect/observability/PrometheusMetrics"
 import * as HealthMonitor from "./HealthMonitor.ts"
+import { defaults as paths } from "./internal/httpPaths.ts"
 
 /**
  * Options of {@link layer}.
@@ -119,7 +120,7 @@ export const layer = (
   HttpRouter.use((router) =>
     Effect.gen(function*() {
       const monitor = yield* HealthMonitor.HealthMonitor
-      const { live = "/health/live", metrics = "/metrics", prefix, ready = "/health/ready" } = options
+      const { live = paths.live, metrics = paths.metrics, prefix, ready = paths.ready } = options
       if (live !== false) {
         const response = Effect.succeed(HttpServerResponse.jsonUnsafe({ status: "live" }, { headers }))
         yield* router.add("GET", live, withLoggerDisabled(response))

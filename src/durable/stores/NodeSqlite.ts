@@ -18,6 +18,7 @@ import * as Statement from "effect/sql/Statement"
 import * as Stream from "effect/Stream"
 import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite"
 import * as config from "../../internal/config.ts"
+import { defaults } from "../internal/nodeSqlite.ts"
 
 /**
  * Options of {@link layer}.
@@ -90,7 +91,7 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
   Scope.Scope | Reactivity.Reactivity
 > {
   const filename = config.nonEmpty("NodeSqlite", "filename", options.filename)
-  const busyTimeout = config.duration("NodeSqlite", "busyTimeout", options.busyTimeout ?? "5 seconds")
+  const busyTimeout = config.duration("NodeSqlite", "busyTimeout", options.busyTimeout ?? defaults.busyTimeout)
   const db = yield* Effect.acquireRelease(
     attempt(filename, "open", () => new DatabaseSync(filename)),
     (db) => Effect.sync(() => db.close())
