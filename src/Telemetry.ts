@@ -3,6 +3,11 @@
  *
  * Nothing that people or models say leaves by any of them, unless {@link CaptureContent} asks for it.
  *
+ * **When to use**
+ *
+ * Use its layers to hear what the guards do: {@link layerMetrics} for Prometheus or OTLP, {@link layerLog} or {@link
+ * layerLogJson}, {@link layerSpans}, and {@link layerListener} for anything else.
+ *
  * @since 0.1.0
  */
 import * as AiTelemetry from "effect/ai/Telemetry"

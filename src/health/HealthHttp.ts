@@ -1,6 +1,8 @@
 /**
  * The health of a process over HTTP: `/health/live`, `/health/ready` and `/metrics`.
  *
+ * **When to use**
+ *
  * Use it where an orchestrator or a load balancer asks whether to send work here, and Prometheus for the metrics.
  *
  * **Details**

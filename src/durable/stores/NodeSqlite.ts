@@ -1,6 +1,10 @@
 /**
  * A `SqlClient` over the SQLite that is built into Node.
  *
+ * **When to use**
+ *
+ * Use it where a program has tables of its own beside the runs; `Sqlite` has everything durable at once.
+ *
  * @since 0.1.0
  */
 // No published SQLite client loads on Effect 4.1: they import modules that moved when 4.0 was finished.
