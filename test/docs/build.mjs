@@ -49,7 +49,7 @@ const summaryOf = (reflection) => {
     reflection.type?.declaration?.signatures?.[0]?.comment ?? {}
   const end = summary.findIndex(({ text }) => text.includes("\n\n"))
   const parts = end < 0 ? summary : summary.slice(0, end + 1)
-  return parts.map((part) => ({ ...part, text: part.text.split("\n\n")[0].replaceAll("\n", " ") }))
+  return parts.map((part) => Object.assign({}, part, { text: part.text.split("\n\n")[0].replaceAll("\n", " ") }))
 }
 
 // TypeDoc lists what a module exports by name alone: its page begins with what each of them is.
@@ -59,7 +59,7 @@ for (const module of project.children ?? []) {
     const summary = summaryOf(child)
     if (summary.length === 0) return []
     const link = { kind: "inline-tag", tag: "@link", text: child.name, target: child }
-    return [{ kind: "text", text: "\n- " }, link, { kind: "text", text: ": " }, ...summary]
+    return [{ kind: "text", text: "\n- " }, link, { kind: "text", text: ": " }].concat(summary)
   })
   if (list.length > 0) module.comment.summary.push({ kind: "text", text: "\n\n**Exports**\n" }, ...list)
 }
