@@ -3,6 +3,11 @@
  *
  * Nothing that people or models say leaves by any of them, unless {@link CaptureContent} asks for it.
  *
+ * **When to use**
+ *
+ * Use its layers to hear what the guards do: {@link layerMetrics} for Prometheus or OTLP, {@link layerLog} or {@link
+ * layerLogJson}, {@link layerSpans}, and {@link layerListener} for anything else.
+ *
  * @since 0.1.0
  */
 import * as AiTelemetry from "effect/ai/Telemetry"
@@ -17,7 +22,7 @@ import * as config from "./internal/config.ts"
 import * as eventLog from "./internal/eventLog.ts"
 import type { Event } from "./internal/events.ts"
 import * as heard from "./internal/heard.ts"
-import { count, record, Recorder } from "./internal/metricRecorder.ts"
+import { count, defaults, record, Recorder } from "./internal/metricRecorder.ts"
 import { type Definition, labelValues, table } from "./internal/metricTable.ts"
 import * as spans from "./internal/spans.ts"
 import * as withheld from "./internal/withheld.ts"
@@ -268,7 +273,8 @@ export interface MetricsOptions {
  * @since 0.1.0
  */
 export const layerMetrics = (options: MetricsOptions = {}): Layer.Layer<never> => {
-  const maxLabelValues = config.integer("Telemetry.layerMetrics", "maxLabelValues", options.maxLabelValues ?? 100, 1)
+  const { maxLabelValues = defaults.maxLabelValues } = options
+  config.integer("Telemetry.layerMetrics", "maxLabelValues", maxLabelValues, 1)
   return Layer.unwrap(Effect.contextWith((context: Context.Context<never>) => {
     const recorder = new Recorder(context, maxLabelValues)
     return Effect.succeed(heard.layer((event) => record(event, recorder), (counted) => count(counted, recorder)))

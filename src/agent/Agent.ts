@@ -1,6 +1,12 @@
 /**
  * Runs a model with tools in a loop that survives crashes, keeps to a budget and never repeats what must not be repeated.
  *
+ * **When to use**
+ *
+ * Use it for the work of a model that calls tools: one run for each request, ticket or job, under an id of its own.
+ * `layerProduction` has what it needs in production, `answer` an answer in every case. It stands on `Checkpoint`, so a
+ * run that was cut off goes on where it was.
+ *
  * @since 0.1.0
  */
 import type * as AiError from "effect/ai/AiError"

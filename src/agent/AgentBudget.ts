@@ -1,6 +1,11 @@
 /**
  * What one agent run may spend before it has to come to an end.
  *
+ * **When to use**
+ *
+ * Every agent has one. Set it where the defaults (10 iterations, 100 tool calls, 5 minutes) are not what a run may cost,
+ * name tokens and money for what is billed, and share one with `shared` between runs that pay from one purse.
+ *
  * @since 0.1.0
  */
 import * as Duration from "effect/Duration"

@@ -1,6 +1,11 @@
 /**
  * How an agent runs the tools that its model asks for.
  *
+ * **When to use**
+ *
+ * Use it to say of single tools which may run twice, how a call that was cut off is found out about, and what guards it
+ * has; and in a tool, to know which call it is.
+ *
  * @since 0.1.0
  */
 import type * as Prompt from "effect/ai/Prompt"

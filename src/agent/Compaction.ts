@@ -1,6 +1,11 @@
 /**
  * Makes a conversation smaller that has outgrown its model's context.
  *
+ * **When to use**
+ *
+ * Every agent does it once its conversation does not fit any more. Say how, or turn it off, with the option `compaction`
+ * of an agent; use {@link compact} alone on a prompt of your own.
+ *
  * @since 0.1.0
  */
 import * as Prompt from "effect/ai/Prompt"

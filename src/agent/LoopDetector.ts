@@ -1,6 +1,11 @@
 /**
  * Sees from an agent's tool calls and their results that it goes round in circles.
  *
+ * **When to use**
+ *
+ * Every agent has one. Say with the option `loops` of an agent how soon it steps in, or that it does not; use it alone
+ * in a loop of your own.
+ *
  * @since 0.1.0
  */
 import * as Schema from "effect/Schema"

@@ -1,6 +1,11 @@
 /**
  * Where the journals of runs are kept: a small contract that memory, files and databases can fulfil.
  *
+ * **When to use**
+ *
+ * Use it to choose where runs are kept: in memory for tests ({@link layerMemory}), else one of
+ * `effect-resilience/durable/stores`; or to write a store of your own, which `StoreContract` proves.
+ *
  * @since 0.1.0
  */
 import type { NonEmptyReadonlyArray } from "effect/Array"

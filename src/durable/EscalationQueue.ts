@@ -1,6 +1,11 @@
 /**
  * Asks a supervisor, a person or another program, what no policy can decide, and resumes with the answer.
  *
+ * **When to use**
+ *
+ * Use it where a program must not go on by itself: something that cannot be undone, an answer nobody is sure of, an
+ * outcome that nobody knows. While it waits there is no process, no fiber and no lease.
+ *
  * @since 0.1.0
  */
 import * as Clock from "effect/Clock"

@@ -1,6 +1,11 @@
 /**
  * Executes a call once for the same arguments, and remembers its result.
  *
+ * **When to use**
+ *
+ * Use it around what must not happen twice for the same request, such as a payment or a mail, whoever asks for it: a
+ * retry, another run, a duplicate at the same time. Where one run alone may ask, a `Checkpoint.step` is enough.
+ *
  * @since 0.1.0
  */
 import * as Cause from "effect/Cause"

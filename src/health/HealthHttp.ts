@@ -1,6 +1,8 @@
 /**
  * The health of a process over HTTP: `/health/live`, `/health/ready` and `/metrics`.
  *
+ * **When to use**
+ *
  * Use it where an orchestrator or a load balancer asks whether to send work here, and Prometheus for the metrics.
  *
  * **Details**
@@ -18,6 +20,7 @@ import * as HttpServerResponse from "effect/http/HttpServerResponse"
 import type * as Layer from "effect/Layer"
 import * as PrometheusMetrics from "effect/observability/PrometheusMetrics"
 import * as HealthMonitor from "./HealthMonitor.ts"
+import { defaults as paths } from "./internal/httpPaths.ts"
 
 /**
  * Options of {@link layer}.
@@ -119,7 +122,7 @@ export const layer = (
   HttpRouter.use((router) =>
     Effect.gen(function*() {
       const monitor = yield* HealthMonitor.HealthMonitor
-      const { live = "/health/live", metrics = "/metrics", prefix, ready = "/health/ready" } = options
+      const { live = paths.live, metrics = paths.metrics, prefix, ready = paths.ready } = options
       if (live !== false) {
         const response = Effect.succeed(HttpServerResponse.jsonUnsafe({ status: "live" }, { headers }))
         yield* router.add("GET", live, withLoggerDisabled(response))

@@ -1,6 +1,11 @@
 /**
  * Checks of agents at Letta, for `HealthMonitor`.
  *
+ * **When to use**
+ *
+ * Use them where a program depends on agents at Letta: whether the server answers, and whether an agent has the memory
+ * and the tools that it should have.
+ *
  * @since 0.1.0
  */
 import type * as Duration from "effect/Duration"

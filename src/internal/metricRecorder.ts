@@ -31,6 +31,9 @@ const seriesOf = (definition: Definition, labels: Labels<string>): Metric.Metric
   }
 }
 
+/** @internal */
+export const defaults = { maxLabelValues: 100 } as const
+
 /**
  * Updates the metrics of the table, within bounds.
  *

@@ -1,6 +1,11 @@
 /**
  * Anthropic's models as an effect/ai `LanguageModel`, over the official SDK.
  *
+ * **When to use**
+ *
+ * Use it as the model of a program written against effect/ai; put a `ResilientModel` around it for retries, limits and
+ * stand-ins. What effect/ai has no word for is reached by `AnthropicClient`.
+ *
  * @since 0.1.0
  */
 import type * as Messages from "@anthropic-ai/sdk/resources/messages"

@@ -1,6 +1,10 @@
 /**
  * The official Anthropic SDK as a plain Effect service: interruptible, watched for stalls, and with every failure typed.
  *
+ * **When to use**
+ *
+ * Use it to call the Messages API as it is. For effect/ai's `LanguageModel` use `Anthropic`.
+ *
  * @since 0.1.0
  */
 import Sdk, { type ClientOptions } from "@anthropic-ai/sdk"

@@ -2,6 +2,11 @@
  * The official Letta client as an Effect service: turns of an agent that are whole or a typed failure, and checks of the
  * agent's memory and tools.
  *
+ * **When to use**
+ *
+ * Use it to talk to agents that live at a Letta server, whose memory each message changes: so a message that may have
+ * arrived is not sent again without an `otid`.
+ *
  * @since 0.1.0
  */
 import type { ClientOptions, Letta as Client } from "@letta-ai/letta-client"

@@ -1,6 +1,11 @@
 /**
  * How long the answers of a model may be, said by who pays for them and read by whoever asks a provider.
  *
+ * **When to use**
+ *
+ * Use it in a model layer of your own, to ask the provider for no longer an answer than the budget of an agent can pay;
+ * `Anthropic` reads it already.
+ *
  * @since 0.1.0
  */
 import * as Context from "effect/Context"

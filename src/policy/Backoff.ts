@@ -77,7 +77,7 @@ const parse = (module: string, options: Options | undefined, defaultFactor: numb
  * @since 0.1.0
  */
 export const fullJitter = (options?: Options): Schedule.Schedule<Duration.Duration, unknown> => {
-  const { base, cap, factor } = parse("Backoff.fullJitter", options, 2)
+  const { base, cap, factor } = parse("Backoff.fullJitter", options, internal.defaults.factor)
   const ceiling = internal.ceiling(base, factor, cap)
   return internal.schedule({
     capMillis: cap,
@@ -121,7 +121,7 @@ export const fullJitter = (options?: Options): Schedule.Schedule<Duration.Durati
  * @since 0.1.0
  */
 export const equalJitter = (options?: Options): Schedule.Schedule<Duration.Duration, unknown> => {
-  const { base, cap, factor } = parse("Backoff.equalJitter", options, 2)
+  const { base, cap, factor } = parse("Backoff.equalJitter", options, internal.defaults.factor)
   const ceiling = internal.ceiling(base, factor, cap)
   return internal.schedule({
     capMillis: cap,
@@ -165,7 +165,7 @@ export const equalJitter = (options?: Options): Schedule.Schedule<Duration.Durat
  * @since 0.1.0
  */
 export const decorrelatedJitter = (options?: Options): Schedule.Schedule<Duration.Duration, unknown> => {
-  const { base, cap, factor } = parse("Backoff.decorrelatedJitter", options, 3)
+  const { base, cap, factor } = parse("Backoff.decorrelatedJitter", options, internal.decorrelatedFactor)
   return internal.schedule({
     capMillis: cap,
     join: internal.onTop,
@@ -214,7 +214,7 @@ export const decorrelatedJitter = (options?: Options): Schedule.Schedule<Duratio
  * @since 0.1.0
  */
 export const exponential = (options?: Options): Schedule.Schedule<Duration.Duration, unknown> => {
-  const { base, cap, factor } = parse("Backoff.exponential", options, 2)
+  const { base, cap, factor } = parse("Backoff.exponential", options, internal.defaults.factor)
   const ceiling = internal.ceiling(base, factor, cap)
   return internal.schedule({ capMillis: cap, join: internal.atLeast, start: () => ceiling })
 }

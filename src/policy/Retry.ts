@@ -1,6 +1,11 @@
 /**
  * Tries an effect again when its failure says that it makes sense.
  *
+ * **When to use**
+ *
+ * Use it around a call that fails now and then and may be repeated. Put it outside of bulkheads, circuits and timeouts,
+ * so that each try passes them anew; `Policy` does. Give it a budget where many calls share one dependency.
+ *
  * @since 0.1.0
  */
 import * as Cause from "effect/Cause"

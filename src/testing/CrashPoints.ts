@@ -2,6 +2,11 @@
  * Crashes a durable program at every point where that makes a difference, resumes it, and compares it with the run that
  * did not crash.
  *
+ * **When to use**
+ *
+ * Use it to prove that a program written with `Checkpoint` does nothing twice and forgets nothing, wherever it is
+ * killed.
+ *
  * @since 0.1.0
  */
 import * as Duration from "effect/Duration"

@@ -1,6 +1,11 @@
 /**
  * Seeded faults, latency and malformed output around any effect or language model, in virtual time.
  *
+ * **When to use**
+ *
+ * Use it to tell a failure story in a test: this fails from then to then, that one in ten comes late. The same seed
+ * gives the same story.
+ *
  * @since 0.1.0
  */
 import type * as AiError from "effect/ai/AiError"

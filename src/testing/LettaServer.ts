@@ -2,6 +2,10 @@
  * A real HTTP server on loopback that speaks Letta's wire format and misbehaves on command, so that a test or a demo runs
  * the real client against every failure a Letta server has, and sees what the agents have taken in.
  *
+ * **When to use**
+ *
+ * Use it in tests of programs that talk to `Letta`, over real sockets and without the cloud.
+ *
  * @since 0.1.0
  */
 import * as Clock from "effect/Clock"

@@ -2,6 +2,11 @@
  * A real HTTP server on loopback that speaks the Anthropic wire format and misbehaves on command, so that a test or a
  * demo runs the real SDK against every failure a provider has.
  *
+ * **When to use**
+ *
+ * Use it in tests and demos that are to go through the real SDK and real sockets. Where the wire does not matter,
+ * `ScriptedModel` and `FaultPlan` are quicker, and run in virtual time.
+ *
  * @since 0.1.0
  */
 import * as Clock from "effect/Clock"

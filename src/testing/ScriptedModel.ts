@@ -1,6 +1,10 @@
 /**
  * A language model that answers by script, for tests without a network.
  *
+ * **When to use**
+ *
+ * Use it in place of a provider's layer, in a test of whatever calls a `LanguageModel`.
+ *
  * @since 0.1.0
  */
 import * as AiError from "effect/ai/AiError"

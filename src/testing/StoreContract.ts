@@ -1,6 +1,10 @@
 /**
  * What every store has to do, as cases that any test framework can run: for whoever brings a store.
  *
+ * **When to use**
+ *
+ * Use it in the tests of a store of your own.
+ *
  * @since 0.1.0
  */
 import type { NonEmptyReadonlyArray } from "effect/Array"

@@ -42,6 +42,27 @@ app.converter.on(typedoc.Converter.EVENT_CREATE_DECLARATION, (_, reflection) => 
 })
 const project = await app.convert()
 if (project === undefined) throw new Error("typedoc could not read the sources")
+
+/** The first paragraph of what is said of an export, in one line. */
+const summaryOf = (reflection) => {
+  const { summary = [] } = reflection.comment ?? reflection.signatures?.[0]?.comment ??
+    reflection.type?.declaration?.signatures?.[0]?.comment ?? {}
+  const end = summary.findIndex(({ text }) => text.includes("\n\n"))
+  const parts = end < 0 ? summary : summary.slice(0, end + 1)
+  return parts.map((part) => Object.assign({}, part, { text: part.text.split("\n\n")[0].replaceAll("\n", " ") }))
+}
+
+// TypeDoc lists what a module exports by name alone: its page begins with what each of them is.
+for (const module of project.children ?? []) {
+  if (!module.kindOf(typedoc.ReflectionKind.Module) || module.comment === undefined) continue
+  const list = (module.children ?? []).flatMap((child) => {
+    const summary = summaryOf(child)
+    if (summary.length === 0) return []
+    const link = { kind: "inline-tag", tag: "@link", text: child.name, target: child }
+    return [{ kind: "text", text: "\n- " }, link, { kind: "text", text: ": " }].concat(summary)
+  })
+  if (list.length > 0) module.comment.summary.push({ kind: "text", text: "\n\n**Exports**\n" }, ...list)
+}
 app.validate(project)
 await app.generateOutputs(project)
 

@@ -34,7 +34,12 @@ describe("the table of defaults", () => {
     ["HealthCheck.responseTime", "healthy", "1s"],
     ["HealthCheck.responseTime", "degraded", "3s"],
     ["Agent", "tools.*.attempts", 3],
+    ["Agent", "tools.*.effects", "atMostOnce"],
+    ["Agent", "tools.*.uncertain", "ask"],
     ["Agent", "rollback.keep", 5],
+    ["Agent.productionPolicy", "attempt timeout", "1m"],
+    ["stores/Sqlite", "busyTimeout", "5s"],
+    ["HealthHttp", "ready", "/health/ready"],
     ["AgentBudget", "iterations", 10],
     ["AgentBudget", "wallTime", "5m"]
   ]

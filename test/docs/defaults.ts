@@ -10,8 +10,12 @@ import * as checkpoints from "../../src/durable/internal/checkpointRun.ts"
 import * as resume from "../../src/durable/internal/escalationResume.ts"
 import * as escalations from "../../src/durable/internal/escalationState.ts"
 import * as idempotency from "../../src/durable/internal/idempotencyFlights.ts"
+import * as nodeSqlite from "../../src/durable/internal/nodeSqlite.ts"
+import * as replicas from "../../src/durable/internal/redisStore.ts"
 import * as checks from "../../src/health/internal/checkModel.ts"
+import * as paths from "../../src/health/internal/httpPaths.ts"
 import * as health from "../../src/health/internal/monitorSettings.ts"
+import * as metrics from "../../src/internal/metricRecorder.ts"
 import * as clients from "../../src/model/internal/clientOptions.ts"
 import * as models from "../../src/model/internal/resilientModel.ts"
 import * as Backoff from "../../src/policy/Backoff.ts"
@@ -29,6 +33,7 @@ import * as retry from "../../src/policy/internal/retry.ts"
 import * as budgets from "../../src/policy/internal/retryBudget.ts"
 import * as safeModes from "../../src/policy/internal/safeModeKeys.ts"
 import * as timeouts from "../../src/policy/internal/timeouts.ts"
+import * as Policy from "../../src/policy/Policy.ts"
 import * as Retry from "../../src/policy/Retry.ts"
 
 type Value = number | string | boolean | Duration.Duration
@@ -72,15 +77,39 @@ const bounds = (settings: Readonly<Record<typeof kept[number], unknown>>): Recor
 
 const circuits = new circuitSettings.ServiceSettings("CircuitBreaker", {})
 const circuit = circuits.of("key", undefined)
+const shared = circuitRedis.storeSettings("CircuitBreaker", {})
 const quotas = new quotaSettings.ServiceSettings({})
 const limits = new limitSettings.ServiceSettings({})
 const bulkheads = new bulkhead.Engine({})
 const tool = Tool.make("tool", { success: Schema.Void })
 const { budget, definition } = Agent.make({ name: "agent", instructions: "", toolkit: Toolkit.make(tool) })
 
+/** Of a tool without annotations. */
+const toolDefaults = (plans: typeof definition.plans): Record<string, Value> => {
+  const plan = plans.get("tool")
+  if (plan === undefined) throw new Error("the agent has no plan for its tool")
+  return {
+    "tools.*.attempts": plan.retry.maxAttempts,
+    "tools.*.effects": plan.effects,
+    "tools.*.dedupe": plan.dedupe,
+    "tools.*.uncertain": plan.uncertain
+  }
+}
+
+/** The guards of a policy, from its description: a line for each, after that with its name and before the work. */
+const described = (description: string): Record<string, Value> =>
+  Object.fromEntries(
+    description.split("\n").slice(1, -1).map((line) => {
+      const [guard = "", ...options] = line.trim().split(/\s{2,}/)
+      return [guard, options.join(" ")]
+    })
+  )
+
 /** In the order of the floors. A module more is a line more. */
 export const all: ReadonlyArray<Defaults> = [
+  { module: "Telemetry.layerMetrics", options: read(metrics.defaults) },
   { module: "Backoff", options: read(backoff.defaults) },
+  { module: "Backoff.decorrelatedJitter", options: { factor: backoff.decorrelatedFactor } },
   {
     module: "Retry",
     options: {
@@ -100,10 +129,10 @@ export const all: ReadonlyArray<Defaults> = [
   { module: "CircuitBreaker.rate", options: tripOf(CircuitBreaker.rate()) },
   {
     module: "CircuitBreaker.layerRedis",
-    options: read(
-      { ...circuitRedis.storeSettings("CircuitBreaker", {}), isLocal: undefined },
-      ["probeLease", "holdLease", "idleTimeToLive", "storeTimeout"]
-    )
+    options: {
+      ...read({ ...shared, isLocal: undefined }, ["probeLease", "holdLease", "idleTimeToLive", "storeTimeout"]),
+      onStoreError: shared.isLocal ? "local" : "allow"
+    }
   },
   { module: "Bulkhead", options: { ...read(bulkhead.defaults, ["maxWait"]), ...bounds(bulkheads) } },
   {
@@ -152,6 +181,8 @@ export const all: ReadonlyArray<Defaults> = [
     options: { steps: checkpoints.defaults.rollbackSteps, limit: checkpoints.defaults.rollbackLimit }
   },
   { module: "Idempotency", options: read(idempotency.defaults, ["timeToLive", "storeTimeout"]) },
+  { module: "stores/Sqlite", options: read(nodeSqlite.defaults, ["busyTimeout"]) },
+  { module: "stores/Redis…", options: read(replicas.replicaDefaults, ["waitTimeout"]) },
   { module: "EscalationQueue", options: read(escalations.defaults, ["lease", "storeTimeout"]) },
   { module: "EscalationQueue.resumeRuns", options: read(resume.defaults, ["interval", "maxInterval"]) },
   {
@@ -162,6 +193,7 @@ export const all: ReadonlyArray<Defaults> = [
     }
   },
   { module: "HealthMonitor.gate", options: read(health.defaults.gate, ["closedFor", "probeTimeout"]) },
+  { module: "HealthHttp", options: read(paths.defaults) },
   { module: "HealthCheck.responseTime", options: read(checks.responseDefaults, ["healthy", "degraded"]) },
   {
     module: "HealthCheck.escalationBacklog",
@@ -176,13 +208,14 @@ export const all: ReadonlyArray<Defaults> = [
     module: "Agent",
     options: {
       ...read({ ...definition, name: undefined, instructions: undefined }),
-      "tools.*.attempts": definition.plans.get("tool")?.retry.maxAttempts ?? 0,
+      ...toolDefaults(definition.plans),
       "rollback.max": definition.rollback.max,
       "rollback.keep": definition.rollback.keep
     }
   },
   { module: "Agent.stream", options: read(definition.stream ?? {}) },
   { module: "Agent.limits", options: read(definition.limits) },
+  { module: "Agent.productionPolicy", options: described(Policy.describe(Agent.productionPolicy("agent"))) },
   { module: "AgentBudget", options: read(budget) },
   { module: "LoopDetector", options: read(definition.loops ?? {}) },
   { module: "Compaction", options: read(definition.compaction ?? {}) }

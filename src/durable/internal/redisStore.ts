@@ -53,6 +53,9 @@ export const isUnavailable = (cause: unknown): boolean => {
 export const isForeign = (cause: unknown): boolean => /(?:^|-)WRONGTYPE\b/.test(textOf(cause))
 
 /** @internal */
+export const replicaDefaults = { waitReplicas: 0, waitTimeout: "1 second" } as const
+
+/** @internal */
 export interface ReplicaOptions {
   readonly waitReplicas?: number | undefined
   readonly waitTimeout?: Duration.Input | undefined
@@ -71,8 +74,10 @@ export const writer = (
   options: ReplicaOptions,
   hasWritten: (answer: unknown) => boolean
 ): Redis.Redis["Service"]["eval"] => {
-  const replicas = config.integer(module, "waitReplicas", options.waitReplicas ?? 0, 0)
-  const timeout = config.duration(module, "waitTimeout", options.waitTimeout ?? "1 second", { minimum: "1 millis" })
+  const replicas = config.integer(module, "waitReplicas", options.waitReplicas ?? replicaDefaults.waitReplicas, 0)
+  const timeout = config.duration(module, "waitTimeout", options.waitTimeout ?? replicaDefaults.waitTimeout, {
+    minimum: "1 millis"
+  })
   if (replicas === 0) return redis.eval
   const millis = String(Math.ceil(Duration.toMillis(timeout)))
   return (script) => (...params) =>

@@ -1,6 +1,10 @@
 /**
  * Keeps the journals of runs in files.
  *
+ * **When to use**
+ *
+ * Use it for runs on one machine without a database, and with `FileIdempotency` by way of `Files`.
+ *
  * @since 0.1.0
  */
 import * as Clock from "effect/Clock"

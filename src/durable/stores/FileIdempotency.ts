@@ -1,6 +1,10 @@
 /**
  * Keeps the results of `Idempotency` in files.
  *
+ * **When to use**
+ *
+ * Use it beside `FileCheckpointStore`, by way of `Files`.
+ *
  * @since 0.1.0
  */
 import * as Clock from "effect/Clock"

@@ -1,6 +1,10 @@
 /**
  * Runs and results in one directory.
  *
+ * **When to use**
+ *
+ * Use it on one machine without a database, where people may want to read what was written.
+ *
  * @since 0.1.0
  */
 import * as Effect from "effect/Effect"

@@ -1,6 +1,10 @@
 /**
  * A `SqlClient` over the SQLite that is built into Node.
  *
+ * **When to use**
+ *
+ * Use it where a program has tables of its own beside the runs; `Sqlite` has everything durable at once.
+ *
  * @since 0.1.0
  */
 // No published SQLite client loads on Effect 4.1: they import modules that moved when 4.0 was finished.
@@ -18,6 +22,7 @@ import * as Statement from "effect/sql/Statement"
 import * as Stream from "effect/Stream"
 import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite"
 import * as config from "../../internal/config.ts"
+import { defaults } from "../internal/nodeSqlite.ts"
 
 /**
  * Options of {@link layer}.
@@ -117,7 +122,7 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
   Scope.Scope | Reactivity.Reactivity
 > {
   const filename = config.nonEmpty("NodeSqlite", "filename", options.filename)
-  const busyTimeout = config.duration("NodeSqlite", "busyTimeout", options.busyTimeout ?? "5 seconds")
+  const busyTimeout = config.duration("NodeSqlite", "busyTimeout", options.busyTimeout ?? defaults.busyTimeout)
   const db = yield* Effect.acquireRelease(
     attempt(filename, "open", () => new DatabaseSync(filename)),
     (db) => Effect.sync(() => db.close())

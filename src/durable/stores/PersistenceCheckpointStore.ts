@@ -1,6 +1,11 @@
 /**
  * Keeps the journals of runs in whatever Effect can persist to.
  *
+ * **When to use**
+ *
+ * Use it in a program of one process that has a backing of Effect's `Persistence` anyway. Processes that share one could
+ * overtake each other between a look at the lease and the write after it: they need another store.
+ *
  * @since 0.1.0
  */
 import * as Arr from "effect/Array"

@@ -1,6 +1,10 @@
 /**
  * Keeps the results of `Idempotency` in whatever Effect can persist to.
  *
+ * **When to use**
+ *
+ * Use it beside `PersistenceCheckpointStore`, for one process.
+ *
  * @since 0.1.0
  */
 import * as Arr from "effect/Array"

@@ -1,6 +1,11 @@
 /**
  * Everything durable in one PostgreSQL database.
  *
+ * **When to use**
+ *
+ * Use it where several hosts share the work. Where the program has a `SqlClient` of its own, use the stores named `Sql…`
+ * on that.
+ *
  * @since 0.1.0
  */
 import * as PgClient from "@effect/sql-pg/PgClient"

@@ -1,6 +1,11 @@
 /**
  * Keeps the journals of runs in Redis.
  *
+ * **When to use**
+ *
+ * Use it where several hosts share the work and Redis is what they have. It is as durable as the `appendfsync` of the
+ * server.
+ *
  * @since 0.1.0
  */
 import * as Duration from "effect/Duration"

@@ -1,6 +1,10 @@
 /**
  * Keeps escalations in Redis.
  *
+ * **When to use**
+ *
+ * Use it beside `RedisCheckpointStore`; other processes hear of a decision at once.
+ *
  * @since 0.1.0
  */
 import * as DateTime from "effect/DateTime"

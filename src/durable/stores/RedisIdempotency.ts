@@ -1,6 +1,10 @@
 /**
  * Keeps the results of `Idempotency` in Redis.
  *
+ * **When to use**
+ *
+ * Use it beside `RedisCheckpointStore`, or where processes on several hosts make the same calls.
+ *
  * @since 0.1.0
  */
 import type * as Duration from "effect/Duration"

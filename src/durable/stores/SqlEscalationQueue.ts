@@ -1,6 +1,10 @@
 /**
  * Keeps the escalations of `EscalationQueue` in a SQL database.
  *
+ * **When to use**
+ *
+ * Use it on a `SqlClient` that the program has anyway; `Sqlite` and `Postgres` bring their own.
+ *
  * @since 0.1.0
  */
 import * as Arr from "effect/Array"

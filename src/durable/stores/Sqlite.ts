@@ -1,6 +1,11 @@
 /**
  * Everything durable in one SQLite file.
  *
+ * **When to use**
+ *
+ * Use it on one machine: several processes may share the file, and no server is needed. While another process holds its
+ * lock, a statement blocks the event loop, for 5 seconds at most.
+ *
  * @since 0.1.0
  */
 import * as Effect from "effect/Effect"

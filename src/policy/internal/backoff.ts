@@ -7,7 +7,10 @@ import * as Schedule from "effect/Schedule"
 import * as Fault from "../../Fault.ts"
 
 /** @internal */
-export const defaults = { base: Duration.seconds(1), cap: Duration.seconds(60) }
+export const defaults = { base: Duration.seconds(1), cap: Duration.seconds(60), factor: 2 }
+
+/** @internal */
+export const decorrelatedFactor = 3
 
 /**
  * What a retry policy has decided about a failure before it asks how long to wait.

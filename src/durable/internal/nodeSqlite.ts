@@ -1,0 +1,2 @@
+/** @internal */
+export const defaults = { busyTimeout: "5 seconds" } as const
