@@ -525,12 +525,15 @@ export interface LoopOptions {
  * **Details**
  *
  * `runId` names the run: one that exists is resumed. Its `prompt` has to be the one it was started with.
+ * `maxRecordBytes` is how large one record of its journal may be, an answer or the result of a tool, see `Checkpoint.run`;
+ * a larger one fails the run with `RecordTooLarge`. Default: 4 MiB.
  *
  * @category models
  * @since 0.1.0
  */
 export interface RunOptions extends LoopOptions {
   readonly runId: string
+  readonly maxRecordBytes?: number | undefined
 }
 
 const stateAfter = (exit: Exit.Exit<unknown, unknown>): State => {
@@ -696,7 +699,8 @@ export const run = <Tools extends Record<string, Tool.Any>, Value, E, R>(
   Effect.gen(function*() {
     // A prompt was made by its own schema, so it encodes.
     const input = yield* Effect.orDie(encodePrompt(Prompt.make(options.prompt)))
-    return yield* Checkpoint.run(looping(agent, options, true), { id: options.runId, version: agent.version, input })
+    const { maxRecordBytes, runId: id } = options
+    return yield* Checkpoint.run(looping(agent, options, true), { id, version: agent.version, input, maxRecordBytes })
   })
 
 /**
@@ -1029,7 +1033,7 @@ export const answer = <
     version,
     runId,
     prompt,
-    primary: run(agent, { runId, prompt, state: given.state }),
+    primary: run(agent, { runId, prompt, state: given.state, maxRecordBytes: given.maxRecordBytes }),
     result: definition.result,
     withoutValue: (result) => withoutValue(name, runId, result),
     lastGood: lastGood === false ? undefined : lastGood ?? {},

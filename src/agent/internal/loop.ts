@@ -160,7 +160,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
     const model: ModelTurn.Environment<E, R> = {
       agent: name,
       runId,
-      account: `${runId}/${scope}`,
+      account: `${runId}/${journal.salt}/${scope}`,
       kit,
       guard: agent.modelGuard,
       budget,
@@ -191,6 +191,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
     let lastError: LastError | undefined
     let known: Room.Metered | undefined
     let recorded = 0
+    let answered = 0
     /** Calls of the loop that were made once more in the same turn. */
     let madeAgain = 0
     // Turns as the journal counts them: also those for which no call was made.
@@ -203,7 +204,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       usage,
       ...(budget.prices.size === 0 ? {} : { cost }),
       elapsedMillis: time.marked(),
-      kept: { turns: turns.length, steps: recorded }
+      kept: { turns: answered, steps: recorded }
     })
 
     const failWith = (reason: AgentErrorReason) =>
@@ -347,6 +348,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       counters.cuts += record.cuts ?? 0
       counters.retries += Math.max(0, record.attempts - 1)
       recorded++
+      answered++
       if (replayed) counters.replayedSteps++
       if (record._tag === "SetBack" || record._tag === "Failed") {
         lastError = { tag: record.error, message: cut(record.message, 1_000) }
@@ -481,7 +483,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
     const lookForLoop = Effect.fnUntraced(function*(outcomes: ReadonlyArray<ToolTurn.Done>) {
       if (agent.loops === undefined) return undefined
       const turn = counters.iterations
-      const calls = yield* Effect.forEach(outcomes, (done, position) => observed(done, `${turn}/${position}`))
+      const calls = yield* Effect.forEach(outcomes, (done, position) => observed(done, kit, `${turn}/${position}`))
       const { loop, state } = LoopDetector.observe(agent.loops, detected, calls)
       detected = state
       if (loop === undefined) return undefined
