@@ -47,6 +47,7 @@ import type { Base } from "./internal/turns.ts"
 import * as LoopDetector from "./LoopDetector.ts"
 
 export { AgentError, AgentErrorReason, Reached } from "./internal/agentError.ts"
+export { type FailedAt, reached } from "./internal/reached.ts"
 export type { ModelAnswer } from "./internal/modelAnswer.ts"
 export type { ModelGuard } from "./internal/modelTurn.ts"
 export {
@@ -649,7 +650,8 @@ const encodePrompt = Schema.encodeEffect(Schema.toCodecJson(Prompt.Prompt))
  * twice and was cut off is not repeated: its `reconcile` is asked, then people. A run that waits for people fails with
  * `Checkpoint.RunSuspended`; once they have decided, run it again with the same `runId` and prompt.
  *
- * Fails with {@link LoopError}, `Checkpoint.RunError` and what the guarded model call fails with.
+ * Fails with {@link LoopError}, `Checkpoint.RunError` and what the guarded model call fails with; {@link reached} says of
+ * each of them how far the run had come.
  *
  * **Example** (Ending with the best answer so far)
  *

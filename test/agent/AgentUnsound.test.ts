@@ -1,6 +1,6 @@
 import { assert, describe } from "@effect/vitest"
-import { Effect, Layer } from "effect"
-import { Agent } from "effect-resilience"
+import { Effect, Layer, Option, Schema } from "effect"
+import { Agent, Fault } from "effect-resilience"
 import { ScriptedModel } from "effect-resilience/testing"
 import { replaying } from "../support/replaying.ts"
 import { call, counting, durable, kit } from "./support.ts"
@@ -96,5 +96,33 @@ describe("an answer that is not what it should be", () => {
       if (error._tag !== "AgentError") return
       assert.deepStrictEqual(error.reached?.kept, { turns: 1, steps: 1 })
       assert.include(error.message, "kept: 1 step of 1 turn,")
+    }).pipe(Effect.provide(durable)))
+})
+
+describe("a run that failed", () => {
+  it.effect("says how far it had come also where the error is the provider's own, or a guard's", () =>
+    Effect.gen(function*() {
+      const { handlers } = yield* counting
+      class Closed extends Schema.TaggedError<Closed>("Closed")("Closed", {}) {}
+      const guarded = Agent.make({
+        name: "guarded",
+        instructions: "",
+        policies: { model: () => Effect.fail(new Closed()) }
+      })
+      yield* Effect.gen(function*() {
+        const down = yield* Effect.flip(Agent.run(agent, options))
+        assert.strictEqual(down._tag, "AiError")
+        assert.strictEqual((yield* Fault.classify(down))._tag, "Overloaded")
+        const at = Option.getOrUndefined(Agent.reached(down))
+        assert.deepInclude(at, { agent: "support", runId: "run-1", turn: 2, attempts: 1 })
+        assert.strictEqual(at?.step, "[support]/[turn-2]/model")
+        assert.deepStrictEqual(at?.kept, { turns: 1, steps: 2 })
+        const closed = yield* Effect.flip(Agent.run(guarded, { runId: "run-2", prompt: "Go" }))
+        assert.deepInclude(Option.getOrUndefined(Agent.reached(closed)), { agent: "guarded", runId: "run-2", attempts: 0 })
+      }).pipe(Effect.provide(Layer.merge(
+        handlers,
+        ScriptedModel.layer([call("1", "Lookup", { order: "7" }), ScriptedModel.fail(Fault.overloaded())])
+      )))
+      for (const other of [new Error("other"), "text", undefined]) assert.isTrue(Option.isNone(Agent.reached(other)))
     }).pipe(Effect.provide(durable)))
 })

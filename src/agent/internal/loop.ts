@@ -24,6 +24,7 @@ import { observed } from "./observed.ts"
 import { paired } from "./pairing.ts"
 import * as Progress from "./progress.ts"
 import type { Answer, ModelRecord } from "./records.ts"
+import { note } from "./reached.ts"
 import * as Room from "./room.ts"
 import * as session from "./session.ts"
 import { type LastError, nothingSpent } from "./spending.ts"
@@ -115,13 +116,17 @@ export const loop = <Value, E, R>(agent: Definition<Value, E, R>, options: Optio
           ? new AgentError({ agent: error.agent, runId, turn, reason, reached })
           : error
       }),
-      Effect.tapError((error) =>
-        error instanceof Checkpoint.RunSuspended
-          ? Effect.void
-          : Effect.logWarning("agent failed").pipe(
-            Effect.annotateLogs({ error: ToolCall.nameOf(error), ...loggable(watched.reached()) })
-          )
-      )
+      Effect.tapError((error) => {
+        if (error instanceof Checkpoint.RunSuspended) return Effect.void
+        const reached = watched.reached()
+        return Effect.logWarning("agent failed").pipe(
+          Effect.annotateLogs({ error: ToolCall.nameOf(error), ...loggable(reached) }),
+          Effect.andThen(Effect.map(Checkpoint.Run, ({ runId }) => {
+            if (reached === undefined) return
+            note(error, { agent: agent.name, runId, turn: reached.counters.iterations, ...reached })
+          }))
+        )
+      })
     )
   })
 
