@@ -65,6 +65,7 @@ export {
   type ProductionStores
 } from "./internal/production.ts"
 export type { Progress, State } from "./internal/progress.ts"
+export { type FailedAt, reached } from "./internal/reached.ts"
 export type { StreamOptions } from "./internal/streaming.ts"
 export type { Counters, Turn, TurnToolCall } from "./internal/turns.ts"
 
@@ -533,12 +534,15 @@ export interface LoopOptions {
  * **Details**
  *
  * `runId` names the run: one that exists is resumed. Its `prompt` has to be the one it was started with.
+ * `maxRecordBytes` is how large one record of its journal may be, an answer or the result of a tool, see `Checkpoint.run`;
+ * a larger one fails the run with `RecordTooLarge`. Default: 4 MiB.
  *
  * @category models
  * @since 0.1.0
  */
 export interface RunOptions extends LoopOptions {
   readonly runId: string
+  readonly maxRecordBytes?: number | undefined
 }
 
 const stateAfter = (exit: Exit.Exit<unknown, unknown>): State => {
@@ -654,7 +658,8 @@ const encodePrompt = Schema.encodeEffect(Schema.toCodecJson(Prompt.Prompt))
  * twice and was cut off is not repeated: its `reconcile` is asked, then people. A run that waits for people fails with
  * `Checkpoint.RunSuspended`; once they have decided, run it again with the same `runId` and prompt.
  *
- * Fails with {@link LoopError}, `Checkpoint.RunError` and what the guarded model call fails with.
+ * Fails with {@link LoopError}, `Checkpoint.RunError` and what the guarded model call fails with; {@link reached} says of
+ * each of them how far the run had come.
  *
  * **Example** (Ending with the best answer so far)
  *
@@ -704,7 +709,8 @@ export const run = <Tools extends Record<string, Tool.Any>, Value, E, R>(
   Effect.gen(function*() {
     // A prompt was made by its own schema, so it encodes.
     const input = yield* Effect.orDie(encodePrompt(Prompt.make(options.prompt)))
-    return yield* Checkpoint.run(looping(agent, options, true), { id: options.runId, version: agent.version, input })
+    const { maxRecordBytes, runId: id } = options
+    return yield* Checkpoint.run(looping(agent, options, true), { id, version: agent.version, input, maxRecordBytes })
   })
 
 /**
@@ -1068,7 +1074,13 @@ export const answer = <
     agent: name,
     version,
     runId,
-    primary: run(agent, { runId, prompt, state: given.state, onEvent: given.onEvent }),
+    primary: run(agent, {
+      runId,
+      prompt,
+      state: given.state,
+      onEvent: given.onEvent,
+      maxRecordBytes: given.maxRecordBytes
+    }),
     result: definition.result,
     withoutValue: (result) => withoutValue(name, runId, result),
     lastGood,

@@ -1,6 +1,6 @@
 import { assert, describe } from "@effect/vitest"
 import { Effect, Layer, Ref } from "effect"
-import { Agent, AgentBudget } from "effect-resilience"
+import { Agent, AgentBudget, Checkpoint, CheckpointStore } from "effect-resilience"
 import { ScriptedModel } from "effect-resilience/testing"
 import { replaying } from "../support/replaying.ts"
 import { call, counting, durable, kit } from "./support.ts"
@@ -79,6 +79,19 @@ describe("a meter that is missing", () => {
     }).pipe(Effect.provide(durable)))
 })
 
+describe("a meter that says what cannot be", () => {
+  it.effect("counts as one that is missing, and gives nothing back", () =>
+    Effect.gen(function*() {
+      const { handlers } = yield* counting
+      const refunding = ScriptedModel.text("Done.", { usage: { inputTokens: 10, outputTokens: -4_000 } })
+      const result = yield* Agent.run(agent({}), options).pipe(
+        Effect.provide(Layer.merge(handlers, ScriptedModel.layer([refunding])))
+      )
+      assert.strictEqual(result.usage.outputTokens, AgentBudget.defaultOutputTokens)
+      assert.strictEqual(result.counters.unmetered, 1)
+    }).pipe(Effect.provide(durable)))
+})
+
 describe("a budget that several runs share", () => {
   const talker = (sharedBudget: AgentBudget.Shared, whenSpent: "answer" | "fail" = "answer") =>
     Agent.make({ name: "talker", instructions: "", toolkit: kit, sharedBudget, whenSpent })
@@ -146,6 +159,38 @@ describe("a budget that several runs share", () => {
         assert.strictEqual((yield* ScriptedModel.requests).length, 2)
         assert.strictEqual(budget.spent().outputTokens, 7)
       }).pipe(Effect.provide(Layer.merge(handlers, ScriptedModel.layer(script))))
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("counts a run that is begun anew under the same id as another one", () =>
+    Effect.gen(function*() {
+      const { handlers } = yield* counting
+      const budget = AgentBudget.shared({ outputTokens: 1_000_000 })
+      const script = () => ScriptedModel.text("Hello.", { usage: { inputTokens: 10, outputTokens: 400 } })
+      yield* Effect.gen(function*() {
+        for (const _ of [1, 2, 3, 4, 5]) {
+          yield* Agent.run(talker(budget), options)
+          yield* Agent.run(talker(budget), options)
+          yield* Checkpoint.clear(options.runId)
+        }
+      }).pipe(Effect.provide(Layer.merge(handlers, ScriptedModel.layer(script))))
+      assert.deepInclude(budget.spent(), { iterations: 5, outputTokens: 2_000 })
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("counts a run that failed and the simplified one that answers for it", () =>
+    Effect.gen(function*() {
+      const { handlers } = yield* counting
+      const budget = AgentBudget.shared({ outputTokens: 1_000_000 })
+      const script: ScriptedModel.Script = ({ index }) =>
+        index === 0
+          ? ScriptedModel.turn("No.", { finishReason: "content-filter", usage: { inputTokens: 10, outputTokens: 500 } })
+          : ScriptedModel.text("Hello.", { usage: { inputTokens: 10, outputTokens: 400 } })
+      yield* Effect.gen(function*() {
+        const run = Agent.run(talker(budget), options)
+        yield* Effect.flip(run)
+        // As `Agent.answer` does: under the same id, in a store of its own.
+        yield* Effect.provide(run, Layer.fresh(CheckpointStore.layerMemory))
+      }).pipe(Effect.provide(Layer.merge(handlers, ScriptedModel.layer(script))))
+      assert.strictEqual(budget.spent().outputTokens, 900)
     }).pipe(Effect.provide(durable)))
 
   it.effect("counts a run once, also one that is resumed by another process", () =>

@@ -23,6 +23,7 @@ import * as ModelTurn from "./modelTurn.ts"
 import { observed } from "./observed.ts"
 import { paired } from "./pairing.ts"
 import * as Progress from "./progress.ts"
+import { note } from "./reached.ts"
 import type { Answer, ModelRecord } from "./records.ts"
 import * as Room from "./room.ts"
 import * as session from "./session.ts"
@@ -115,13 +116,17 @@ export const loop = <Value, E, R>(agent: Definition<Value, E, R>, options: Optio
           ? new AgentError({ agent: error.agent, runId, turn, reason, reached })
           : error
       }),
-      Effect.tapError((error) =>
-        error instanceof Checkpoint.RunSuspended
-          ? Effect.void
-          : Effect.logWarning("agent failed").pipe(
-            Effect.annotateLogs({ error: ToolCall.nameOf(error), ...loggable(watched.reached()) })
-          )
-      )
+      Effect.tapError((error) => {
+        if (error instanceof Checkpoint.RunSuspended) return Effect.void
+        const reached = watched.reached()
+        return Effect.logWarning("agent failed").pipe(
+          Effect.annotateLogs({ error: ToolCall.nameOf(error), ...loggable(reached) }),
+          Effect.andThen(Effect.map(Checkpoint.Run, ({ runId }) => {
+            if (reached === undefined) return
+            note(error, { agent: agent.name, runId, turn: reached.counters.iterations, ...reached })
+          }))
+        )
+      })
     )
   })
 
@@ -160,7 +165,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
     const model: ModelTurn.Environment<E, R> = {
       agent: name,
       runId,
-      account: `${runId}/${scope}`,
+      account: `${runId}/${journal.salt}/${scope}`,
       kit,
       guard: agent.modelGuard,
       budget,
@@ -191,6 +196,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
     let lastError: LastError | undefined
     let known: Room.Metered | undefined
     let recorded = 0
+    let answered = 0
     /** Calls of the loop that were made once more in the same turn. */
     let madeAgain = 0
     // Turns as the journal counts them: also those for which no call was made.
@@ -203,7 +209,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       usage,
       ...(budget.prices.size === 0 ? {} : { cost }),
       elapsedMillis: time.marked(),
-      kept: { turns: turns.length, steps: recorded }
+      kept: { turns: answered, steps: recorded }
     })
 
     const failWith = (reason: AgentErrorReason) =>
@@ -348,6 +354,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       counters.cuts += record.cuts ?? 0
       counters.retries += Math.max(0, record.attempts - 1)
       recorded++
+      answered++
       if (replayed) counters.replayedSteps++
       if (record._tag === "SetBack" || record._tag === "Failed") {
         lastError = { tag: record.error, message: cut(record.message, 1_000) }
@@ -486,7 +493,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
     const lookForLoop = Effect.fnUntraced(function*(outcomes: ReadonlyArray<ToolTurn.Done>) {
       if (agent.loops === undefined) return undefined
       const turn = counters.iterations
-      const calls = yield* Effect.forEach(outcomes, (done, position) => observed(done, `${turn}/${position}`))
+      const calls = yield* Effect.forEach(outcomes, (done, position) => observed(done, kit, `${turn}/${position}`))
       const { loop, state } = LoopDetector.observe(agent.loops, detected, calls)
       detected = state
       if (loop === undefined) return undefined

@@ -92,14 +92,18 @@ export const estimated = (
   outputTokens: Room.outputTokens(budget, answered)
 })
 
+/** What a provider reports of tokens; what cannot be a number of them is as good as nothing. */
+const reported = (tokens: number | undefined): number | undefined =>
+  tokens !== undefined && Number.isFinite(tokens) && tokens >= 0 ? tokens : undefined
+
 const isMetered = ({ inputTokens, outputTokens }: Response.Usage): boolean =>
-  inputTokens.total !== undefined && outputTokens.total !== undefined
+  reported(inputTokens.total) !== undefined && reported(outputTokens.total) !== undefined
 
 const usageOf = ({ env }: Asking, usage: Response.Usage, prompt: Prompt.Prompt): AgentBudget.Usage => ({
-  inputTokens: usage.inputTokens.total ?? estimated(env, prompt).inputTokens,
-  outputTokens: usage.outputTokens.total ?? estimated(env, prompt).outputTokens,
-  cacheReadTokens: usage.inputTokens.cacheRead ?? 0,
-  cacheWriteTokens: usage.inputTokens.cacheWrite ?? 0
+  inputTokens: reported(usage.inputTokens.total) ?? estimated(env, prompt).inputTokens,
+  outputTokens: reported(usage.outputTokens.total) ?? estimated(env, prompt).outputTokens,
+  cacheReadTokens: reported(usage.inputTokens.cacheRead) ?? 0,
+  cacheWriteTokens: reported(usage.inputTokens.cacheWrite) ?? 0
 })
 
 const modelOf = (parts: ReadonlyArray<Response.AnyPart>): string | undefined =>
@@ -313,6 +317,20 @@ export const roomFor = (
 export const withOutputTokens = ({ budget }: Environment, atMost: number) =>
   Effect.provideService(OutputTokens.OutputTokens, { preferred: Room.outputTokens(budget), atMost })
 
+/** Ids of the calls of an answer, each of them another one: a provider takes no two results for one id. */
+const idsOf = (parts: ReadonlyArray<Response.AnyPart>) => {
+  const given = new Set(parts.flatMap((part) => part.type === "tool-call" ? [part.id] : []))
+  const used = new Set<string>()
+  return {
+    next: (id: string): string => {
+      let own = id
+      for (let n = 2; used.has(own) || (own !== id && given.has(own)); n++) own = `${id}_${n}`
+      used.add(own)
+      return own
+    }
+  }
+}
+
 /** One request. What an answer must not be, it fails with, for the guard around to see. */
 const request = Effect.fnUntraced(function*(asking: Asking, prompt: Prompt.Prompt) {
   const { env, last, spent, turn } = asking
@@ -336,12 +354,14 @@ const request = Effect.fnUntraced(function*(asking: Asking, prompt: Prompt.Promp
   const model = modelOf(parts)
   const unusable: { [position: string]: string } = {}
   let position = 0
+  const ids = idsOf(parts)
   const usable = parts.map((part) => {
     if (part.type !== "tool-call" || part.providerExecuted) return part
     const why = beyondBounds(part.params, env.limits)
     if (why !== undefined) unusable[position] = why
     position++
-    return why === undefined ? part : { ...part, params: {} }
+    const id = ids.next(part.id)
+    return why === undefined && id === part.id ? part : { ...part, id, ...(why === undefined ? {} : { params: {} }) }
   })
   const message = goingOnFrom(beginning, Prompt.fromResponseParts(usable))
   const text = textOf(message)
@@ -352,8 +372,10 @@ const request = Effect.fnUntraced(function*(asking: Asking, prompt: Prompt.Promp
     case "length":
       if (last && text !== "") break
       return yield* failWith(env, turn, { _tag: "Truncated", text })
-    case "stop":
     case "tool-calls":
+      if (parts.some(({ type }) => type === "tool-call") || (last && text !== "")) break
+      return yield* failWith(env, turn, { _tag: "IncompleteAnswer", finishReason })
+    case "stop":
     case "pause":
       break
     default:

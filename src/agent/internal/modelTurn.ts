@@ -69,7 +69,7 @@ const isAboutTheHistory = ({ _tag }: Fault.Verdict): boolean =>
  * @internal
  */
 export interface Environment<E, R> extends ModelAnswer.Environment {
-  /** What names the run in a budget that it shares with others. */
+  /** What names the run in a budget that it shares with others: one that is begun anew under the same id is another one. */
   readonly account: string
   readonly guard: ModelGuard<E, R>
   readonly sharedBudget: AgentBudget.Shared | undefined
