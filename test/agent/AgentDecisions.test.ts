@@ -104,3 +104,59 @@ describe("who approves a call", () => {
       assert.strictEqual(refused._tag === "EscalationError" ? refused.reason._tag : refused._tag, "TooLong")
     }))
 })
+
+describe("a decision that only the program can tell is none", () => {
+  const edited = { _tag: "Approve", arguments: { body: "Hello", bcc: "nobody" } } as const
+
+  it.effect("is asked for again with the reason, as often as it takes, and the run waits", () =>
+    Effect.gen(function*() {
+      const { run, sent } = sending({ body: "Hello", bcc: "ann" })
+      yield* suspended(run)
+      for (let n = 0; n < 2; n++) {
+        yield* decide(edited)
+        yield* suspended(run)
+        const { refused, resolution } = yield* only
+        assert.strictEqual(resolution, undefined)
+        assert.deepStrictEqual([refused?.decision, refused?.by], [edited, "ann"])
+        assert.include(refused?.issue, "nobody is nobody")
+      }
+      yield* decide({ _tag: "Approve", arguments: { body: "Hello", bcc: "bob" } })
+      const result = yield* run
+      assert.deepStrictEqual([sent, result.turns[0]?.toolCalls[0]?.decision], [["bob"], "edited"])
+      const [over] = yield* EscalationQueue.EscalationQueue.use((queue) => queue.list())
+      assert.strictEqual(over?.refused, undefined)
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("leaves another one alone that was made meanwhile", () =>
+    Effect.gen(function*() {
+      const queue = yield* EscalationQueue.EscalationQueue
+      const { id } = yield* queue.submit({ reason: "RequiresHuman", task: "?" })
+      const read = yield* queue.decide(id, { _tag: "Approve" }, { by: "ann" })
+      yield* queue.reopen(id)
+      yield* queue.decide(id, { _tag: "Approve" }, { by: "bob" })
+      const kept = yield* queue.reopen(id, { refused: { read, issue: "no" } })
+      assert.deepStrictEqual([kept.status, kept.resolution?.by, kept.refused], ["resolved", "bob", undefined])
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("is no failure of the run that an answer stands in for", () =>
+    Effect.gen(function*() {
+      const ask = Agent.answer(sender, {
+        runId: "mail-1",
+        prompt: "Send it.",
+        simplified: () => "Short, please.",
+        emergency: "Soon."
+      })
+      yield* suspended(ask)
+      yield* decide(edited)
+      yield* suspended(ask)
+      yield* only
+    }).pipe(
+      Effect.provide(Layer.merge(
+        toolkit.toLayer({ Send: () => Effect.succeed("sent") }),
+        Agent.layerProduction({
+          model: ScriptedModel.layer([call("1", "Send", { body: "Hello", bcc: "ann" })]),
+          store: durable
+        })
+      ))
+    ))
+})

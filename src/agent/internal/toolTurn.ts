@@ -295,7 +295,8 @@ const askThenRun = <R>(env: Environment<R>, turn: Turn, runnable: Runnable) =>
       context: context(env, turn, call),
       decisions: ["Approve", "Reject", "Supply", "Abandon"],
       accepts: tool.successSchema,
-      edits: tool.parametersSchema
+      edits: tool.parametersSchema,
+      editLimits: { arguments: env.limits.arguments, depth: env.limits.depth }
     })
     const decision = yield* Effect.catchIf(asked, isTooLong, ({ reason }) =>
       Effect.succeed({ _tag: "TooLong" as const, limit: reason._tag === "TooLong" ? reason.limit : 0 }))
