@@ -160,3 +160,70 @@ describe("a decision that only the program can tell is none", () => {
       ))
     ))
 })
+
+describe("a call that people approve anew", () => {
+  const mail = { body: "Hello", bcc: "ann" }
+
+  it.effect("is executed, also where its run was cleared and begins again", () =>
+    Effect.gen(function*() {
+      const { run, sent, told } = sending(mail)
+      yield* suspended(run)
+      yield* decide({ _tag: "Approve" })
+      yield* run
+      yield* Checkpoint.clear("mail-1")
+      yield* suspended(run)
+      yield* decide({ _tag: "Approve" })
+      const again = yield* run
+      assert.deepStrictEqual([sent, told.at(-1)], [["ann", "ann"], ["sent 2"]])
+      assert.deepNestedInclude(again.turns[0]?.toolCalls[0], { attempts: 1, replayed: false, decision: "approved" })
+      assert.notProperty(again.turns[0]?.toolCalls[0], "deduplicated")
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("is executed within one run, once for each approval, and not without one", () =>
+    Effect.gen(function*() {
+      const { run, sent } = sending(mail, mail, mail)
+      yield* suspended(run)
+      yield* decide({ _tag: "Approve" })
+      yield* suspended(run)
+      yield* suspended(run)
+      assert.deepStrictEqual(sent, ["ann"])
+      yield* decide({ _tag: "Approve" })
+      yield* suspended(run)
+      yield* decide({ _tag: "Reject", reason: "twice is enough" })
+      const { turns } = yield* run
+      assert.deepStrictEqual(sent, ["ann", "ann"])
+      assert.deepStrictEqual(turns.flatMap(({ toolCalls }) => toolCalls.map(({ decision }) => decision)), [
+        "approved",
+        "approved",
+        "rejected"
+      ])
+    }).pipe(Effect.provide(durable)))
+})
+
+describe("a call that nobody has to approve", () => {
+  const Post = Tool.make("Post", { parameters: Schema.Struct({ text: Schema.String }), success: Schema.String })
+  const kit = Toolkit.make(Post)
+  const poster = Agent.make({ name: "poster", instructions: "", toolkit: kit })
+
+  it.effect("is answered from memory, and the result says so; Agent.clear begins anew", () =>
+    Effect.gen(function*() {
+      const posted: Array<string> = []
+      const World = Layer.merge(
+        kit.toLayer({ Post: ({ text }) => Effect.sync(() => `posted ${posted.push(text)}`) }),
+        ScriptedModel.layer(({ prompt }) => {
+          const done = prompt.content.filter(({ role }) => role === "tool").length
+          return done < 2 ? call(`call_${done}`, "Post", { text: "Hello" }) : "Done."
+        })
+      )
+      const run = Agent.run(poster, { runId: "post-1", prompt: "Go" }).pipe(
+        Effect.map(({ turns }) => turns.flatMap(({ toolCalls }) => toolCalls.map((made) => made.deduplicated ?? false))),
+        Effect.provide(World)
+      )
+      assert.deepStrictEqual([yield* run, posted.length], [[false, true], 1])
+      assert.deepStrictEqual([yield* run, posted.length], [[false, true], 1])
+      yield* Checkpoint.clear("post-1")
+      assert.deepStrictEqual([yield* run, posted.length], [[true, true], 1])
+      yield* Agent.clear("post-1")
+      assert.deepStrictEqual([yield* run, posted.length], [[false, true], 2])
+    }).pipe(Effect.provide(durable)))
+})
