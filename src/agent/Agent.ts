@@ -30,7 +30,7 @@ import * as SubscriptionRef from "effect/SubscriptionRef"
 import * as Checkpoint from "../durable/Checkpoint.ts"
 import * as CheckpointStore from "../durable/CheckpointStore.ts"
 import type * as EscalationQueue from "../durable/EscalationQueue.ts"
-import type * as Idempotency from "../durable/Idempotency.ts"
+import * as Idempotency from "../durable/Idempotency.ts"
 import type * as HealthMonitor from "../health/HealthMonitor.ts"
 import * as config from "../internal/config.ts"
 import type * as Deadline from "../policy/Deadline.ts"
@@ -38,6 +38,7 @@ import type * as Fallback from "../policy/Fallback.ts"
 import type * as LastGood from "../policy/LastGood.ts"
 import * as AgentBudget from "./AgentBudget.ts"
 import type * as AgentTools from "./AgentTools.ts"
+import { idempotencyScope } from "./AgentTools.ts"
 import * as Compaction from "./Compaction.ts"
 import { AgentError } from "./internal/agentError.ts"
 import * as AgentOptions from "./internal/agentOptions.ts"
@@ -712,6 +713,35 @@ export const run = <Tools extends Record<string, Tool.Any>, Value, E, R>(
     const { maxRecordBytes, runId: id } = options
     return yield* Checkpoint.run(looping(agent, options, true), { id, version: agent.version, input, maxRecordBytes })
   })
+
+/**
+ * Forgets a run, so that its id begins a new one: its journal, and the results of its calls that equal calls would be
+ * answered with.
+ *
+ * **When to use**
+ *
+ * Use it instead of `Checkpoint.clear` for a run of an agent that is to start over. After `Checkpoint.clear` alone a call
+ * that must not happen twice, and that the run had made before, is answered from memory (`deduplicated` in its turn).
+ *
+ * **Details**
+ *
+ * What the calls of the run did is done, and may be done once more. Fails with what `Checkpoint.clear` fails with
+ * (`RunLeased` while somebody works on it), and where the results cannot be cleared: then the journal is gone, and it can be
+ * called again.
+ *
+ * @category running
+ * @since 0.1.0
+ */
+export const clear = (
+  runId: string
+): Effect.Effect<
+  void,
+  | Checkpoint.RunLeased
+  | Checkpoint.CheckpointCorrupt
+  | CheckpointStore.CheckpointStoreError
+  | Idempotency.IdempotencyStoreError,
+  CheckpointStore.CheckpointStore | Idempotency.Idempotency
+> => Effect.andThen(Checkpoint.clear(runId), Idempotency.clear(idempotencyScope(runId)))
 
 /**
  * An agent that runs in the background.

@@ -81,9 +81,6 @@ export interface Options {
   readonly storeTimeout?: Duration.Input | undefined
 }
 
-/** Levels of objects and arrays of what a question is about, at most. */
-const aboutDepth = 200
-
 const waitedMillis = ({ submittedAt }: Escalation, now: number): number =>
   Math.max(0, now - DateTime.toEpochMillis(submittedAt))
 
@@ -149,7 +146,7 @@ export const make = Effect.fnUntraced(function*(
 
   /** What is decided on is shown as a whole or not at all. */
   const isWhole = Effect.fnUntraced(function*(about: unknown) {
-    const json = boundedJson(about, { length: aboutLimit, depth: aboutDepth })
+    const json = boundedJson(about, { length: aboutLimit, depth: State.defaults.aboutDepth })
     switch (json._tag) {
       case "Json":
         return
@@ -157,7 +154,9 @@ export const make = Effect.fnUntraced(function*(
         return yield* new EscalationError({ operation: "submit", reason: { _tag: "TooLong", limit: aboutLimit } })
       default: {
         const issue = `"about" ${
-          json._tag === "NotJson" ? `is no JSON: it holds ${json.found}` : `has more than ${aboutDepth} levels`
+          json._tag === "NotJson"
+            ? `is no JSON: it holds ${json.found}`
+            : `has more than ${State.defaults.aboutDepth} levels`
         }`
         return yield* new EscalationError({ operation: "submit", reason: { _tag: "InvalidRequest", issue } })
       }
@@ -165,8 +164,21 @@ export const make = Effect.fnUntraced(function*(
   })
 
   const recordOf = (submission: Submission, id: string, now: DateTime.Utc): Escalation => {
-    const { about, accepts, checkpoint, context, decisions, edits, error, reason, runId, state, step, task } =
-      submission
+    const {
+      about,
+      accepts,
+      checkpoint,
+      context,
+      decisions,
+      editLimits,
+      edits,
+      error,
+      reason,
+      runId,
+      state,
+      step,
+      task
+    } = submission
     const timeToLive = Input.optionally(
       submission.timeToLive,
       (value) => config.duration("EscalationQueue", "timeToLive", value, { minimum: "1 millis" })
@@ -185,12 +197,18 @@ export const make = Effect.fnUntraced(function*(
       ...(checkpoint === undefined ? {} : { checkpoint: Input.text("checkpoint", checkpoint) }),
       ...(state === undefined ? {} : { state: excerpt(state, limit) }),
       ...(context === undefined ? {} : { context: excerpt(context, limit) }),
-      ...(about === undefined ? {} : { about: excerpt(about, Infinity, aboutDepth) }),
+      ...(about === undefined ? {} : { about: excerpt(about, Infinity, State.defaults.aboutDepth) }),
       ...(accepts === undefined
         ? {}
         : Option.match(State.acceptsOf(accepts), { onNone: () => ({}), onSome: (accepts) => ({ accepts }) })),
       // Without a JSON Schema of its own any value may be one: the program has the last word when the run resumes.
       ...(edits === undefined ? {} : { edits: Option.getOrElse(State.acceptsOf(edits), () => ({})) }),
+      ...(editLimits === undefined ? {} : {
+        editLimits: {
+          arguments: config.integer("EscalationQueue", "editLimits.arguments", editLimits.arguments, 1),
+          depth: config.integer("EscalationQueue", "editLimits.depth", editLimits.depth, 1)
+        }
+      }),
       ...(timeToLive === undefined ? {} : { expiresAt: DateTime.addDuration(now, timeToLive) })
     })
   }
@@ -368,7 +386,7 @@ export const make = Effect.fnUntraced(function*(
         }))
         return decided
       }),
-    reopen: (id) => change("reopen", id, State.reopen),
+    reopen: (id, options) => change("reopen", id, State.reopen(options?.refused)),
     withdraw: (id, options) =>
       Effect.gen(function*() {
         const why = yield* Input.reading("withdraw", id, () =>

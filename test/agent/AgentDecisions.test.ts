@@ -106,3 +106,128 @@ describe("who approves a call", () => {
       assert.strictEqual(refused._tag === "EscalationError" ? refused.reason._tag : refused._tag, "TooLong")
     }))
 })
+
+describe("a decision that only the program can tell is none", () => {
+  const edited = { _tag: "Approve", arguments: { body: "Hello", bcc: "nobody" } } as const
+
+  it.effect("is asked for again with the reason, as often as it takes, and the run waits", () =>
+    Effect.gen(function*() {
+      const { run, sent } = sending({ body: "Hello", bcc: "ann" })
+      yield* suspended(run)
+      for (let n = 0; n < 2; n++) {
+        yield* decide(edited)
+        yield* suspended(run)
+        const { refused, resolution } = yield* only
+        assert.strictEqual(resolution, undefined)
+        assert.deepStrictEqual([refused?.decision, refused?.by], [edited, "ann"])
+        assert.include(refused?.issue, "nobody is nobody")
+      }
+      yield* decide({ _tag: "Approve", arguments: { body: "Hello", bcc: "bob" } })
+      const result = yield* run
+      assert.deepStrictEqual([sent, result.turns[0]?.toolCalls[0]?.decision], [["bob"], "edited"])
+      const [over] = yield* EscalationQueue.EscalationQueue.use((queue) => queue.list())
+      assert.strictEqual(over?.refused, undefined)
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("leaves another one alone that was made meanwhile", () =>
+    Effect.gen(function*() {
+      const queue = yield* EscalationQueue.EscalationQueue
+      const { id } = yield* queue.submit({ reason: "RequiresHuman", task: "?" })
+      const read = yield* queue.decide(id, { _tag: "Approve" }, { by: "ann" })
+      yield* queue.reopen(id)
+      yield* queue.decide(id, { _tag: "Approve" }, { by: "bob" })
+      const kept = yield* queue.reopen(id, { refused: { read, issue: "no" } })
+      assert.deepStrictEqual([kept.status, kept.resolution?.by, kept.refused], ["resolved", "bob", undefined])
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("is no failure of the run that an answer stands in for", () =>
+    Effect.gen(function*() {
+      const ask = Agent.answer(sender, {
+        runId: "mail-1",
+        prompt: "Send it.",
+        simplified: () => "Short, please.",
+        emergency: "Soon."
+      })
+      yield* suspended(ask)
+      yield* decide(edited)
+      yield* suspended(ask)
+      yield* only
+    }).pipe(
+      Effect.provide(Layer.merge(
+        toolkit.toLayer({ Send: () => Effect.succeed("sent") }),
+        Agent.layerProduction({
+          model: ScriptedModel.layer([call("1", "Send", { body: "Hello", bcc: "ann" })]),
+          store: durable
+        })
+      ))
+    ))
+})
+
+describe("a call that people approve anew", () => {
+  const mail = { body: "Hello", bcc: "ann" }
+
+  it.effect("is executed, also where its run was cleared and begins again", () =>
+    Effect.gen(function*() {
+      const { run, sent, told } = sending(mail)
+      yield* suspended(run)
+      yield* decide({ _tag: "Approve" })
+      yield* run
+      yield* Checkpoint.clear("mail-1")
+      yield* suspended(run)
+      yield* decide({ _tag: "Approve" })
+      const again = yield* run
+      assert.deepStrictEqual([sent, told.at(-1)], [["ann", "ann"], ["sent 2"]])
+      assert.deepNestedInclude(again.turns[0]?.toolCalls[0], { attempts: 1, replayed: false, decision: "approved" })
+      assert.notProperty(again.turns[0]?.toolCalls[0], "deduplicated")
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("is executed within one run, once for each approval, and not without one", () =>
+    Effect.gen(function*() {
+      const { run, sent } = sending(mail, mail, mail)
+      yield* suspended(run)
+      yield* decide({ _tag: "Approve" })
+      yield* suspended(run)
+      yield* suspended(run)
+      assert.deepStrictEqual(sent, ["ann"])
+      yield* decide({ _tag: "Approve" })
+      yield* suspended(run)
+      yield* decide({ _tag: "Reject", reason: "twice is enough" })
+      const { turns } = yield* run
+      assert.deepStrictEqual(sent, ["ann", "ann"])
+      assert.deepStrictEqual(turns.flatMap(({ toolCalls }) => toolCalls.map(({ decision }) => decision)), [
+        "approved",
+        "approved",
+        "rejected"
+      ])
+    }).pipe(Effect.provide(durable)))
+})
+
+describe("a call that nobody has to approve", () => {
+  const Post = Tool.make("Post", { parameters: Schema.Struct({ text: Schema.String }), success: Schema.String })
+  const kit = Toolkit.make(Post)
+  const poster = Agent.make({ name: "poster", instructions: "", toolkit: kit })
+
+  it.effect("is answered from memory, and the result says so; Agent.clear begins anew", () =>
+    Effect.gen(function*() {
+      const posted: Array<string> = []
+      const World = Layer.merge(
+        kit.toLayer({ Post: ({ text }) => Effect.sync(() => `posted ${posted.push(text)}`) }),
+        ScriptedModel.layer(({ prompt }) => {
+          const done = prompt.content.filter(({ role }) => role === "tool").length
+          return done < 2 ? call(`call_${done}`, "Post", { text: "Hello" }) : "Done."
+        })
+      )
+      const run = Agent.run(poster, { runId: "post-1", prompt: "Go" }).pipe(
+        Effect.map(({ turns }) =>
+          turns.flatMap(({ toolCalls }) => toolCalls.map((made) => made.deduplicated ?? false))
+        ),
+        Effect.provide(World)
+      )
+      assert.deepStrictEqual([yield* run, posted.length], [[false, true], 1])
+      assert.deepStrictEqual([yield* run, posted.length], [[false, true], 1])
+      yield* Checkpoint.clear("post-1")
+      assert.deepStrictEqual([yield* run, posted.length], [[true, true], 1])
+      yield* Agent.clear("post-1")
+      assert.deepStrictEqual([yield* run, posted.length], [[false, true], 2])
+    }).pipe(Effect.provide(durable)))
+})

@@ -561,6 +561,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
           isFailure: outcome.isFailure,
           attempts: outcome.attempts,
           replayed,
+          ...(outcome.deduplicated === true ? { deduplicated: true } : {}),
           ...(decision === undefined ? {} : { decision })
         }))
       })

@@ -139,7 +139,9 @@ export const Outcome = Schema.Struct({
   result: Schema.Json,
   modelOutput: Schema.optionalKey(Schema.Array(Prompt.ToolModelOutputPart)),
   attempts: Schema.Finite,
-  elapsedMillis: Schema.Finite
+  elapsedMillis: Schema.Finite,
+  /** Nothing ran: it is what an equal call of the run came to. */
+  deduplicated: Schema.optionalKey(Schema.Boolean)
 })
 
 /** @internal */

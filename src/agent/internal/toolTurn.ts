@@ -80,6 +80,8 @@ interface Wanted {
 }
 
 interface Runnable extends Wanted {
+  /** What people are asked in this answer and no other: a call that they approve anew is another one. */
+  readonly approval?: string
   /** What the call shares with those that it must not run beside or after in doubt, if there can be any. */
   readonly equal: { readonly key: string; readonly call: EqualCalls.Equal } | undefined
 }
@@ -180,27 +182,42 @@ const encoded = <R>(
   )
 
 // Equal calls share a key only where they are to share an execution.
-const keyOf = (runId: string, { dedupe, tool }: ToolCall.Plan, known: unknown, scope: string) =>
-  Idempotency.key(tool.name, { runId, arguments: known, ...(dedupe ? {} : { scope }) })
+const keyOf = (runId: string, { dedupe, tool }: ToolCall.Plan, known: unknown, scope: string, approval?: string) =>
+  Idempotency.key(tool.name, {
+    runId,
+    arguments: known,
+    ...(dedupe ? {} : { scope }),
+    // What people have approved anew is another call than the one before.
+    ...(approval === undefined ? {} : { approval })
+  })
 
 /** Runs one call as a step. */
-const runOne = <R>(env: Environment<R>, turn: Turn, { call, equal, known, plan }: Runnable) =>
+const runOne = <R>(env: Environment<R>, turn: Turn, { approval, call, equal, known, plan }: Runnable) =>
   Effect.gen(function*() {
     const { effects, tool } = plan
     const { agent, runId } = env
     const { scope } = yield* Checkpoint.current
-    const key = yield* Effect.result(keyOf(runId, plan, known, scope))
+    const key = yield* Effect.result(keyOf(runId, plan, known, scope, approval))
     if (Result.isFailure(key)) {
       return { call, outcome: refused("InvalidArguments", key.failure.message), replayed: false }
     }
-    const prepared: ToolCall.Call = { plan, id: call.id, params: call.params, known, idempotencyKey: key.success }
+    const prepared: ToolCall.Call = {
+      plan,
+      id: call.id,
+      params: call.params,
+      known,
+      approval,
+      idempotencyKey: key.success
+    }
     let replayed = true
 
     const happened = Effect.fnUntraced(function*(value: unknown) {
       const elapsedMillis = yield* env.time.now
       const outcome = yield* encoded(env, tool, value, { attempts: 1, elapsedMillis }).pipe(
-        Effect.catchTag("SchemaError", ({ message }) =>
-          Effect.succeed(ToolCall.unreadableResult(message, 1, elapsedMillis)))
+        Effect.catchTag(
+          "SchemaError",
+          ({ message }) => Effect.succeed(ToolCall.unreadableResult(message, 1, elapsedMillis))
+        )
       )
       yield* ToolCall.remember(env, prepared, outcome)
       return Checkpoint.happened(outcome)
@@ -234,8 +251,7 @@ const runOne = <R>(env: Environment<R>, turn: Turn, { call, equal, known, plan }
       success: tool.successSchema,
       shown: subject(call),
       context: context(env, turn, call)
-    }).pipe(Effect.catchTag("Abandoned", ({ reason }) =>
-      Effect.fail(abandoned(env, turn, tool.name, reason))))
+    }).pipe(Effect.catchTag("Abandoned", ({ reason }) => Effect.fail(abandoned(env, turn, tool.name, reason))))
 
     const reconcile = Effect.gen(function*() {
       replayed = false
@@ -295,19 +311,15 @@ const askThenRun = <R>(env: Environment<R>, turn: Turn, runnable: Runnable) =>
       context: context(env, turn, call),
       decisions: ["Approve", "Reject", "Supply", "Abandon"],
       accepts: tool.successSchema,
-      edits: tool.parametersSchema
+      edits: tool.parametersSchema,
+      editLimits: { arguments: env.limits.arguments, depth: env.limits.depth }
     })
     const decision = yield* Effect.catchIf(asked, isTooLong, ({ reason }) =>
-      Effect.succeed({ _tag: "TooLong" as const, limit: reason._tag === "TooLong" ? reason.limit : 0 }))
-    if (decision._tag === "TooLong") {
-      return {
-        call,
-        outcome: refused(
-          "TooLongToApprove",
-          `a person has to approve this call, and sees at most ${decision.limit} characters of it; make it shorter`
-        ),
-        replayed: false
-      }
+      Effect.succeed(reason._tag === "TooLong" ? reason.limit : 0))
+    if (typeof decision === "number") {
+      const message =
+        `a person has to approve this call, and sees at most ${decision} characters of it; make it shorter`
+      return { call, outcome: refused("TooLongToApprove", message), replayed: false }
     }
     switch (decision._tag) {
       case "Approve":
@@ -402,9 +414,9 @@ const asApproved = Effect.fnUntraced(function*(wanted: Wanted) {
 })
 
 /** Finds what a call shares with its equals, and whether an earlier process left it open in one of these groups. */
-const withEqual = Effect.fnUntraced(function*<R>(
+const withEqual = Effect.fnUntraced(function*<R, W extends Wanted>(
   env: Environment<R>,
-  wanted: Wanted,
+  wanted: W,
   inGroups: ReadonlyArray<string>,
   known = wanted.known
 ) {
@@ -496,7 +508,14 @@ export const run = <R>(env: Environment<R>, turn: Turn): Effect.Effect<
     const free = runnable.filter((one) => (verdicts.get(one)?._tag ?? "Free") === "Free")
     yield* runGroup("tools", free, (one) => runOne(env, turn, one))
     const guarded = asking.filter((one) => verdicts.get(one)?._tag === "NeedsApproval")
-    yield* runGroup("approvals", guarded, (one) => askThenRun(env, turn, one))
+    // From the journal: a run that was cleared and begins anew has another one, and so has a later answer. Equal calls of
+    // one answer share it, and run once: who approved the second did not know yet what became of the first.
+    const approval = guarded.length === 0 ? undefined : yield* Checkpoint.uuid
+    yield* runGroup(
+      "approvals",
+      guarded,
+      (one) => askThenRun(env, turn, approval === undefined ? one : { ...one, approval })
+    )
     const [failure] = failures
     if (failure !== undefined) return yield* Effect.fail(failure)
     return turn.calls.flatMap((_, position) => done.get(position) ?? [])

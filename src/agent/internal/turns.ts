@@ -44,7 +44,8 @@ export interface Counters {
 
 /**
  * A tool call of a {@link Turn}. `replayed` says that its result came from the journal, `decision` what people decided
- * about it before it ran; with `"edited"` it ran with other arguments than the model gave it.
+ * about it before it ran; with `"edited"` it ran with other arguments than the model gave it. `deduplicated` says that it
+ * did not run at all: an equal call of the run had, and its result is that one's, `attempts` included.
  *
  * @category models
  * @since 0.1.0
@@ -55,6 +56,7 @@ export interface TurnToolCall {
   readonly isFailure: boolean
   readonly attempts: number
   readonly replayed: boolean
+  readonly deduplicated?: boolean
   readonly decision?: Decided
 }
 

@@ -93,11 +93,13 @@ export type Status = typeof Status.Type
  * - `error`, `state` and `context` are excerpts: bounded in size, and without secrets as far as those can be told.
  * - `checkpoint` says where the whole state is.
  * - `decisions` are those it takes, `accepts` is the JSON Schema of a value that can be supplied, and `edits` that of
- *   other arguments that can be approved.
+ *   other arguments that can be approved, which are within `editLimits`.
  * - `revision` grows with every change to any record of the queue.
  * - `resolution` is the decision; `resolution.used` says that a run has gone on with it. `closed` says that there will be
  *   none. An escalation whose time is over is `expired` for everybody from that moment on; `closed` is there once it has
  *   been recorded, and no clock that is late can decide it after that.
+ * - `refused` is the decision before, where the run that asked could not go on with it, and why: a value may be one by its
+ *   JSON Schema and none by the schema of the program. It is open again.
  * - `delivered` says that the run has been woken with its outcome.
  *
  * @category models
@@ -118,6 +120,7 @@ export class Escalation extends Schema.Class<Escalation>("effect-resilience/dura
   decisions: Schema.Array(DecisionTag),
   accepts: Schema.optionalKey(Schema.Json),
   edits: Schema.optionalKey(Schema.Json),
+  editLimits: Schema.optionalKey(Schema.Struct({ arguments: Schema.Int, depth: Schema.Int })),
   submittedAt: Schema.DateTimeUtcFromMillis,
   expiresAt: Schema.optionalKey(Schema.DateTimeUtcFromMillis),
   status: Status,
@@ -127,6 +130,12 @@ export class Escalation extends Schema.Class<Escalation>("effect-resilience/dura
     by: Schema.optionalKey(Schema.String),
     at: Schema.DateTimeUtcFromMillis,
     used: Schema.optionalKey(Schema.Boolean)
+  })),
+  refused: Schema.optionalKey(Schema.Struct({
+    decision: Decision,
+    by: Schema.optionalKey(Schema.String),
+    issue: Schema.String,
+    at: Schema.DateTimeUtcFromMillis
   })),
   closed: Schema.optionalKey(Schema.Struct({
     as: Schema.Literals(["expired", "withdrawn"]),
