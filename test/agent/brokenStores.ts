@@ -83,6 +83,8 @@ export const make = Effect.fnUntraced(function*(
   const decisions = new Map<string, string>()
   const outcomes = new Map<string, readonly [scope: string, key: string, outcome: string]>()
   const modelRecords = new Map<string, number>()
+  // A record that was not acknowledged is offered again, and is the same one.
+  const offered = new WeakSet<CheckpointStore.Entry>()
 
   const below = (planted.runs ?? same)(runs)
   const brokenRuns = CheckpointStore.CheckpointStore.of({
@@ -94,15 +96,18 @@ export const make = Effect.fnUntraced(function*(
     append: (lease, entries, status) =>
       Effect.suspend(() => {
         const { runId } = lease
-        const answers = entries.filter(({ body, step }) =>
-          step.endsWith("/model") && body.includes("\"StepSucceeded\"")
+        const answers = entries.filter((entry) =>
+          entry.step.endsWith("/model") && entry.body.includes("\"StepSucceeded\"") && !offered.has(entry)
         )
+        for (const entry of answers) offered.add(entry)
         modelRecords.set(runId, (modelRecords.get(runId) ?? 0) + answers.length)
         return Effect.tap(FaultPlan.apply(below.append(lease, entries, status), runsPlan, "append"), () =>
           Effect.sync(() => {
             const known = records.get(runId) ?? new Map<number, string>()
             records.set(runId, known)
-            for (const { body, position } of entries) known.set(position, body)
+            for (const { body, position } of entries) {
+              known.set(position, body)
+            }
           }))
       })
   })
