@@ -20,6 +20,8 @@ import type { Connection } from "effect/sql/SqlConnection"
 import * as SqlError from "effect/sql/SqlError"
 import * as Statement from "effect/sql/Statement"
 import * as Stream from "effect/Stream"
+import * as fs from "node:fs"
+import * as Path from "node:path"
 import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite"
 import * as config from "../../internal/config.ts"
 import { defaults } from "../internal/nodeSqlite.ts"
@@ -44,6 +46,14 @@ export interface Options {
 }
 
 const maxStatements = 128
+
+/** Which file stands under a name, or undefined if none does. */
+const fileAt = (path: string): string | undefined => {
+  const found = fs.statSync(path, { bigint: true, throwIfNoEntry: false })
+  return found === undefined ? undefined : `${found.dev}:${found.ino}`
+}
+
+const reads = /^\s*(?:SELECT|EXPLAIN)\b/i
 
 const attempt = <A>(filename: string, operation: string, f: () => A): Effect.Effect<A, SqlError.SqlError> =>
   Effect.try({
@@ -111,6 +121,11 @@ const toInput = (value: unknown): SQLInputValue => {
  * A file is opened with `journal_mode = WAL` and `synchronous = FULL`: what is committed survives the loss of power.
  * Foreign keys are enforced. There is one connection: a statement waits for the transaction of another fiber to end.
  *
+ * A file that was deleted or replaced while it is open would take everything, and be gone with the process. Whoever writes
+ * to it is told by an `SqlError` that is not retryable, one `stat` for each write outside of transactions and each commit.
+ * It is too late for what was acknowledged before. The file's `-wal` has to stay beside it in the same way, and is not
+ * looked at.
+ *
  * Fails with `SqlError` if the file cannot be opened.
  *
  * @category constructors
@@ -135,6 +150,17 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
        PRAGMA synchronous = FULL;
        PRAGMA foreign_keys = ON`
     )))
+
+  // Absolute, for a process may change its folder. What is no name of a file has none: memory, or a URI.
+  const path = Path.resolve(filename)
+  const opened = yield* attempt(filename, "look at", () => filename === ":memory:" ? undefined : fileAt(path))
+  const checkFile = () => {
+    if (opened === undefined || fileAt(path) === opened) return
+    throw new Error(
+      "the file was deleted or replaced while it was open, and what is written to it is lost when this process ends; " +
+        "put the file back in its place and start the process again"
+    )
+  }
 
   const statements = new Map<string, StatementSync>()
   const prepared = (sql: string): StatementSync => {
@@ -165,7 +191,12 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
           statement.setReturnArrays(mode === "arrays")
           statement.setReadBigInts(safeIntegers)
           const input = params.map(toInput)
-          return mode === "raw" && statement.columns().length === 0 ? statement.run(...input) : statement.all(...input)
+          const result = mode === "raw" && statement.columns().length === 0
+            ? statement.run(...input)
+            : statement.all(...input)
+          // SQLite goes on with a file that nobody will find any more.
+          if (!db.isTransaction && !reads.test(sql)) checkFile()
+          return result
         }))
     )
 

@@ -1,9 +1,12 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber, Layer, Stream } from "effect"
+import { Checkpoint } from "effect-resilience"
 import * as NodeSqlite from "effect-resilience/durable/stores/NodeSqlite"
+import * as Sqlite from "effect-resilience/durable/stores/Sqlite"
 import * as Reactivity from "effect/reactivity/Reactivity"
 import { SqlClient } from "effect/sql"
 import { TestClock } from "effect/testing"
+import * as fs from "node:fs"
 import * as path from "node:path"
 import { DatabaseSync } from "node:sqlite"
 import { sqliteFile, withSqliteFile } from "../sqliteFile.ts"
@@ -231,5 +234,44 @@ describe("NodeSqlite while another connection holds the lock", () => {
       )
       assert.include(error.message, "database is locked")
       assert.strictEqual(yield* count, 1)
+    }))
+})
+
+describe("NodeSqlite whose file is gone from its place", () => {
+  const taking: Record<string, (filename: string) => void> = {
+    deleted: (filename) => fs.unlinkSync(filename),
+    replaced: (filename) => {
+      fs.copyFileSync(filename, `${filename}.copy`)
+      fs.renameSync(`${filename}.copy`, filename)
+    }
+  }
+  for (const [what, take] of Object.entries(taking)) {
+    it.effect(`${what}: a write and a commit fail for good instead of being lost, and reading goes on`, () =>
+      Effect.gen(function*() {
+        const filename = yield* sqliteFile
+        const sql = yield* NodeSqlite.make({ filename })
+        yield* sql`CREATE TABLE t (n INTEGER)`
+        const insert = sql`INSERT INTO t (n) VALUES (1)`
+        yield* insert
+        yield* sql.withTransaction(insert)
+        yield* Effect.sync(() => take(filename))
+        for (const write of [insert, insert.raw, sql.withTransaction(insert)]) {
+          const error = yield* Effect.flip(write)
+          assert.include(error.message, "deleted or replaced")
+          assert.isFalse(error.isRetryable)
+        }
+        assert.isAtLeast((yield* sql`SELECT n FROM t`).length, 2)
+      }).pipe(Effect.provide(Reactivity.layer)))
+  }
+
+  it.effect("a run over it fails instead of being lost", () =>
+    Effect.gen(function*() {
+      const filename = yield* sqliteFile
+      const program = Checkpoint.step("a", {}, Effect.sync(() => fs.unlinkSync(filename))).pipe(
+        Checkpoint.run({ id: "r" })
+      )
+      const error = yield* Effect.flip(Effect.provide(program, Sqlite.layer({ filename })))
+      assert.isTrue(error._tag === "CheckpointStoreError" && error.reason._tag === "Rejected")
+      assert.include(error.message, "deleted or replaced")
     }))
 })
