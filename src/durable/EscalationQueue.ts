@@ -149,7 +149,9 @@ export const make = Effect.fnUntraced(function*(
         return yield* new EscalationError({ operation: "submit", reason: { _tag: "TooLong", limit: aboutLimit } })
       default: {
         const issue = `"about" ${
-          json._tag === "NotJson" ? `is no JSON: it holds ${json.found}` : `has more than ${State.defaults.aboutDepth} levels`
+          json._tag === "NotJson"
+            ? `is no JSON: it holds ${json.found}`
+            : `has more than ${State.defaults.aboutDepth} levels`
         }`
         return yield* new EscalationError({ operation: "submit", reason: { _tag: "InvalidRequest", issue } })
       }
@@ -157,8 +159,21 @@ export const make = Effect.fnUntraced(function*(
   })
 
   const recordOf = (submission: Submission, id: string, now: DateTime.Utc): Escalation => {
-    const { about, accepts, checkpoint, context, decisions, editLimits, edits, error, reason, runId, state, step, task } =
-      submission
+    const {
+      about,
+      accepts,
+      checkpoint,
+      context,
+      decisions,
+      editLimits,
+      edits,
+      error,
+      reason,
+      runId,
+      state,
+      step,
+      task
+    } = submission
     const timeToLive = Input.optionally(
       submission.timeToLive,
       (value) => config.duration("EscalationQueue", "timeToLive", value, { minimum: "1 millis" })
@@ -168,7 +183,9 @@ export const make = Effect.fnUntraced(function*(
       revision: 0,
       reason: Input.oneOf("reason", Reason, reason),
       task: excerptText(Input.text("task", task), limit),
-      decisions: (decisions ?? DecisionTag.literals).map((tag) => Input.oneOf("decisions", DecisionTag, tag)),
+      decisions: Input.some("decisions", decisions ?? DecisionTag.literals).map((tag) =>
+        Input.oneOf("decisions", DecisionTag, tag)
+      ),
       submittedAt: now,
       status: "open",
       ...(runId === undefined ? {} : { runId: Input.text("runId", runId) }),
@@ -402,8 +419,10 @@ export const make = Effect.fnUntraced(function*(
         Input.reading("release", id, () => Input.text("by", options.by)),
         (by) => change("release", id, State.release(by))
       ),
-    depth: Effect.flatMap(Clock.currentTimeMillis, (now) =>
-      Effect.map(bounded("depth")(store.waiting(now)), ({ count }) => count)),
+    depth: Effect.flatMap(
+      Clock.currentTimeMillis,
+      (now) => Effect.map(bounded("depth")(store.waiting(now)), ({ count }) => count)
+    ),
     oldestAge: Effect.flatMap(Clock.currentTimeMillis, (now) =>
       Effect.map(
         bounded("oldestAge")(store.waiting(now)),

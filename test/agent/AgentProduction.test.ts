@@ -111,7 +111,9 @@ describe("what answers where the agent does not", () => {
       const raised = Agent.make({ name: "helper", instructions: "", version: 2 })
       assert.strictEqual((yield* answer(raised, { ...keyed("cid"), runId: "4" })).source, "emergency")
     }).pipe(
-      Effect.provide(production(["Ann's parcel is at 5 Main Street.", refusal, "At 7 Elm Street.", refusal, refusal, refusal]))
+      Effect.provide(
+        production(["Ann's parcel is at 5 Main Street.", refusal, "At 7 Elm Street.", refusal, refusal, refusal])
+      )
     )
   })
 

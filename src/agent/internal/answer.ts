@@ -107,19 +107,22 @@ class Died {
 }
 
 /** What was remembered, from a store that answers in time, and whose bugs are its own. */
-const guardedStore = (store: LastGood.LastGood["Service"], timeout: Duration.Duration): LastGood.LastGood["Service"] => {
+const guardedStore = (
+  store: LastGood.LastGood["Service"],
+  timeout: Duration.Duration
+): LastGood.LastGood["Service"] => {
   const guarded =
     (operation: LastGood.LastGoodStoreError["operation"], slot: string) =>
     <A>(self: Effect.Effect<A, LastGood.LastGoodStoreError>): Effect.Effect<A, LastGood.LastGoodStoreError> => {
-    const failed = (cause: unknown) => new LastGood.LastGoodStoreError({ operation, slot, cause })
-    return self.pipe(
-      Effect.catchDefect((defect) => Effect.fail(failed(defect))),
-      leaving.timeoutOrElse({
-        duration: timeout,
-        orElse: () => Effect.fail(failed(new Error("the store did not answer")))
-      })
-    )
-  }
+      const failed = (cause: unknown) => new LastGood.LastGoodStoreError({ operation, slot, cause })
+      return self.pipe(
+        Effect.catchDefect((defect) => Effect.fail(failed(defect))),
+        leaving.timeoutOrElse({
+          duration: timeout,
+          orElse: () => Effect.fail(failed(new Error("the store did not answer")))
+        })
+      )
+    }
   return {
     remember: (slot, key, entry) => guarded("remember", slot)(store.remember(slot, key, entry)),
     recall: (slot, key) => guarded("recall", slot)(store.recall(slot, key)),
@@ -138,8 +141,7 @@ const hasBegun = (runId: string) =>
   Effect.map(Checkpoint.status(runId), Option.isSome).pipe(
     leaving.timeoutOrElse({
       duration: patience,
-      orElse: () =>
-        Effect.fail(new CheckpointStoreError({ operation: "get", runId, reason: { _tag: "Unavailable" } }))
+      orElse: () => Effect.fail(new CheckpointStoreError({ operation: "get", runId, reason: { _tag: "Unavailable" } }))
     })
   )
 
@@ -189,13 +191,16 @@ export const answer = <Result extends Ended>(
       Option.isSome(emergency)
     const living = (label: string) => <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E | Died, R> =>
       hasOthers
-        ? Effect.catchCause(self, (cause): Effect.Effect<never, E | Died> =>
-          Cause.hasDies(cause) && !Cause.hasInterrupts(cause)
-            ? Effect.andThen(
-              logged.error(`agent "${agent}", run "${runId}": the step "${label}" of its answer died`, cause),
-              Effect.fail(new Died(cause))
-            )
-            : Effect.failCause(cause))
+        ? Effect.catchCause(
+          self,
+          (cause): Effect.Effect<never, E | Died> =>
+            Cause.hasDies(cause) && !Cause.hasInterrupts(cause)
+              ? Effect.andThen(
+                logged.error(`agent "${agent}", run "${runId}": the step "${label}" of its answer died`, cause),
+                Effect.fail(new Died(cause))
+              )
+              : Effect.failCause(cause)
+        )
         : self
     const inTime = (label: string) =>
       leaving.timeoutOrElse({

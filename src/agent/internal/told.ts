@@ -21,8 +21,7 @@ export const wentBack = (why: string): string =>
   `The last step of this task failed and was taken back: ${why}. Go on in another way.`
 
 /** @internal */
-export const invalid = (issue: string): string =>
-  `your answer did not match the schema that it has to match (${issue})`
+export const invalid = (issue: string): string => `your answer did not match the schema that it has to match (${issue})`
 
 const ofAnswer = (reason: AgentErrorReason["_tag"]): string | undefined => {
   switch (reason) {

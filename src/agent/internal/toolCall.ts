@@ -455,13 +455,16 @@ export const execute = <RT>(
     const outcome = yield* once.pipe(
       Effect.tapErrorTag(["IdempotencyStoreError", "IdempotencyCorrupt"], () => unrecorded),
       Effect.tapDefect(() => unrecorded),
-      Effect.catchTag("ToolFailed", Effect.fnUntraced(function*(failed) {
-        const verdict = isUnknown(failed.verdict) ? Fault.ambiguous : failed.verdict
-        const final = failed.after(attempts, yield* env.time.now, verdict)
-        if (call.plan.effects === "idempotent" || !Fault.mayHaveHappened(verdict)) return told(final)
-        yield* announce(env, call, attempts, began, undefined)
-        return yield* final
-      }))
+      Effect.catchTag(
+        "ToolFailed",
+        Effect.fnUntraced(function*(failed) {
+          const verdict = isUnknown(failed.verdict) ? Fault.ambiguous : failed.verdict
+          const final = failed.after(attempts, yield* env.time.now, verdict)
+          if (call.plan.effects === "idempotent" || !Fault.mayHaveHappened(verdict)) return told(final)
+          yield* announce(env, call, attempts, began, undefined)
+          return yield* final
+        })
+      )
     )
     yield* announce(env, call, attempts, began, outcome)
     // An earlier call's record has the time of that call.

@@ -1,4 +1,5 @@
 import * as Prompt from "effect/ai/Prompt"
+import * as Cause from "effect/Cause"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
@@ -38,6 +39,8 @@ export type Reconcile<R> = (call: Uncertain) => Effect.Effect<Checkpoint.Reconci
 export interface Environment<R> extends ToolCall.Environment<R> {
   readonly reconcile: ReadonlyMap<string, Reconcile<R>>
   readonly approval: "declared" | "atMostOnce"
+  /** How long people have to decide about a call. */
+  readonly timeToLive: Duration.Duration | undefined
   readonly concurrency: number
   /** Milliseconds of the run's time, and those that a call which must not happen twice has beyond it. */
   readonly wallTime: number
@@ -124,7 +127,7 @@ const checked = <R>(env: Environment<R>, turn: Turn, { call, plan, position }: W
   Checkpoint.step(
     "check",
     { success: Check },
-    Effect.gen(function*(): Effect.fn.Return<Check> {
+    Effect.gen(function*(): Effect.fn.Return<Check, AgentError> {
       const { needsApproval, parametersSchema } = plan.tool
       const params = yield* Effect.result(Schema.decodeUnknownEffect(parametersSchema)(call.params))
       if (Result.isFailure(params)) return { _tag: "Invalid", message: params.failure.message }
@@ -132,8 +135,17 @@ const checked = <R>(env: Environment<R>, turn: Turn, { call, plan, position }: W
         return { _tag: "NeedsApproval" }
       }
       // The arguments alone: what a tool, a page or the model itself has said must not talk anybody out of asking.
-      const asked = needsApproval(params.success, { toolCallId: `${turn.turn}/${position}`, messages: [] })
-      const needed = Effect.isEffect(asked) ? yield* asked : asked
+      const needed = yield* Effect.suspend(() => {
+        const asked = needsApproval(params.success, { toolCallId: `${turn.turn}/${position}`, messages: [] })
+        return Effect.isEffect(asked) ? asked : Effect.succeed(asked)
+      }).pipe(
+        // What cannot say that nobody has to be asked has not said so.
+        Effect.catchCause((cause): Effect.Effect<never, AgentError> =>
+          Cause.hasInterrupts(cause)
+            ? Effect.failCause(Cause.fromReasons(cause.reasons.filter(Cause.isInterruptReason)))
+            : undecided(env, turn, plan.tool.name, Cause.squash(cause))
+        )
+      )
       return { _tag: needed ? "NeedsApproval" : "Free" }
     })
   )
@@ -159,6 +171,16 @@ const context = <R>(env: Environment<R>, turn: Turn, call: Call) => ({
   tool: call.name,
   toolCallId: call.id
 })
+
+const undecided = <R>(env: Environment<R>, turn: Turn, tool: string, cause: unknown) =>
+  Effect.fail(
+    new AgentError({
+      agent: env.agent,
+      runId: env.runId,
+      turn: turn.turn,
+      reason: { _tag: "Undecided", about: `a call of tool "${tool}"`, cause }
+    })
+  )
 
 const abandoned = <R>(env: Environment<R>, turn: Turn, tool: string, reason: string) =>
   new AgentError({ agent: env.agent, runId: env.runId, turn: turn.turn, reason: { _tag: "Abandoned", tool, reason } })
@@ -214,8 +236,10 @@ const runOne = <R>(env: Environment<R>, turn: Turn, { approval, call, equal, kno
     const happened = Effect.fnUntraced(function*(value: unknown) {
       const elapsedMillis = yield* env.time.now
       const outcome = yield* encoded(env, tool, value, { attempts: 1, elapsedMillis }).pipe(
-        Effect.catchTag("SchemaError", ({ message }) =>
-          Effect.succeed(ToolCall.unreadableResult(message, 1, elapsedMillis)))
+        Effect.catchTag(
+          "SchemaError",
+          ({ message }) => Effect.succeed(ToolCall.unreadableResult(message, 1, elapsedMillis))
+        )
       )
       yield* ToolCall.remember(env, prepared, outcome)
       return Checkpoint.happened(outcome)
@@ -244,13 +268,19 @@ const runOne = <R>(env: Environment<R>, turn: Turn, { approval, call, equal, kno
       )
     )
 
-    const peoplesAnswer = EscalationQueue.reconcile({
-      task: `Did ${call.name}(${excerpt(shown(call))}) of agent "${agent}" take effect? It was cut off.`,
-      success: tool.successSchema,
-      shown: subject(call),
-      context: context(env, turn, call)
-    }).pipe(Effect.catchTag("Abandoned", ({ reason }) =>
-      Effect.fail(abandoned(env, turn, tool.name, reason))))
+    let cutOff: Cause.Cause<unknown> | undefined
+    const peoplesAnswer = Effect.suspend(() =>
+      EscalationQueue.reconcile({
+        task: `Did ${call.name}(${excerpt(shown(call))}) of agent "${agent}" take effect? ` +
+          (cutOff === undefined
+            ? "It had begun when its process stopped or was stopped."
+            : `It ended with: ${cut(ToolCall.messageOf(Cause.squash(cutOff)), 500)}`),
+        ...(cutOff === undefined ? {} : { error: Cause.squash(cutOff) }),
+        success: tool.successSchema,
+        shown: subject(call),
+        context: context(env, turn, call)
+      })
+    ).pipe(Effect.catchTag("Abandoned", ({ reason }) => Effect.fail(abandoned(env, turn, tool.name, reason))))
 
     const reconcile = Effect.gen(function*() {
       replayed = false
@@ -270,7 +300,10 @@ const runOne = <R>(env: Environment<R>, turn: Turn, { approval, call, equal, kno
     const execute = Effect.flatMap(env.time.now, (now) => {
       replayed = false
       const left = Math.max(0, env.wallTime - now) + (effects === "atMostOnce" ? env.grace : 0)
-      return ToolCall.execute(env, prepared, Duration.millis(left))
+      return Effect.tapCause(
+        ToolCall.execute(env, prepared, Duration.millis(left)),
+        (cause) => Effect.sync(() => void (cutOff = Cause.hasInterrupts(cause) ? undefined : cause))
+      )
     })
     const called = Checkpoint.step(
       tool.name,
@@ -311,25 +344,35 @@ const askThenRun = <R>(env: Environment<R>, turn: Turn, runnable: Runnable) =>
       decisions: ["Approve", "Reject", "Supply", "Abandon"],
       accepts: tool.successSchema,
       edits: tool.parametersSchema,
-      editLimits: { arguments: env.limits.arguments, depth: env.limits.depth }
+      editLimits: { arguments: env.limits.arguments, depth: env.limits.depth },
+      timeToLive: env.timeToLive
     })
     const decision = yield* Effect.catchIf(asked, isTooLong, ({ reason }) =>
       Effect.succeed(reason._tag === "TooLong" ? reason.limit : 0))
     if (typeof decision === "number") {
-      const message = `a person has to approve this call, and sees at most ${decision} characters of it; make it shorter`
+      const message =
+        `a person has to approve this call, and sees at most ${decision} characters of it; make it shorter`
       return { call, outcome: refused("TooLongToApprove", message), replayed: false }
     }
     switch (decision._tag) {
       case "Approve":
       case "Retry": {
         const params = decision._tag === "Approve" ? decision.arguments : undefined
-        if (params === undefined) return { ...yield* runOne(env, turn, runnable), decision: "approved" as const }
+        if (params === undefined) {
+          return { ...yield* runOne(env, turn, runnable), decision: "approved" as const }
+        }
         const unusable = beyondBounds(params, env.limits)
-        if (unusable !== undefined) return over(refused("InvalidArguments", unusable), "edited")
+        if (unusable !== undefined) {
+          return over(refused("InvalidArguments", unusable), "edited")
+        }
         const approved = { ...runnable, call: { ...call, params }, known: yield* recognisedBy(plan, params) }
         const own = yield* Effect.result(keyOf(env.runId, plan, approved.known, ""))
-        if (Result.isFailure(own)) return over(refused("InvalidArguments", own.failure.message), "edited")
-        if (own.success === key.success) return { ...yield* runOne(env, turn, runnable), decision: "approved" as const }
+        if (Result.isFailure(own)) {
+          return over(refused("InvalidArguments", own.failure.message), "edited")
+        }
+        if (own.success === key.success) {
+          return { ...yield* runOne(env, turn, runnable), decision: "approved" as const }
+        }
         const { outcome, replayed } = yield* runOne(
           env,
           turn,
@@ -343,7 +386,8 @@ const askThenRun = <R>(env: Environment<R>, turn: Turn, runnable: Runnable) =>
         const value = yield* Effect.result(
           Effect.flatMap(
             Schema.decodeUnknownEffect(Schema.toCodecJson(tool.successSchema))(decision.value),
-            (value) => encoded(env, tool, value, { attempts: 0, elapsedMillis: 0 })
+            (value) =>
+              encoded(env, tool, value, { attempts: 0, elapsedMillis: 0 })
           )
         )
         return over(
