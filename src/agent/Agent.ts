@@ -52,6 +52,7 @@ import * as Streaming from "./internal/streaming.ts"
 import * as ToolCall from "./internal/toolCall.ts"
 import type { Reconcile } from "./internal/toolTurn.ts"
 import type { Base } from "./internal/turns.ts"
+import * as WellFormed from "./internal/wellFormed.ts"
 import * as LoopDetector from "./LoopDetector.ts"
 
 export { AgentError, AgentErrorReason, Reached } from "./internal/agentError.ts"
@@ -208,7 +209,10 @@ export type LoopError<Tools extends Record<string, Tool.Any>> =
  *   call that must not happen twice. Default: `"declared"`. A person approves exactly this call of this tool with these
  *   arguments, approves it with others (`Approve` with `arguments`), rejects it, supplies its result, or abandons the run; the
  *   model is told so. Arguments and results are checked against the tool's schemas when they are given. A
- *   `needsApproval` that is a function gets the arguments alone: no conversation, and no id that the model chose.
+ *   `needsApproval` that is a function gets the arguments alone: no conversation, and no id that the model chose. Where it
+ *   fails or throws, the run fails (`Undecided`), and the call does not run.
+ * - `approvalTimeToLive`: how long people have to decide about a call, or about an answer of an agent that is
+ *   {@link reviewed}. After that the run fails with `Expired`, and asks anew when it is run again. Default: for ever.
  * - `concurrency`: how many tool calls of one answer run at the same time. Default: 4.
  * - `limits`: bounds of arguments and results, see `AgentTools.Limits`.
  * - `stream`: how answers are streamed, see {@link StreamOptions}; `false` asks for each in one piece. They are streamed by
@@ -252,6 +256,7 @@ export interface Options<
   readonly tools?: (ToolOptions & ToolsOptions<Tools>) | undefined
   readonly toolBackoff?: Schedule.Schedule<unknown, unknown> | undefined
   readonly approval?: "declared" | "atMostOnce" | undefined
+  readonly approvalTimeToLive?: Duration.Input | undefined
   readonly concurrency?: number | undefined
   readonly limits?: AgentTools.Limits | undefined
   readonly stream?: Streaming.StreamOptions | false | undefined
@@ -357,6 +362,7 @@ export function make<Tools extends Record<string, Tool.Any>, ToolOptions extends
 ): Agent<Tools, unknown, E | AiError.AiError | AgentError, unknown> {
   const { policies, result } = options
   const name = config.nonEmpty("Agent", "name", options.name)
+  AgentOptions.checkKinds(options.toolkit, result)
   // A toolkit is invariant in its tools, so no type holds all of them. What these tools need is in the type of the
   // agent, and reaches them through the context of the run.
   const erased = (options.toolkit ?? Toolkit.empty) as unknown as
@@ -393,6 +399,9 @@ export function make<Tools extends Record<string, Tool.Any>, ToolOptions extends
       toolGuards,
       reconcile,
       approval: AgentOptions.oneOf("approval", options.approval ?? "declared", ["declared", "atMostOnce"]),
+      approvalTimeToLive: options.approvalTimeToLive === undefined
+        ? undefined
+        : config.duration("Agent", "approvalTimeToLive", options.approvalTimeToLive, { minimum: "1 millis" }),
       concurrency: config.integer("Agent", "concurrency", options.concurrency ?? 4, 1),
       limits: ToolCall.limits(options.limits),
       stream: options.stream === false ? undefined : Streaming.make(name, options.stream),
@@ -496,7 +505,7 @@ export const reviewed = <Tools extends Record<string, Tool.Any>, Value, E, R>(
   R | EscalationQueue.EscalationQueue
 > => {
   const { when } = options
-  const isUnsure = typeof when === "function" ? when : tooLow<Value>(when)
+  const isUnsure = typeof when === "function" ? when : tooLow<Value>(AgentOptions.field(when))
   const max = config.integer("Agent", "maxReviews", options.maxReviews ?? 2, 0, 100)
   return { ...agent, definition: { ...agent.definition, review: { when: isUnsure, max } } }
 }
@@ -534,7 +543,8 @@ export interface LoopOptions {
  *
  * **Details**
  *
- * `runId` names the run: one that exists is resumed. Its `prompt` has to be the one it was started with.
+ * `runId` names the run: one that exists is resumed. Its `prompt` has to be the one it was started with. Half of a
+ * surrogate pair in it, as in a text that was cut in the middle of a character, becomes the replacement character.
  * `maxRecordBytes` is how large one record of its journal may be, an answer or the result of a tool, see `Checkpoint.run`;
  * a larger one fails the run with `RecordTooLarge`. Default: 4 MiB.
  *
@@ -648,8 +658,6 @@ const looping = <Tools extends Record<string, Tool.Any>, Value, E, R>(
   >
 }
 
-const encodePrompt = Schema.encodeEffect(Schema.toCodecJson(Prompt.Prompt))
-
 /**
  * Runs an agent as a durable run of its own, or goes on with the run where it stopped.
  *
@@ -708,10 +716,14 @@ export const run = <Tools extends Record<string, Tool.Any>, Value, E, R>(
   | Exclude<R, Checkpoint.Run>
 > =>
   Effect.gen(function*() {
-    // A prompt was made by its own schema, so it encodes.
-    const input = yield* Effect.orDie(encodePrompt(Prompt.make(options.prompt)))
+    const { input, prompt } = yield* WellFormed.encoded(Prompt.make(options.prompt))
     const { maxRecordBytes, runId: id } = options
-    return yield* Checkpoint.run(looping(agent, options, true), { id, version: agent.version, input, maxRecordBytes })
+    return yield* Checkpoint.run(looping(agent, { ...options, prompt }, true), {
+      id,
+      version: agent.version,
+      input,
+      maxRecordBytes
+    })
   })
 
 /**

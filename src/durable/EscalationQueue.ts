@@ -188,7 +188,9 @@ export const make = Effect.fnUntraced(function*(
       revision: 0,
       reason: Input.oneOf("reason", Reason, reason),
       task: excerptText(Input.text("task", task), limit),
-      decisions: (decisions ?? DecisionTag.literals).map((tag) => Input.oneOf("decisions", DecisionTag, tag)),
+      decisions: Input.some("decisions", decisions ?? DecisionTag.literals).map((tag) =>
+        Input.oneOf("decisions", DecisionTag, tag)
+      ),
       submittedAt: now,
       status: "open",
       ...(runId === undefined ? {} : { runId: Input.text("runId", runId) }),

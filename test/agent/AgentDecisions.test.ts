@@ -4,6 +4,7 @@ import { Agent, Checkpoint, CheckpointStore, EscalationQueue, Idempotency } from
 import * as Sqlite from "effect-resilience/durable/stores/Sqlite"
 import { ScriptedModel } from "effect-resilience/testing"
 import { Tool, Toolkit } from "effect/ai"
+import { TestClock } from "effect/testing"
 import { sqliteFile } from "../durable/sqliteFile.ts"
 import { call, durable, lastResults } from "./support.ts"
 
@@ -230,4 +231,116 @@ describe("a call that nobody has to approve", () => {
       yield* Agent.clear("post-1")
       assert.deepStrictEqual([yield* run, posted.length], [[false, true], 2])
     }).pipe(Effect.provide(durable)))
+})
+
+describe("who has to be asked, where that cannot be told", () => {
+  const asking = (needsApproval: () => boolean | Effect.Effect<boolean, string>) => {
+    const kit = Toolkit.make(
+      Tool.make("Erase", { success: Schema.String, needsApproval: needsApproval as () => boolean })
+    )
+    let erased = 0
+    const run = Agent.run(Agent.make({ name: "eraser", instructions: "", toolkit: kit }), {
+      runId: "e-1",
+      prompt: "Go"
+    })
+      .pipe(Effect.provide(Layer.merge(
+        kit.toLayer({ Erase: () => Effect.sync(() => `erased ${++erased}`) }),
+        ScriptedModel.layer([call("1", "Erase", {})])
+      )))
+    return { run, erased: () => erased }
+  }
+
+  for (
+    const [how, needsApproval] of [
+      ["throws", () => {
+        throw new Error("no rules")
+      }],
+      ["fails", () => Effect.fail("no rules")]
+    ] as const
+  ) {
+    it.effect(`the run fails and names the tool where needsApproval ${how}, and the call does not run`, () =>
+      Effect.gen(function*() {
+        const { erased, run } = asking(needsApproval)
+        const error = yield* Effect.flip(run)
+        assert.isTrue(error instanceof Agent.AgentError && error.reason._tag === "Undecided")
+        assert.include(String(error), `tool "Erase"`)
+        assert.include(String(error), "no rules")
+        assert.strictEqual(erased(), 0)
+      }).pipe(Effect.provide(durable)))
+  }
+
+  it.effect("the run fails where what an answer is reviewed by throws", () =>
+    Effect.gen(function*() {
+      const judge = Agent.reviewed(Agent.make({ name: "judge", instructions: "" }), {
+        when: () => {
+          throw new Error("no rules")
+        }
+      })
+      const run = Agent.run(judge, { runId: "j-1", prompt: "Go" })
+      const error = yield* Effect.flip(Effect.provide(run, ScriptedModel.layer(["Guilty."])))
+      assert.isTrue(error instanceof Agent.AgentError && error.reason._tag === "Undecided")
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("has a time to decide, if the agent says so, and is asked anew after it", () =>
+    Effect.gen(function*() {
+      const limited = Agent.make({ name: "sender", instructions: "", toolkit, approvalTimeToLive: "1 hour" })
+      const hurried = Agent.run(limited, { runId: "mail-2", prompt: "Send it." }).pipe(Effect.provide(Layer.merge(
+        toolkit.toLayer({ Send: () => Effect.succeed("sent") }),
+        ScriptedModel.layer([call("1", "Send", { body: "Hello", bcc: "ann" })])
+      )))
+      yield* suspended(hurried)
+      yield* TestClock.adjust("61 minutes")
+      const expired = yield* Effect.flip(hurried)
+      assert.isTrue(expired instanceof EscalationQueue.EscalationError && expired.reason._tag === "Expired")
+      yield* suspended(hurried)
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("no question is asked that nobody can answer", () =>
+    Effect.gen(function*() {
+      const refused = yield* Effect.flip(
+        EscalationQueue.submit({ reason: "RequiresHuman", task: "?", decisions: [] })
+      )
+      assert.strictEqual(refused.reason._tag, "InvalidRequest")
+    }).pipe(Effect.provide(durable)))
+})
+
+describe("a question about a call that may have happened", () => {
+  it.effect("says what it ended with", () =>
+    Effect.gen(function*() {
+      const kit = Toolkit.make(Tool.make("Pay", { success: Schema.String, failure: Schema.Defect() }))
+      const run = Agent.run(Agent.make({ name: "payer", instructions: "", toolkit: kit }), {
+        runId: "p-1",
+        prompt: "Go"
+      })
+      yield* suspended(Effect.provide(
+        run,
+        Layer.merge(
+          kit.toLayer({ Pay: () => Effect.fail(new Error("HTTP 502")) }),
+          ScriptedModel.layer([call("1", "Pay", {})])
+        )
+      ))
+      const { error, task } = yield* only
+      assert.include(task, "HTTP 502")
+      assert.notInclude(task, "stopped")
+      assert.include(error?.message, "HTTP 502")
+    }).pipe(Effect.provide(durable)))
+})
+
+describe("a prompt with half of a character", () => {
+  it.effect("is one with the replacement character, for the run and for the model", () =>
+    Effect.gen(function*() {
+      const seen: Array<string> = []
+      const Live = Agent.layerProduction({
+        model: ScriptedModel.layer((request) => {
+          seen.push(JSON.stringify(request.prompt))
+          return "Yes."
+        }),
+        store: durable
+      })
+      const plain = Agent.make({ name: "plain", instructions: "" })
+      const ask = Agent.answer(plain, { runId: "h-1", prompt: "Hello \ud83d", emergency: "Soon." })
+      const answered = yield* Effect.provide(ask, Live)
+      assert.strictEqual(answered.source, "agent")
+      assert.include(seen[0], "Hello \ufffd")
+    }))
 })

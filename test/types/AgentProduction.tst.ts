@@ -3,6 +3,7 @@ import {
   Agent,
   type Checkpoint,
   type CheckpointStore,
+  type Deadline,
   type EscalationQueue,
   type Fallback,
   type HealthMonitor,
@@ -60,8 +61,10 @@ describe("Agent.answer", () => {
   test("with neither fails with all that a run fails with, and the gate's error", () => {
     const answer = Agent.answer(poet, { ...ask, simplified: () => "Short" })
     expect<ErrorOf<typeof answer>>().type.toBe<
-      ErrorOf<ReturnType<typeof runPoet>> | HealthMonitor.HealthGateClosed
+      ErrorOf<ReturnType<typeof runPoet>> | HealthMonitor.HealthGateClosed | Deadline.DeadlineExceeded
     >()
+    const alone = Agent.answer(poet, ask)
+    expect<Extract<ErrorOf<typeof alone>, Deadline.DeadlineExceeded>>().type.toBe<never>()
   })
 
   test("an emergency that may be missing takes no error away", () => {

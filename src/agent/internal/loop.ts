@@ -46,6 +46,7 @@ export interface Definition<Value, E, R> {
   readonly toolGuards: ReadonlyMap<string, ToolGuard<R>>
   readonly reconcile: ReadonlyMap<string, ToolTurn.Reconcile<R>>
   readonly approval: "declared" | "atMostOnce"
+  readonly approvalTimeToLive: Duration.Duration | undefined
   readonly concurrency: number
   readonly limits: ToolCall.ResolvedLimits
   readonly stream: Streaming | undefined
@@ -155,6 +156,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       ended: (done) => toolFinished(done),
       reconcile: agent.reconcile,
       approval: agent.approval,
+      timeToLive: agent.approvalTimeToLive,
       concurrency: agent.concurrency,
       wallTime,
       grace: Duration.toMillis(budget.grace)
@@ -266,7 +268,10 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       const isUnsure = yield* Checkpoint.step(
         "confidence",
         { success: Schema.Boolean },
-        Effect.sync(() => review.when({ text, value }))
+        Effect.try({
+          try: () => review.when({ text, value }),
+          catch: (cause) => failWith({ _tag: "Undecided", about: "its answer", cause })
+        })
       )
       if (!isUnsure) return undefined
       const again = counters.reviews < review.max ? ["Retry", "Reject"] as const : []
@@ -277,6 +282,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
         task: `May this be the answer of agent "${name}"? ${cut(text, 500)}`,
         context: { agent: name, turn: counters.iterations },
         shown: text,
+        timeToLive: agent.approvalTimeToLive,
         decisions: ["Approve", "Supply", "Abandon", ...again],
         accepts: agent.result
       })
@@ -553,6 +559,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       const text = textOf(record.message)
       turns.push({
         finishReason: record.finishReason,
+        ...(record.model === undefined ? {} : { model: record.model }),
         attempts: record.attempts,
         replayed,
         toolCalls: outcomes.map(({ call, decision, outcome, replayed }) => ({

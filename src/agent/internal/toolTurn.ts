@@ -1,4 +1,5 @@
 import * as Prompt from "effect/ai/Prompt"
+import * as Cause from "effect/Cause"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
@@ -38,6 +39,8 @@ export type Reconcile<R> = (call: Uncertain) => Effect.Effect<Checkpoint.Reconci
 export interface Environment<R> extends ToolCall.Environment<R> {
   readonly reconcile: ReadonlyMap<string, Reconcile<R>>
   readonly approval: "declared" | "atMostOnce"
+  /** How long people have to decide about a call. */
+  readonly timeToLive: Duration.Duration | undefined
   readonly concurrency: number
   /** Milliseconds of the run's time, and those that a call which must not happen twice has beyond it. */
   readonly wallTime: number
@@ -124,7 +127,7 @@ const checked = <R>(env: Environment<R>, turn: Turn, { call, plan, position }: W
   Checkpoint.step(
     "check",
     { success: Check },
-    Effect.gen(function*(): Effect.fn.Return<Check> {
+    Effect.gen(function*(): Effect.fn.Return<Check, AgentError> {
       const { needsApproval, parametersSchema } = plan.tool
       const params = yield* Effect.result(Schema.decodeUnknownEffect(parametersSchema)(call.params))
       if (Result.isFailure(params)) return { _tag: "Invalid", message: params.failure.message }
@@ -132,8 +135,17 @@ const checked = <R>(env: Environment<R>, turn: Turn, { call, plan, position }: W
         return { _tag: "NeedsApproval" }
       }
       // The arguments alone: what a tool, a page or the model itself has said must not talk anybody out of asking.
-      const asked = needsApproval(params.success, { toolCallId: `${turn.turn}/${position}`, messages: [] })
-      const needed = Effect.isEffect(asked) ? yield* asked : asked
+      const needed = yield* Effect.suspend(() => {
+        const asked = needsApproval(params.success, { toolCallId: `${turn.turn}/${position}`, messages: [] })
+        return Effect.isEffect(asked) ? asked : Effect.succeed(asked)
+      }).pipe(
+        // What cannot say that nobody has to be asked has not said so.
+        Effect.catchCause((cause): Effect.Effect<never, AgentError> =>
+          Cause.hasInterrupts(cause)
+            ? Effect.failCause(Cause.fromReasons(cause.reasons.filter(Cause.isInterruptReason)))
+            : undecided(env, turn, plan.tool.name, Cause.squash(cause))
+        )
+      )
       return { _tag: needed ? "NeedsApproval" : "Free" }
     })
   )
@@ -159,6 +171,16 @@ const context = <R>(env: Environment<R>, turn: Turn, call: Call) => ({
   tool: call.name,
   toolCallId: call.id
 })
+
+const undecided = <R>(env: Environment<R>, turn: Turn, tool: string, cause: unknown) =>
+  Effect.fail(
+    new AgentError({
+      agent: env.agent,
+      runId: env.runId,
+      turn: turn.turn,
+      reason: { _tag: "Undecided", about: `a call of tool "${tool}"`, cause }
+    })
+  )
 
 const abandoned = <R>(env: Environment<R>, turn: Turn, tool: string, reason: string) =>
   new AgentError({ agent: env.agent, runId: env.runId, turn: turn.turn, reason: { _tag: "Abandoned", tool, reason } })
@@ -246,12 +268,19 @@ const runOne = <R>(env: Environment<R>, turn: Turn, { approval, call, equal, kno
       )
     )
 
-    const peoplesAnswer = EscalationQueue.reconcile({
-      task: `Did ${call.name}(${excerpt(shown(call))}) of agent "${agent}" take effect? It was cut off.`,
-      success: tool.successSchema,
-      shown: subject(call),
-      context: context(env, turn, call)
-    }).pipe(Effect.catchTag("Abandoned", ({ reason }) => Effect.fail(abandoned(env, turn, tool.name, reason))))
+    let cutOff: Cause.Cause<unknown> | undefined
+    const peoplesAnswer = Effect.suspend(() =>
+      EscalationQueue.reconcile({
+        task: `Did ${call.name}(${excerpt(shown(call))}) of agent "${agent}" take effect? ` +
+          (cutOff === undefined
+            ? "It had begun when its process stopped or was stopped."
+            : `It ended with: ${cut(ToolCall.messageOf(Cause.squash(cutOff)), 500)}`),
+        ...(cutOff === undefined ? {} : { error: Cause.squash(cutOff) }),
+        success: tool.successSchema,
+        shown: subject(call),
+        context: context(env, turn, call)
+      })
+    ).pipe(Effect.catchTag("Abandoned", ({ reason }) => Effect.fail(abandoned(env, turn, tool.name, reason))))
 
     const reconcile = Effect.gen(function*() {
       replayed = false
@@ -271,7 +300,10 @@ const runOne = <R>(env: Environment<R>, turn: Turn, { approval, call, equal, kno
     const execute = Effect.flatMap(env.time.now, (now) => {
       replayed = false
       const left = Math.max(0, env.wallTime - now) + (effects === "atMostOnce" ? env.grace : 0)
-      return ToolCall.execute(env, prepared, Duration.millis(left))
+      return Effect.tapCause(
+        ToolCall.execute(env, prepared, Duration.millis(left)),
+        (cause) => Effect.sync(() => void (cutOff = Cause.hasInterrupts(cause) ? undefined : cause))
+      )
     })
     const called = Checkpoint.step(
       tool.name,
@@ -312,7 +344,8 @@ const askThenRun = <R>(env: Environment<R>, turn: Turn, runnable: Runnable) =>
       decisions: ["Approve", "Reject", "Supply", "Abandon"],
       accepts: tool.successSchema,
       edits: tool.parametersSchema,
-      editLimits: { arguments: env.limits.arguments, depth: env.limits.depth }
+      editLimits: { arguments: env.limits.arguments, depth: env.limits.depth },
+      timeToLive: env.timeToLive
     })
     const decision = yield* Effect.catchIf(asked, isTooLong, ({ reason }) =>
       Effect.succeed(reason._tag === "TooLong" ? reason.limit : 0))

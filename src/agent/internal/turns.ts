@@ -66,6 +66,9 @@ export interface TurnToolCall {
  *
  * **Details**
  *
+ * `model` is the one that answered, as its provider names it, where it says so: with others that stand in for the first one,
+ * which of them it was.
+ *
  * A result has a turn for each of its `counters.iterations`, and one more for the last answer where its `completion` is
  * not `"complete"`. A call that came to no answer to go on from has `finishReason: "error"` and no tool calls: after an
  * error the run went back to an earlier turn, or the time or another budget did not suffice for the answer.
@@ -75,6 +78,7 @@ export interface TurnToolCall {
  */
 export interface Turn {
   readonly finishReason: Response.FinishReason
+  readonly model?: string
   readonly attempts: number
   readonly replayed: boolean
   readonly toolCalls: ReadonlyArray<TurnToolCall>
