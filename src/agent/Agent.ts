@@ -47,7 +47,6 @@ import type { Base } from "./internal/turns.ts"
 import * as LoopDetector from "./LoopDetector.ts"
 
 export { AgentError, AgentErrorReason, Reached } from "./internal/agentError.ts"
-export { type FailedAt, reached } from "./internal/reached.ts"
 export type { ModelAnswer } from "./internal/modelAnswer.ts"
 export type { ModelGuard } from "./internal/modelTurn.ts"
 export {
@@ -59,6 +58,7 @@ export {
   type ProductionStores
 } from "./internal/production.ts"
 export type { Progress, State } from "./internal/progress.ts"
+export { type FailedAt, reached } from "./internal/reached.ts"
 export type { StreamOptions } from "./internal/streaming.ts"
 export type { Counters, Turn, TurnToolCall } from "./internal/turns.ts"
 

@@ -134,9 +134,9 @@ describe("tries that are made below the model that an agent asks", () => {
     Effect.gen(function*() {
       const sharedBudget = AgentBudget.shared({ outputTokens: 2 * estimate + 100 })
       const model = ResilientModel.layer(careful, { stall: "Infinity" }).pipe(
-        Layer.provideMerge(ScriptedModel.layer(({ index, toolChoice }) =>
-          toolChoice === "none" ? done : index < 9 ? Effect.never : done
-        )),
+        Layer.provideMerge(
+          ScriptedModel.layer(({ index, toolChoice }) => toolChoice === "none" ? done : index < 9 ? Effect.never : done)
+        ),
         Layer.provide(Policy.layer)
       )
       yield* Effect.gen(function*() {

@@ -337,6 +337,6 @@ describe("a run that failed", () => {
       )
       assert.isTrue(error._tag === "AgentError" && error.reason._tag === "EmptyAnswer")
       assert.include(error.message, `turn 1, step "[writer]/[turn-1]/model" after 2 attempts: the model gave an empty`)
-      assert.include(error.message, "kept: 1 step of 0 turns")
+      assert.include(error.message, "kept: 1 step of 1 turn")
     }).pipe(Effect.provide(CheckpointStore.layerMemory)))
 })

@@ -88,8 +88,7 @@ describe("a model call that was interrupted", () => {
       yield* Effect.gen(function*() {
         const run = (sharedBudget: AgentBudget.Shared) => Agent.run(agent({}, { sharedBudget }), options)
         const first = AgentBudget.shared({ outputTokens: 1_000_000 })
-        const interrupt = (sharedBudget: AgentBudget.Shared) =>
-          during(run(sharedBudget), Fiber.interrupt)
+        const interrupt = (sharedBudget: AgentBudget.Shared) => during(run(sharedBudget), Fiber.interrupt)
         yield* interrupt(first)
         assert.deepInclude(first.spent(), { iterations: 1, outputTokens: estimate })
         yield* interrupt(first)
@@ -162,7 +161,9 @@ describe("a model call that was interrupted", () => {
         assert.strictEqual(yield* requests, 1 + 3)
       }).pipe(Effect.provide(Layer.merge(
         handlers,
-        ScriptedModel.layer(({ toolChoice }) => toolChoice === "none" ? Effect.never : call("1", "Lookup", { order: "1" }))
+        ScriptedModel.layer(({ toolChoice }) =>
+          toolChoice === "none" ? Effect.never : call("1", "Lookup", { order: "1" })
+        )
       )))
     }).pipe(Effect.provide(durable)))
 })

@@ -118,7 +118,11 @@ describe("a run that failed", () => {
         assert.strictEqual(at?.step, "[support]/[turn-2]/model")
         assert.deepStrictEqual(at?.kept, { turns: 1, steps: 2 })
         const closed = yield* Effect.flip(Agent.run(guarded, { runId: "run-2", prompt: "Go" }))
-        assert.deepInclude(Option.getOrUndefined(Agent.reached(closed)), { agent: "guarded", runId: "run-2", attempts: 0 })
+        assert.deepInclude(Option.getOrUndefined(Agent.reached(closed)), {
+          agent: "guarded",
+          runId: "run-2",
+          attempts: 0
+        })
       }).pipe(Effect.provide(Layer.merge(
         handlers,
         ScriptedModel.layer([call("1", "Lookup", { order: "7" }), ScriptedModel.fail(Fault.overloaded())])

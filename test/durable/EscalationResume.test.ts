@@ -215,8 +215,10 @@ describe("EscalationQueue.resumeRuns", () => {
       ["another program than wrote the journal, which fails with CheckpointMismatch", another],
       ["another version of the program, which fails with RunConflict", (id) => paused(id, 2)],
       ["a program that fails before it comes to the run", () => Effect.fail("its database is down")],
-      ["a program that fails in the run before the question", (id) =>
-        Effect.fail("its database is down").pipe(Checkpoint.run({ id }))],
+      [
+        "a program that fails in the run before the question",
+        (id) => Effect.fail("its database is down").pipe(Checkpoint.run({ id }))
+      ],
       ["a defect before it comes to the run", () => Effect.die("a bug")],
       ["a program that answers without the run", () => Effect.succeed("something else, for now")]
     ]
@@ -257,10 +259,12 @@ describe("EscalationQueue.resumeRuns", () => {
   it.effect("a decision for a run that is cleared or cancelled meanwhile is not kept", () =>
     Effect.gen(function*() {
       const queue = yield* EscalationQueue.EscalationQueue
-      for (const [runId, end] of [
-        ["cleared", (id: string) => Effect.asVoid(Checkpoint.clear(id))],
-        ["cancelled", (id: string) => Effect.asVoid(Checkpoint.cancel(id))]
-      ] as const) {
+      for (
+        const [runId, end] of [
+          ["cleared", (id: string) => Effect.asVoid(Checkpoint.clear(id))],
+          ["cancelled", (id: string) => Effect.asVoid(Checkpoint.cancel(id))]
+        ] as const
+      ) {
         yield* Effect.flip(paused(runId))
         const id = yield* asked(runId)
         const worker = yield* Effect.forkChild(

@@ -23,8 +23,8 @@ import * as ModelTurn from "./modelTurn.ts"
 import { observed } from "./observed.ts"
 import { paired } from "./pairing.ts"
 import * as Progress from "./progress.ts"
-import type { Answer, ModelRecord } from "./records.ts"
 import { note } from "./reached.ts"
+import type { Answer, ModelRecord } from "./records.ts"
 import * as Room from "./room.ts"
 import * as session from "./session.ts"
 import { type LastError, nothingSpent } from "./spending.ts"
@@ -371,12 +371,16 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
         if (recordOf(place, n) === undefined) {
           const gone = n > 1 && ending === undefined ? budgetGone(counters.iterations - 1) : undefined
           // Beyond a budget that several runs share, a run has one last answer to pay for.
-          const beyond = n > 1 && ending !== undefined ? ModelTurn.sharedGone(model, { prompt: history, known }) : undefined
+          const beyond = n > 1 && ending !== undefined
+            ? ModelTurn.sharedGone(model, { prompt: history, known })
+            : undefined
           if (beyond !== undefined) return yield* failWith({ _tag: "BudgetExceeded", budget: beyond })
           if (n > lastAnswers && ending !== undefined) {
             return yield* failWith(Ending.noLastAnswer(ending, `it was paid for ${lastAnswers} times and did not come`))
           }
-          if (gone !== undefined) return { record: { _tag: "NoRoom" as const, budget: gone }, replayed: false, attempts }
+          if (gone !== undefined) {
+            return { record: { _tag: "NoRoom" as const, budget: gone }, replayed: false, attempts }
+          }
           yield* goOn
         }
         const prompt = history

@@ -196,9 +196,7 @@ const triesAt = (asking: Asking, prompt: Prompt.Prompt): Tries => {
 
 const generated = (asking: Asking, prompt: Prompt.Prompt, tries: Tries) =>
   LanguageModel.generateText(requestOptions(asking, prompt)).pipe(
-    Effect.onExit((exit) =>
-      Exit.isFailure(exit) && !tries.areTold() ? lost(asking, prompt, exit.cause) : Effect.void
-    ),
+    Effect.onExit((exit) => Exit.isFailure(exit) && !tries.areTold() ? lost(asking, prompt, exit.cause) : Effect.void),
     Effect.map(({ content }): Received => {
       if (!tries.areTold()) settle(asking, prompt, content)
       return { parts: content, beginning: "" }

@@ -208,7 +208,9 @@ export const resumeRuns = <E, R>(
         retryInMillis: wait
       }))
       const message = `run "${runId}" was resumed with the outcome of escalation "${id}" and has not heard of it ` +
-        `(attempt ${count}, the next one in ${Duration.format(Duration.millis(wait))} or later); the outcome is kept. ` +
+        `(attempt ${count}, the next one in ${
+          Duration.format(Duration.millis(wait))
+        } or later); the outcome is kept. ` +
         "Resume it with the program that wrote its journal, or cancel the run"
       yield* Exit.isFailure(exit) ? logged.warning(message, exit.cause) : Effect.logWarning(message)
     })
