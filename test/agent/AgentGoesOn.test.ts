@@ -345,7 +345,7 @@ describe("a run that failed", () => {
       )
       assert.isTrue(error._tag === "AgentError" && error.reason._tag === "EmptyAnswer")
       assert.include(error.message, `turn 1, step "[writer]/[turn-1]/model" after 2 attempts: the model gave an empty`)
-      assert.include(error.message, "kept: 1 step of 0 turns")
+      assert.include(error.message, "kept: 1 step of 1 turn")
     }).pipe(Effect.provide(CheckpointStore.layerMemory)))
 
   it.effect("is heard of with what its last call was paid for", () =>

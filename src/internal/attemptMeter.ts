@@ -5,7 +5,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
-import * as Fault from "../../Fault.ts"
+import * as Fault from "../Fault.ts"
 
 /**
  * What became of a try: what came of an answer, whole or not, with the characters of its pieces, or why nothing came.
@@ -38,7 +38,7 @@ export interface AttemptMeter {
  * @internal
  */
 export class AttemptRefused
-  extends Schema.TaggedError<AttemptRefused>("effect-resilience/model/internal/attemptMeter/AttemptRefused")(
+  extends Schema.TaggedError<AttemptRefused>("effect-resilience/internal/attemptMeter/AttemptRefused")(
     "AttemptRefused",
     { budget: Schema.String }
   )
@@ -51,7 +51,7 @@ export class AttemptRefused
 
 /** @internal */
 export const CurrentMeter = Context.Reference<AttemptMeter | undefined>(
-  "effect-resilience/model/internal/attemptMeter/CurrentMeter",
+  "effect-resilience/internal/attemptMeter/CurrentMeter",
   { defaultValue: () => undefined }
 )
 
