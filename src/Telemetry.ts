@@ -5,8 +5,8 @@
  *
  * **When to use**
  *
- * Use its layers to hear what the guards do: {@link layerMetrics} for Prometheus or OTLP, {@link layerLog} or {@link
- * layerLogJson}, {@link layerSpans}, and {@link layerListener} for anything else.
+ * Use its layers to hear what the guards do: {@link layerMetrics} for Prometheus or OTLP, {@link layerLog} or
+ * {@link layerLogJson}, {@link layerSpans}, and {@link layerListener} for anything else.
  *
  * @since 0.1.0
  */

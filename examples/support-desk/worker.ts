@@ -54,7 +54,8 @@ const acted = (events: ReadonlyArray<Telemetry.Event>): string => {
   const counts = new Map<string, number>()
   const add = (what: string) => counts.set(what, (counts.get(what) ?? 0) + 1)
   for (const event of events) {
-    if (event._tag === "RetryScheduled" && event.verdict !== "Rejected") add(`retry after ${event.verdict}`)
+    const isOfCut = event._tag === "RetryScheduled" && event.policy === "agent.stream"
+    if (event._tag === "RetryScheduled" && event.verdict !== "Rejected" && !isOfCut) add(`retry after ${event.verdict}`)
     if (event._tag === "AnswerCut") add("answer cut off, asked for again")
     if (event._tag === "CircuitRejected") add("circuit refused, waited or fell back")
     if (event._tag === "CircuitChanged") add(`circuit ${event.from} to ${event.to}`)

@@ -31,6 +31,14 @@ const seriesOf = (definition: Definition, labels: Labels<string>): Metric.Metric
   }
 }
 
+/**
+ * The policy by which an agent asks again for an answer whose stream was cut. The calls inside of it are counted by their own
+ * policies; counted here too, each call of a model would be counted twice.
+ *
+ * @internal
+ */
+export const askAgain = "agent.stream"
+
 /** @internal */
 export const defaults = { maxLabelValues: 100 } as const
 
@@ -100,11 +108,14 @@ const ended =
 
 const rules: Rules = {
   RetryScheduled: ({ delayMillis, policy, verdict }, to) => {
+    if (policy === askAgain) return
     to.add(table.retries, { policy, verdict })
     to.add(table.attempts, { policy })
     to.add(table.retryDelay, { policy }, inSeconds(delayMillis))
   },
-  RetryGaveUp: ({ policy, reason }, to) => to.add(table.retriesGaveUp, { policy, reason }),
+  RetryGaveUp: ({ policy, reason }, to) => {
+    if (policy !== askAgain) to.add(table.retriesGaveUp, { policy, reason })
+  },
   CircuitChanged: ({ from, key, to: state }, to) => {
     to.add(table.circuitTransitions, { key, from, to: state })
     for (const each of labelValues["state"] ?? []) {
@@ -195,6 +206,7 @@ export const record = (event: Event, to: Recorder): void => {
 export const count = (counted: Counted, to: Recorder): void => {
   switch (counted._tag) {
     case "CallBegan":
+      if (counted.policy === askAgain) return
       to.add(table.calls, { policy: counted.policy })
       return to.add(table.attempts, { policy: counted.policy })
     case "PrimaryUsed":

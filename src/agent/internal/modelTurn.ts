@@ -10,6 +10,7 @@ import * as Result from "effect/Result"
 import * as Checkpoint from "../../durable/Checkpoint.ts"
 import * as Fault from "../../Fault.ts"
 import * as logged from "../../internal/logged.ts"
+import { askAgain } from "../../internal/metricRecorder.ts"
 import * as Retry from "../../policy/Retry.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import * as AgentBudget from "../AgentBudget.ts"
@@ -115,14 +116,13 @@ const asked = <E, R>(asking: Asking<E, R>, prompt: Prompt.Prompt): Effect.Effect
   )
   if (stream === undefined || stream.maxCuts === 0) return guarded
   const before = cuts.count
-  const policy = Retry.policy({
-    name: "agent.stream",
+  const again = Retry.policy({
+    name: askAgain,
     maxAttempts: stream.maxCuts + 1,
     // What the verdict says holds for an answer that had begun. Other failures are the guard's.
     retryIf: (error) => cuts.count > before && !isJudged(error) ? undefined : false
   })
-  // A cut is told as `AnswerCut`. Counted as a call too, each call of the model would be counted twice.
-  return Retry.apply(guarded, { ...policy, isQuiet: true })
+  return Retry.apply(guarded, again)
 }
 
 /** @internal */
