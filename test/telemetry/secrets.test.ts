@@ -203,7 +203,7 @@ const outputs = (content: boolean) =>
     }
   }).pipe(Effect.provideService(Metric.MetricRegistry, new Map()), Effect.provide(TestConsole.layer))
 
-const howItEnded: ReadonlyArray<string> = [secret.toolError, secret.defect, secret.frame]
+const howItEnded: ReadonlySet<string> = new Set([secret.toolError, secret.defect, secret.frame])
 
 const foundIn = (text: string, secrets: ReadonlyArray<string>): ReadonlyArray<string> =>
   secrets.filter((planted) => text.includes(planted))
@@ -231,7 +231,7 @@ describe("secrets", () => {
           events: foundIn(events, all),
           otlp: foundIn(otlp, all),
           // Whoever has to say whether a call took effect is told how it ended.
-          escalations: foundIn(escalations, all.filter((one) => !howItEnded.includes(one))),
+          escalations: foundIn(escalations, all.filter((one) => !howItEnded.has(one))),
           journal: foundIn(journal, [secret.apiKey, secret.header])
         },
         { logs: [], metrics: [], events: [], otlp: [], escalations: [], journal: [] }
