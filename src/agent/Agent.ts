@@ -30,13 +30,15 @@ import * as SubscriptionRef from "effect/SubscriptionRef"
 import * as Checkpoint from "../durable/Checkpoint.ts"
 import * as CheckpointStore from "../durable/CheckpointStore.ts"
 import type * as EscalationQueue from "../durable/EscalationQueue.ts"
-import type * as Idempotency from "../durable/Idempotency.ts"
+import * as Idempotency from "../durable/Idempotency.ts"
 import type * as HealthMonitor from "../health/HealthMonitor.ts"
 import * as config from "../internal/config.ts"
+import type * as Deadline from "../policy/Deadline.ts"
 import type * as Fallback from "../policy/Fallback.ts"
 import type * as LastGood from "../policy/LastGood.ts"
 import * as AgentBudget from "./AgentBudget.ts"
 import type * as AgentTools from "./AgentTools.ts"
+import { idempotencyScope } from "./AgentTools.ts"
 import * as Compaction from "./Compaction.ts"
 import { AgentError } from "./internal/agentError.ts"
 import * as AgentOptions from "./internal/agentOptions.ts"
@@ -50,6 +52,7 @@ import * as Streaming from "./internal/streaming.ts"
 import * as ToolCall from "./internal/toolCall.ts"
 import type { Reconcile } from "./internal/toolTurn.ts"
 import type { Base } from "./internal/turns.ts"
+import * as WellFormed from "./internal/wellFormed.ts"
 import * as LoopDetector from "./LoopDetector.ts"
 
 export { AgentError, AgentErrorReason, Reached } from "./internal/agentError.ts"
@@ -64,6 +67,7 @@ export {
   type ProductionStores
 } from "./internal/production.ts"
 export type { Progress, State } from "./internal/progress.ts"
+export { type FailedAt, reached } from "./internal/reached.ts"
 export type { StreamOptions } from "./internal/streaming.ts"
 export type { Counters, Turn, TurnToolCall } from "./internal/turns.ts"
 
@@ -205,7 +209,10 @@ export type LoopError<Tools extends Record<string, Tool.Any>> =
  *   call that must not happen twice. Default: `"declared"`. A person approves exactly this call of this tool with these
  *   arguments, approves it with others (`Approve` with `arguments`), rejects it, supplies its result, or abandons the run; the
  *   model is told so. Arguments and results are checked against the tool's schemas when they are given. A
- *   `needsApproval` that is a function gets the arguments alone: no conversation, and no id that the model chose.
+ *   `needsApproval` that is a function gets the arguments alone: no conversation, and no id that the model chose. Where it
+ *   fails or throws, the run fails (`Undecided`), and the call does not run.
+ * - `approvalTimeToLive`: how long people have to decide about a call, or about an answer of an agent that is
+ *   {@link reviewed}. After that the run fails with `Expired`, and asks anew when it is run again. Default: for ever.
  * - `concurrency`: how many tool calls of one answer run at the same time. Default: 4.
  * - `limits`: bounds of arguments and results, see `AgentTools.Limits`.
  * - `stream`: how answers are streamed, see {@link StreamOptions}; `false` asks for each in one piece. They are streamed by
@@ -215,7 +222,8 @@ export type LoopError<Tools extends Record<string, Tool.Any>> =
  *   best answer without tools. `false` looks for none.
  * - `compaction`: how a conversation is made smaller that has outgrown the model's context (verdict `ContextOverflow`),
  *   see `Compaction.Options`. The call is then made once more, and the run goes on with the smaller one. `false` fails.
- * - `sharedBudget`: a budget that several runs spend together, see `AgentBudget.shared`. Default: none.
+ * - `sharedBudget`: a budget that several runs spend together, see `AgentBudget.shared`. A run that it has no room for from
+ *   the beginning fails with `BudgetExceeded`, whatever `whenSpent` says. Default: none.
  * - `whenSpent`: what becomes of a run whose budget is used up: `"answer"` asks for the best answer so far, `"fail"` fails
  *   with `BudgetExceeded`. Run again with a larger budget, {@link run} goes on from where the run was: what it has spent stays
  *   spent, and its best answer so far, which is paid for, is not part of the conversation. Without a larger budget it ends as
@@ -248,6 +256,7 @@ export interface Options<
   readonly tools?: (ToolOptions & ToolsOptions<Tools>) | undefined
   readonly toolBackoff?: Schedule.Schedule<unknown, unknown> | undefined
   readonly approval?: "declared" | "atMostOnce" | undefined
+  readonly approvalTimeToLive?: Duration.Input | undefined
   readonly concurrency?: number | undefined
   readonly limits?: AgentTools.Limits | undefined
   readonly stream?: Streaming.StreamOptions | false | undefined
@@ -353,6 +362,7 @@ export function make<Tools extends Record<string, Tool.Any>, ToolOptions extends
 ): Agent<Tools, unknown, E | AiError.AiError | AgentError, unknown> {
   const { policies, result } = options
   const name = config.nonEmpty("Agent", "name", options.name)
+  AgentOptions.checkKinds(options.toolkit, result)
   // A toolkit is invariant in its tools, so no type holds all of them. What these tools need is in the type of the
   // agent, and reaches them through the context of the run.
   const erased = (options.toolkit ?? Toolkit.empty) as unknown as
@@ -389,6 +399,9 @@ export function make<Tools extends Record<string, Tool.Any>, ToolOptions extends
       toolGuards,
       reconcile,
       approval: AgentOptions.oneOf("approval", options.approval ?? "declared", ["declared", "atMostOnce"]),
+      approvalTimeToLive: options.approvalTimeToLive === undefined
+        ? undefined
+        : config.duration("Agent", "approvalTimeToLive", options.approvalTimeToLive, { minimum: "1 millis" }),
       concurrency: config.integer("Agent", "concurrency", options.concurrency ?? 4, 1),
       limits: ToolCall.limits(options.limits),
       stream: options.stream === false ? undefined : Streaming.make(name, options.stream),
@@ -446,7 +459,8 @@ export interface ReviewOptions<Value> {
  *
  * They are asked through the escalation queue (`LowConfidence`), and the run is suspended until they have approved the
  * answer, supplied another one, sent it back (`Retry`, or `Reject` with the reason), or abandoned the run. Answers of a
- * run that was stopped by its budget or in a loop are marked as such already, and not asked about.
+ * run that was stopped by its budget or in a loop are marked as such already, and not asked about. {@link answer} does not
+ * serve an answer of its step `simplified` that people would be asked about.
  *
  * **Example** (Asking about unsure answers)
  *
@@ -491,7 +505,7 @@ export const reviewed = <Tools extends Record<string, Tool.Any>, Value, E, R>(
   R | EscalationQueue.EscalationQueue
 > => {
   const { when } = options
-  const isUnsure = typeof when === "function" ? when : tooLow<Value>(when)
+  const isUnsure = typeof when === "function" ? when : tooLow<Value>(AgentOptions.field(when))
   const max = config.integer("Agent", "maxReviews", options.maxReviews ?? 2, 0, 100)
   return { ...agent, definition: { ...agent.definition, review: { when: isUnsure, max } } }
 }
@@ -529,13 +543,17 @@ export interface LoopOptions {
  *
  * **Details**
  *
- * `runId` names the run: one that exists is resumed. Its `prompt` has to be the one it was started with.
+ * `runId` names the run: one that exists is resumed. Its `prompt` has to be the one it was started with. Half of a
+ * surrogate pair in it, as in a text that was cut in the middle of a character, becomes the replacement character.
+ * `maxRecordBytes` is how large one record of its journal may be, an answer or the result of a tool, see `Checkpoint.run`;
+ * a larger one fails the run with `RecordTooLarge`. Default: 4 MiB.
  *
  * @category models
  * @since 0.1.0
  */
 export interface RunOptions extends LoopOptions {
   readonly runId: string
+  readonly maxRecordBytes?: number | undefined
 }
 
 const stateAfter = (exit: Exit.Exit<unknown, unknown>): State => {
@@ -640,8 +658,6 @@ const looping = <Tools extends Record<string, Tool.Any>, Value, E, R>(
   >
 }
 
-const encodePrompt = Schema.encodeEffect(Schema.toCodecJson(Prompt.Prompt))
-
 /**
  * Runs an agent as a durable run of its own, or goes on with the run where it stopped.
  *
@@ -651,7 +667,8 @@ const encodePrompt = Schema.encodeEffect(Schema.toCodecJson(Prompt.Prompt))
  * twice and was cut off is not repeated: its `reconcile` is asked, then people. A run that waits for people fails with
  * `Checkpoint.RunSuspended`; once they have decided, run it again with the same `runId` and prompt.
  *
- * Fails with {@link LoopError}, `Checkpoint.RunError` and what the guarded model call fails with.
+ * Fails with {@link LoopError}, `Checkpoint.RunError` and what the guarded model call fails with; {@link reached} says of
+ * each of them how far the run had come.
  *
  * **Example** (Ending with the best answer so far)
  *
@@ -699,10 +716,44 @@ export const run = <Tools extends Record<string, Tool.Any>, Value, E, R>(
   | Exclude<R, Checkpoint.Run>
 > =>
   Effect.gen(function*() {
-    // A prompt was made by its own schema, so it encodes.
-    const input = yield* Effect.orDie(encodePrompt(Prompt.make(options.prompt)))
-    return yield* Checkpoint.run(looping(agent, options, true), { id: options.runId, version: agent.version, input })
+    const { input, prompt } = yield* WellFormed.encoded(Prompt.make(options.prompt))
+    const { maxRecordBytes, runId: id } = options
+    return yield* Checkpoint.run(looping(agent, { ...options, prompt }, true), {
+      id,
+      version: agent.version,
+      input,
+      maxRecordBytes
+    })
   })
+
+/**
+ * Forgets a run, so that its id begins a new one: its journal, and the results of its calls that equal calls would be
+ * answered with.
+ *
+ * **When to use**
+ *
+ * Use it instead of `Checkpoint.clear` for a run of an agent that is to start over. After `Checkpoint.clear` alone a call
+ * that must not happen twice, and that the run had made before, is answered from memory (`deduplicated` in its turn).
+ *
+ * **Details**
+ *
+ * What the calls of the run did is done, and may be done once more. Fails with what `Checkpoint.clear` fails with
+ * (`RunLeased` while somebody works on it), and where the results cannot be cleared: then the journal is gone, and it can be
+ * called again.
+ *
+ * @category running
+ * @since 0.1.0
+ */
+export const clear = (
+  runId: string
+): Effect.Effect<
+  void,
+  | Checkpoint.RunLeased
+  | Checkpoint.CheckpointCorrupt
+  | CheckpointStore.CheckpointStoreError
+  | Idempotency.IdempotencyStoreError,
+  CheckpointStore.CheckpointStore | Idempotency.Idempotency
+> => Effect.andThen(Checkpoint.clear(runId), Idempotency.clear(idempotencyScope(runId)))
 
 /**
  * An agent that runs in the background.
@@ -883,17 +934,32 @@ export interface Answered<out Value> {
 }
 
 /**
+ * What answers are remembered and served again under, see {@link AnswerOptions}.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface LastGoodOptions extends LastGood.RecallOptions {
+  readonly key: string
+}
+
+/**
  * Options of {@link answer}: the run, and what answers where it does not, in this order.
  *
  * **Details**
  *
- * - `lastGood`: the last whole answer of this agent and version to the same prompt, from the source `"last good"`; `maxAge`
- *   says how old it may be (default: as old as `LastGood` keeps them), `key` what it is kept under instead of the prompt,
- *   `similar` which other key is near enough. `false` keeps and serves none. Default: `{}`.
+ * - `lastGood`: the last whole answer of this agent and version under the same `key`, from the source `"last good"`. The
+ *   key says all that makes two answers the same to whoever asks: the tenant or customer where an answer can tell of one,
+ *   and the question (`` `${customer}/${question}` ``). Two people who ask in the same words must not share a key where the
+ *   answer is not the same for both. `maxAge` says how old it may be (default: as old as `LastGood` keeps them), `similar`
+ *   which other key is near enough. Default: none is kept, and none served.
  * - `simplified`: a prompt that asks for less, made from the prompt. The agent answers it without tools, in a run that is
- *   not kept; from the source `"simplified"`. Default: none.
+ *   not kept; from the source `"simplified"`. Of an agent that is {@link reviewed} an answer that people would be asked
+ *   about is not served. Default: none.
  * - `template`: an answer without a model, from the source `"template"`. Default: none.
  * - `emergency`: a value that always serves, from the source `"emergency"`. Default: none.
+ * - `stepTimeout`: how long `simplified` and `template` may take, each, and the store of `lastGood` for an answer. Default:
+ *   30 seconds.
  * - `escalate`: whether people are told through the escalation queue of a run that came to nothing, once for each run, where
  *   neither a model nor an earlier answer stood in for it. Default: `true`.
  *
@@ -901,14 +967,17 @@ export interface Answered<out Value> {
  * @since 0.1.0
  */
 export interface AnswerOptions<Value, E, R> extends RunOptions {
-  readonly lastGood?: answers.LastGoodOptions | false | undefined
+  readonly lastGood?: LastGoodOptions | undefined
   readonly simplified?: ((prompt: Prompt.Prompt) => Prompt.RawInput) | undefined
   readonly template?: ((prompt: Prompt.Prompt) => Effect.Effect<Value, E, R>) | undefined
   readonly emergency?: Value | undefined
+  readonly stepTimeout?: Duration.Input | undefined
   readonly escalate?: boolean | undefined
 }
 
-type MayHave<O, K extends string> = K extends keyof O ? [O[K]] extends [undefined] ? false : true : false
+type MayHave<O, K extends string> = [Extract<keyof O, K>] extends [never] ? false
+  : [O[Extract<keyof O, K>]] extends [undefined] ? false
+  : true
 
 type Has<O, K extends string> = K extends keyof O ? undefined extends O[K] ? false : true : false
 
@@ -920,7 +989,7 @@ type Has<O, K extends string> = K extends keyof O ? undefined extends O[K] ? fal
  */
 export type SourceOf<O> =
   | "agent"
-  | (O extends { readonly lastGood: false } ? never : "last good")
+  | (MayHave<O, "lastGood"> extends true ? "last good" : never)
   | (MayHave<O, "simplified"> extends true ? "simplified" : never)
   | (MayHave<O, "template"> extends true ? "template" : never)
   | (MayHave<O, "emergency"> extends true ? "emergency" : never)
@@ -950,8 +1019,12 @@ type TemplateOf<O> = O extends { readonly template: (prompt: never) => infer T }
  * @since 0.1.0
  */
 export type AnswerError<E, O> = Has<O, "emergency"> extends true ? NotStoodInFor<E>
-  : Has<O, "template"> extends true ? NotStoodInFor<E> | Effect.Error<TemplateOf<O>>
-  : E | HealthMonitor.HealthGateClosed | Effect.Error<TemplateOf<O>>
+  : Has<O, "template"> extends true ? NotStoodInFor<E> | Deadline.DeadlineExceeded | Effect.Error<TemplateOf<O>>
+  :
+    | E
+    | HealthMonitor.HealthGateClosed
+    | Effect.Error<TemplateOf<O>>
+    | (MayHave<O, "simplified" | "template"> extends true ? Deadline.DeadlineExceeded : never)
 
 /**
  * Runs an agent in production: behind the health gate, and with answers that stand in for its own.
@@ -963,14 +1036,24 @@ export type AnswerError<E, O> = Has<O, "emergency"> extends true ? NotStoodInFor
  * **Details**
  *
  * A new run is begun only while the health of the agent is not critical (see {@link layerProduction}); one that has begun is
- * gone on with. What comes of it is counted for the health, and whole answers are remembered. Where it fails, what the
+ * gone on with. What comes of it is counted for the health, and whole answers are remembered where
+ * `lastGood` has a key for them. Where it fails, what the
  * options give answers, in their order, and the `Fallback.Answer` says where it came from and what failed before. The run
  * stays where it stopped: run it again with the same `runId` to go on.
+ *
+ * It takes as long as the run's budget allows (`wallTime`, and `grace` for a call that must not happen twice), and what
+ * stands in as long as `stepTimeout`. A store that hangs adds a bound of its own: 5 seconds to say whether the run has begun, after which no run is
+ * begun, and 30 seconds for anything else that the run asks of it. That people are told holds an answer up for 5 seconds
+ * at most: what takes longer goes on beside it, and is logged where it fails.
  *
  * Not stood in for are failures that are no failures of the agent: `RunSuspended` (people decide first), `RunLeased`
  * (somebody else works on it), `RunCancelled`, `RunConflict` and `InputNotJson` (the call is wrong), and an `AgentError`
  * of a run that people have abandoned. With an `emergency` these are all that it fails with; with a `template` also what
- * that fails with; otherwise it fails with `HealthGateClosed` and all that {@link run} fails with, too.
+ * that fails with, and `Deadline.DeadlineExceeded` where it takes too long; otherwise it fails with `HealthGateClosed` and
+ * all that {@link run} fails with, too.
+ *
+ * A step that dies is logged with its cause, and the next one stands in for it; where none answers, its defect comes out.
+ * An interruption stays one. `state` and `onEvent` are about the run of the agent alone, and not about that of `simplified`.
  *
  * **Example** (Always having an answer)
  *
@@ -1033,19 +1116,30 @@ export const answer = <
     agent: name,
     version,
     runId,
-    prompt,
-    primary: run(agent, { runId, prompt, state: given.state }),
+    primary: run(agent, {
+      runId,
+      prompt,
+      state: given.state,
+      onEvent: given.onEvent,
+      maxRecordBytes: given.maxRecordBytes
+    }),
     result: definition.result,
     withoutValue: (result) => withoutValue(name, runId, result),
-    lastGood: lastGood === false ? undefined : lastGood ?? {},
+    lastGood,
     simplified: simplified === undefined
       ? undefined
       : Effect.suspend(() => run(withoutTools(agent), { runId, prompt: simplified(prompt) })).pipe(
+        Effect.filterOrFail(
+          ({ text, value }) => value === undefined || definition.review?.when({ text, value }) !== true,
+          ({ counters }) =>
+            new AgentError({ agent: name, runId, turn: counters.iterations, reason: { _tag: "Unsure" } })
+        ),
         // It has no effects, so nothing has to be remembered, and it works when the store does not.
         Effect.provideServiceEffect(CheckpointStore.CheckpointStore, CheckpointStore.makeMemory())
       ),
     template: template === undefined ? undefined : Effect.suspend(() => template(prompt)),
     emergency: Option.fromUndefinedOr(emergency),
+    timeout: config.duration("Agent.answer", "stepTimeout", given.stepTimeout ?? "30 seconds", { minimum: "1 millis" }),
     escalate: given.escalate ?? true
   })
   // Made of the same steps as the types, which the compiler cannot see.

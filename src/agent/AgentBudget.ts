@@ -125,10 +125,20 @@ export type FullPrice = { readonly [K in keyof Price]-?: number }
  * are left, and as can be paid at the highest price of the table: a provider that can be told (`OutputTokens`) does not pass the
  * limit, another one may by what it answers once. An answer that was cut there ends the run as the limit does. The last
  * answer of a run that is stopped is allowed beyond the limits; it counts, and is bounded by `outputTokensPerTurn` and
- * `grace`. What nobody reported counts as spent, by the same estimate.
+ * `grace`. What nobody reported counts as spent, by the same estimate. The tries that a `ResilientModel` makes below the
+ * agent, its retries, hedges and other models, are attempts like those of `policies.model`: each is counted, and one that
+ * there is no room for is not made.
  *
  * Tool calls of one answer are counted in its order before any of them runs, so that their limit holds however many run
  * side by side. What a run has spent is in its journal: a resumed run goes on counting, with what failed calls have cost.
+ * So it does with a call that was interrupted, by its caller, a timeout around the run, or a reader of `Agent.stream` who
+ * left: it is one of the `iterations`, with its time, and tokens by the same estimate. That is written when the
+ * interruption comes, and takes as long as the store does. A process that is killed in the middle of a call cannot write it:
+ * what is not counted then is one call each time, and bounded, because a run whose process is killed ten times without a
+ * step between is dead-lettered (`Checkpoint.run`, `maxCrashes`).
+ *
+ * A last answer that failed or was interrupted is asked for again where the run is run again, but a run pays for at most
+ * three.
  *
  * @category models
  * @since 0.1.0
@@ -379,8 +389,11 @@ const knownRuns = 10_000
  * **Details**
  *
  * Before each model call the run sets aside what the call may come to, by an estimate that is rather too high (for the
- * answer `outputTokensPerTurn`, 4096 by default), and a call that does not fit is not made. So the limits hold however
- * many runs spend at the same time. A run that is resumed counts with what it spent before.
+ * answer `outputTokensPerTurn`, 4096 by default), and a call that does not fit is not made. So the limits hold for all
+ * calls but last answers, however many runs spend at the same time: a run that has no room for its next call has at most
+ * one last answer to pay for beyond them, which counts; with `whenSpent: "fail"` it has none. A run that has no room for its
+ * first call has nothing to sum up: it fails with `BudgetExceeded`, and no call is made. A run that is resumed counts with
+ * what it spent before.
  *
  * It is a budget of this process: what runs of other processes spend it does not see. Give each process its share, or
  * set a limit at the provider.

@@ -26,7 +26,7 @@ export { ToolFailed } from "./internal/toolFailed.ts"
  * - `attempt`: counts from 1.
  * - `idempotencyKey`: a SHA-256 that is the same for every attempt at this call, in this process and after a crash, for
  *   the other side to recognise a repetition by. Where the tool's calls are deduplicated, all calls of the run with the
- *   same arguments have the same key.
+ *   same arguments have the same key; of those that people have approved, all that were asked about in one answer.
  *
  * @category models
  * @since 0.1.0
@@ -137,8 +137,8 @@ export interface UncertainCall<T extends Tool.Any> extends Omit<ToolCall, "attem
  *   circuit or timeout, written as `(self) => Bulkhead.limit(self, "search")`. Default: none.
  * - `dedupe`: whether the same call with the same arguments runs once per run and answers later calls with its result.
  *   Arguments that the tool's schema drops do not count. Default: yes for `"atMostOnce"`. As long as nobody knows whether a call took effect, the same call does not run
- *   anywhere in its run.
- *
+ *   anywhere in its run. A call that people are asked about and approve is executed, also where an equal one ran for an
+ *   earlier answer; equal calls of one answer are executed once.
  * - `uncertain`: what becomes of a call of which nobody knows whether it took effect, `reconcile` included: `"ask"` asks
  *   people, `"tell"` tells the model that the outcome is unknown (`OutcomeUnknown`) and goes on. The same call does not run
  *   again in either case. Default: `"ask"`.
@@ -204,7 +204,8 @@ export const effectsOf = (tool: Tool.Any): "idempotent" | "atMostOnce" =>
     : "atMostOnce"
 
 /**
- * Names the scope in which `Idempotency` keeps the results of a run's calls, to clear it when the run is over.
+ * Names the scope in which `Idempotency` keeps the results of a run's calls, to clear it when the run is over. To begin a
+ * run anew under its id use `Agent.clear`, which clears both.
  *
  * **Example** (Forgetting a run's results)
  *

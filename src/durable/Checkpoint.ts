@@ -16,6 +16,7 @@ import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import type { Concurrency } from "effect/Types"
 import * as config from "../internal/config.ts"
+import { Insists } from "../internal/insists.ts"
 import * as spans from "../internal/spans.ts"
 import type * as Retry from "../policy/Retry.ts"
 import * as Telemetry from "../Telemetry.ts"
@@ -34,6 +35,7 @@ import type {
   StepNotEncodable
 } from "./internal/checkpointErrors.ts"
 import * as Journal from "./internal/checkpointJournal.ts"
+import * as Held from "./internal/checkpointLease.ts"
 import * as Life from "./internal/checkpointLife.ts"
 import type { RecordedRun } from "./internal/checkpointMigration.ts"
 import * as Replay from "./internal/checkpointReplay.ts"
@@ -141,7 +143,9 @@ export type RunError =
  * - `lease`: how long this process may be silent before another one may take the run over, default 30 seconds. The
  *   lease is renewed at every third of it while the program runs, and released when it ends, however it ends. It is
  *   also how long the store may take for an answer, whether it is asked for the journal or to keep a record; then it is
- *   `Unavailable`. (What looks at runs from outside, such as `inspect` and `cancel`, waits 30 seconds for each answer.)
+ *   `Unavailable`. And it is how long what a step came to is offered to a store that is `Unavailable`, first after 100
+ *   milliseconds, then ever more rarely, but at every tenth of the lease. (What looks at runs from outside, such as
+ *   `inspect` and `cancel`, waits 30 seconds for each answer.)
  * - `maxRecordBytes`: how many bytes of UTF-8 the JSON of one record may have, default 4 MiB (4 194 304).
  * - `maxCrashes`: how often the run may be cut off (its process killed, its lease lost) without finishing a step in
  *   between, default 10. After that it is `deadLettered`, until {@link revive}.
@@ -178,7 +182,13 @@ export interface RunOptions {
  *
  * One process at a time works on a run. It holds a lease whose token every record carries to the store: if another
  * process has taken the run over, the next record is refused, and this program is interrupted and fails with
- * `CheckpointStoreError`. A record the store did not acknowledge stops the run in the same way.
+ * `CheckpointStoreError`. A record the store did not acknowledge stops the run in the same way: at once before a step is
+ * executed, and after it, when only this process knows what it came to, once the store has been `Unavailable` for the
+ * time of the lease. A lease that cannot be given back then ends with its time; this process itself may run the run
+ * again, or clear it, as soon as the store is back.
+ *
+ * How a program failed or suspended the run is told to the caller also where the store could not write it down: the run
+ * stays `running` there, as after a crash, and is resumed in the same way.
  *
  * A program that does not go with its journal (`CheckpointMismatch`, `CheckpointCorrupt`) leaves the journal and the
  * run's status as they were: with the program that wrote it, the run goes on.
@@ -255,10 +265,11 @@ export const run: {
     const shared = yield* CheckpointStore
     const store = Life.bounded(shared, ttl)
     const alwaysReplay = yield* Replay.AlwaysReplay
+    const insisting = (yield* Insists) ? Life.insisting(shared, ttl) : store.append
     const salt = (yield* Random.nextIntBetween(0, Number.MAX_SAFE_INTEGER)).toString(36)
 
     const opened = Effect.fnUntraced(function*(lease: Lease) {
-      const open = Journal.open(store, lease, { salt, maxRecordBytes, ttl, alwaysReplay })
+      const open = Journal.open(store, lease, { salt, maxRecordBytes, ttl, alwaysReplay, insisting })
       const opening = { version, input, crashes: lease.abandoned, maxCrashes, migrate }
       const journal = yield* open
       if (!(yield* Life.opening(journal, opening))) return journal
@@ -298,10 +309,10 @@ export const run: {
     })
 
     return yield* Effect.acquireUseRelease(
-      Effect.mapError(store.acquire(runId, ttl), Life.leased(runId)),
+      Effect.mapError(Held.acquire(shared, store, runId, ttl), Life.leased(runId)),
       (lease) => Effect.retry(work(lease), { while: Replay.isStartOver }),
-      // A lease that cannot be given back ends by itself.
-      (lease) => Effect.ignore(store.release(lease))
+      // A lease that cannot be given back ends by itself, or when this process asks for the run again.
+      (lease) => Effect.ignore(Held.release(shared, store, lease, ttl))
     ).pipe(Effect.catch(Life.cancelled(store, runId)))
   })
   return spans.aroundTraced("checkpoint.run", () => ({ "run.id": runId, "run.version": version }), running)

@@ -20,7 +20,9 @@ import * as Result from "effect/Result"
 import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
+import { boundedJson } from "../internal/boundedJson.ts"
 import * as config from "../internal/config.ts"
+import * as leaving from "../internal/leaving.ts"
 import { sha256 } from "../internal/sha256.ts"
 import * as Telemetry from "../Telemetry.ts"
 import { CheckpointStore, type CheckpointStoreError } from "./CheckpointStore.ts"
@@ -64,6 +66,7 @@ export * from "./internal/escalationStore.ts"
  * **Details**
  *
  * - `excerptLimit`: characters of `error`, `state` and `context` that are kept, each. Default: 8000.
+ * - `aboutLimit`: characters of `about` at most, as JSON. It is kept in full, or refused. Default: 1,000,000.
  * - `pollInterval`: how often the streams look for what other processes have changed. Default: never.
  * - `storeTimeout`: how long the store may take for an answer, to a read or a write; then it is `Unavailable`. Default: 30
  *   seconds.
@@ -73,6 +76,7 @@ export * from "./internal/escalationStore.ts"
  */
 export interface Options {
   readonly excerptLimit?: number | undefined
+  readonly aboutLimit?: number | undefined
   readonly pollInterval?: Duration.Input | undefined
   readonly storeTimeout?: Duration.Input | undefined
 }
@@ -96,6 +100,12 @@ export const make = Effect.fnUntraced(function*(
     options.excerptLimit ?? State.defaults.excerptLimit,
     1
   )
+  const aboutLimit = config.integer(
+    "EscalationQueue",
+    "aboutLimit",
+    options.aboutLimit ?? State.defaults.aboutLimit,
+    1
+  )
   const poll = config.duration("EscalationQueue", "pollInterval", options.pollInterval ?? Duration.infinity, {
     minimum: "1 millis",
     infinite: true
@@ -109,7 +119,7 @@ export const make = Effect.fnUntraced(function*(
     }
   )
   const bounded = (operation: string, id?: string) =>
-    Effect.timeoutOrElse({
+    leaving.timeoutOrElse({
       duration: storeTimeout,
       orElse: () => {
         const reason = { _tag: "Unavailable", cause: new Error("the store did not answer") } as const
@@ -134,8 +144,41 @@ export const make = Effect.fnUntraced(function*(
 
   const asOfNow = (record: Escalation) => Effect.map(Clock.currentTimeMillis, (now) => State.asOf(record, now))
 
+  /** What is decided on is shown as a whole or not at all. */
+  const isWhole = Effect.fnUntraced(function*(about: unknown) {
+    const json = boundedJson(about, { length: aboutLimit, depth: State.defaults.aboutDepth })
+    switch (json._tag) {
+      case "Json":
+        return
+      case "TooLong":
+        return yield* new EscalationError({ operation: "submit", reason: { _tag: "TooLong", limit: aboutLimit } })
+      default: {
+        const issue = `"about" ${
+          json._tag === "NotJson"
+            ? `is no JSON: it holds ${json.found}`
+            : `has more than ${State.defaults.aboutDepth} levels`
+        }`
+        return yield* new EscalationError({ operation: "submit", reason: { _tag: "InvalidRequest", issue } })
+      }
+    }
+  })
+
   const recordOf = (submission: Submission, id: string, now: DateTime.Utc): Escalation => {
-    const { accepts, checkpoint, context, decisions, edits, error, reason, runId, state, step, task } = submission
+    const {
+      about,
+      accepts,
+      checkpoint,
+      context,
+      decisions,
+      editLimits,
+      edits,
+      error,
+      reason,
+      runId,
+      state,
+      step,
+      task
+    } = submission
     const timeToLive = Input.optionally(
       submission.timeToLive,
       (value) => config.duration("EscalationQueue", "timeToLive", value, { minimum: "1 millis" })
@@ -145,7 +188,9 @@ export const make = Effect.fnUntraced(function*(
       revision: 0,
       reason: Input.oneOf("reason", Reason, reason),
       task: excerptText(Input.text("task", task), limit),
-      decisions: (decisions ?? DecisionTag.literals).map((tag) => Input.oneOf("decisions", DecisionTag, tag)),
+      decisions: Input.some("decisions", decisions ?? DecisionTag.literals).map((tag) =>
+        Input.oneOf("decisions", DecisionTag, tag)
+      ),
       submittedAt: now,
       status: "open",
       ...(runId === undefined ? {} : { runId: Input.text("runId", runId) }),
@@ -154,11 +199,18 @@ export const make = Effect.fnUntraced(function*(
       ...(checkpoint === undefined ? {} : { checkpoint: Input.text("checkpoint", checkpoint) }),
       ...(state === undefined ? {} : { state: excerpt(state, limit) }),
       ...(context === undefined ? {} : { context: excerpt(context, limit) }),
+      ...(about === undefined ? {} : { about: excerpt(about, Infinity, State.defaults.aboutDepth) }),
       ...(accepts === undefined
         ? {}
         : Option.match(State.acceptsOf(accepts), { onNone: () => ({}), onSome: (accepts) => ({ accepts }) })),
       // Without a JSON Schema of its own any value may be one: the program has the last word when the run resumes.
       ...(edits === undefined ? {} : { edits: Option.getOrElse(State.acceptsOf(edits), () => ({})) }),
+      ...(editLimits === undefined ? {} : {
+        editLimits: {
+          arguments: config.integer("EscalationQueue", "editLimits.arguments", editLimits.arguments, 1),
+          depth: config.integer("EscalationQueue", "editLimits.depth", editLimits.depth, 1)
+        }
+      }),
       ...(timeToLive === undefined ? {} : { expiresAt: DateTime.addDuration(now, timeToLive) })
     })
   }
@@ -169,6 +221,7 @@ export const make = Effect.fnUntraced(function*(
     const id = dedupeKey === undefined
       ? yield* randomId
       : yield* Input.reading("submit", undefined, () => sha256(Input.text("dedupeKey", dedupeKey)).slice(0, 32))
+    if (submission.about !== undefined) yield* isWhole(submission.about)
     const record = yield* Input.reading("submit", undefined, () => recordOf(submission, id, now))
     const kept = yield* Effect.uninterruptible(Effect.tap(
       bounded("submit", record.id)(store.insert(record)),
@@ -335,7 +388,7 @@ export const make = Effect.fnUntraced(function*(
         }))
         return decided
       }),
-    reopen: (id) => change("reopen", id, State.reopen),
+    reopen: (id, options) => change("reopen", id, State.reopen(options?.refused)),
     withdraw: (id, options) =>
       Effect.gen(function*() {
         const why = yield* Input.reading("withdraw", id, () =>

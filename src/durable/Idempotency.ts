@@ -22,6 +22,7 @@ import * as Fault from "../Fault.ts"
 import { canonicalJson, NotJson } from "../internal/canonicalJson.ts"
 import * as config from "../internal/config.ts"
 import { hasRedacted } from "../internal/hasRedacted.ts"
+import * as leaving from "../internal/leaving.ts"
 import { LruMap } from "../internal/lruMap.ts"
 import { sha256 } from "../internal/sha256.ts"
 import * as Telemetry from "../Telemetry.ts"
@@ -279,7 +280,7 @@ export const make = Effect.fnUntraced(function*(
     }
   )
   const bounded = (operation: "lookup" | "record" | "clear", scope: string) =>
-    Effect.timeoutOrElse({ duration: storeTimeout, orElse: () => silent(operation, scope) })
+    leaving.timeoutOrElse({ duration: storeTimeout, orElse: () => Effect.fail(silent(operation, scope)) })
   const flights = Flights.make(yield* Effect.scope)
 
   const once = Effect.fnUntraced(function*<

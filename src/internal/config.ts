@@ -1,6 +1,7 @@
 import * as Duration from "effect/Duration"
 import { format } from "effect/Formatter"
 import * as Option from "effect/Option"
+import * as Predicate from "effect/Predicate"
 import { InvalidConfig } from "../Fault.ts"
 
 const show = (value: unknown): string => {
@@ -32,6 +33,12 @@ export const duration = (
     throw invalid(module, option, value, "a finite duration")
   }
   return parsed.value
+}
+
+/** @internal */
+export const object = <A>(module: string, option: string, value: A): A => {
+  if (Predicate.isObject(value)) return value
+  throw invalid(module, option, value, "an object")
 }
 
 /** @internal */

@@ -47,6 +47,7 @@ const lines: { readonly [T in Tag]: Line } = {
   EscalationOpened: line("Warn", "escalation opened"),
   EscalationDecided: line("Info", "escalation decided"),
   EscalationClosed: line("Warn", "escalation closed"),
+  EscalationUndelivered: line("Warn", "escalation undelivered"),
   EscalationsMeasured: line("Debug", "escalations measured"),
   IdempotencyHit: line("Debug", "answered by an earlier call"),
   SessionStarted: line("Info", "session started"),

@@ -33,6 +33,8 @@ import type { VerdictTag } from "../Fault.ts"
  *   one of them could not be.
  * - `EscalationOpened`, `EscalationDecided`, `EscalationClosed`: a person is asked, has decided, or is not asked any more,
  *   `waitedMillis` after it was asked.
+ * - `EscalationUndelivered`: a run was resumed with an outcome and has not heard of it, so that it will be resumed again;
+ *   `error` is what the resumption ended with, `"none"` where it succeeded.
  * - `EscalationsMeasured`: how many escalations wait, and since when the oldest does.
  * - `IdempotencyHit`: a call was answered by an earlier one, or joined one that was under way.
  * - `SessionStarted`, `SessionCompleted`, `SessionFailed`, `SessionPaused`: an `Agent` begins or goes on with a run, and it
@@ -175,6 +177,14 @@ export type Event =
     readonly runId: string | undefined
     readonly as: "expired" | "withdrawn"
     readonly waitedMillis: number
+  }
+  | {
+    readonly _tag: "EscalationUndelivered"
+    readonly id: string
+    readonly runId: string
+    readonly attempts: number
+    readonly error: string
+    readonly retryInMillis: number
   }
   | { readonly _tag: "EscalationsMeasured"; readonly depth: number; readonly oldestAgeMillis: number }
   | { readonly _tag: "IdempotencyHit"; readonly key: string; readonly joined: boolean }

@@ -166,6 +166,8 @@ const rules: Rules = {
     to.add(table.escalationWait, {}, inSeconds(waitedMillis))
   },
   EscalationClosed: ({ as }, to) => to.add(table.escalationsClosed, { as }),
+  // The affair of one run: the log says of which.
+  EscalationUndelivered: () => {},
   // Its gauges are set by EscalationQueue.measure, also where nobody listens.
   EscalationsMeasured: () => {},
   IdempotencyHit: ({ joined }, to) => to.add(table.idempotencyHits, { joined: yesNo(joined) }),

@@ -19,7 +19,9 @@
  *
  * After `outageAfter` failures with nothing taken in between the key is out: all wait but for one call, the probe, which is
  * sent at growing intervals. The first that is taken ends the outage; the limit then doubles with each round of calls up to
- * what it was, and those who wait are started one after the other, and not at one instant.
+ * what it was, as long as somebody waits. Those who wait are started one after the other, and not at one instant: as many
+ * in a second as the limit is, and from when it is what it was, twice as many each second, until all slots are taken or
+ * nobody waits any more.
  *
  * **Gotchas**
  *
@@ -139,7 +141,8 @@ export class LimitExceeded
  * How many calls run:
  *
  * - `min`, `max`: between what the limit stays; default 1 and 200.
- * - `initial`: where it begins; default 10.
+ * - `initial`: where it begins; default 10. Where one of these three is given and does not fit to the others, those that
+ *   are not given beside it give way, also where the layer says them of all keys: `{ initial: 500 }` has a `max` of 500.
  * - `latencyTolerance`: how many times its low the latency may rise before the limit falls; default 5. What counts is the
  *   time to the first token ({@link firstToken}) and the time per token ({@link tokens}), each against its own low.
  * - `learnFromTotalTime`: whether the whole time counts for calls that report neither; default no, since it says more of

@@ -27,6 +27,9 @@
  * Calls are sent in the order in which they came, `"interactive"` ones before `"batch"` ones; a batch call goes among the
  * interactive ones as if it had come `ageAfter` later, and so waits no longer than that for those who came after it.
  * Where a limit or a bulkhead inside is what calls wait for, they go in the order in which the quota has let them through.
+ * What such a call has reserved is given back, and reserved anew when it has its slot: it counts at the time at which it is
+ * really sent, and keeps to a gate that was closed meanwhile. A policy sees to that whatever keys its parts have. Guards
+ * that are put together by hand have to have the key of the quota for it.
  *
  * @since 0.1.0
  */
@@ -166,7 +169,10 @@ export interface Limit extends settings.LimitInput {}
  *   every 1.5 seconds in which calls had to wait, up to 500.
  * - `countCachedInput`: whether input read from a cache counts as input; default `false`.
  * - `maxWait`: how long a call waits, the work itself not counted; default 1 minute. What could not be sent by then, by
- *   what is known, is refused at once. Where a rate is still growing, that counts.
+ *   what is known, is refused at once. Where a rate is still growing, that counts. All waits of a call together keep to
+ *   it: one that a limit or a bulkhead inside has held back, and that the limits do not allow any more when it has its
+ *   slot, waits for what is left of it, or is refused. What it was held back does not count: those guards have a
+ *   `maxWait` of their own.
  * - `maxQueue`: how many wait; default 1,000. With 0 nobody waits.
  * - `ageAfter`: how much later than it came a batch call stands in the queue; default 30 seconds.
  * - `maxGate`: for how long a refusal may close the key, whatever it says; default 5 minutes.
@@ -182,7 +188,9 @@ export interface QuotaOptions extends settings.QuotaOptions {}
  * **Details**
  *
  * - `cost`: what it is thought to cost, or a function that says so when the call comes. Default: {@link CurrentCost}, else
- *   one request, and what calls of the key have usually cost.
+ *   one request, and what calls of the key have usually cost. Where a limit on tokens is configured, say it: as long as no
+ *   call of the key has ended, nothing is known of what they cost, and those that do not say it count as no tokens, however
+ *   many of them are sent. `ResilientModel` says it of its calls.
  * - `usage`: reads from a result what it has really cost. Default: {@link usageOf}.
  * - `observe`: reads from the end of a call what the provider has told of its limits. Default: {@link observationOf} of the
  *   result or the failure.
@@ -263,7 +271,7 @@ export interface State {
  * **Details**
  *
  * - `TooLarge`: it costs more than the burst of a limit, and would never be sent.
- * - `WaitTooLong`: it could not be sent within `maxWait` or before the deadline around it. Nothing was reserved.
+ * - `WaitTooLong`: it could not be sent within `maxWait` or before the deadline around it. Nothing stays reserved.
  * - `QueueFull`: as many calls waited as may.
  *
  * `dimension` is the limit that holds it back, with what the call `needed` of it and what was `available`; it is left out
@@ -383,9 +391,9 @@ const afterWaiting = <A, E, R>(
   outcome: quotas.Pass | quotas.Refusal,
   sent: (pass: quotas.Pass) => Effect.Effect<A, E, R>
 ): Effect.Effect<A, E | QuotaExceeded, R> => {
-  const { context, hadToWait, priority, share: { key } } = waiter
+  const { context, hadToWait, priority, share: { key }, waitedBefore } = waiter
   const waitedMillis = millisIn(context) - waiter.since
-  if (!(outcome instanceof quotas.Pass)) return refuse(key, outcome, waitedMillis, context)
+  if (!(outcome instanceof quotas.Pass)) return refuse(key, outcome, waitedBefore + waitedMillis, context)
   const heard = hadToWait
     ? Telemetry.emitIn(context, () => ({ _tag: "QuotaWaited", key, priority, waitedMillis }))
     : Effect.void
@@ -408,65 +416,6 @@ const awaitTurn = <A, E, R>(
     })
   )
 
-/**
- * Waits for a pass and goes on with it. `hold` is told of whatever is held in the very step in which it is taken, so that
- * the finalizer around finds it.
- */
-const enter = <A, E, R>(
-  engine: quotas.Engine,
-  key: string,
-  options: quotas.CallOptions | undefined,
-  context: Context.Context<never>,
-  hold: (held: quotas.Pass | quotas.Waiter) => void,
-  sent: (pass: quotas.Pass) => Effect.Effect<A, E, R>
-): Effect.Effect<A, E | QuotaExceeded, R> =>
-  Effect.suspend((): Effect.Effect<A, E | QuotaExceeded, R> => {
-    const now = millisIn(context)
-    const pass = engine.tryTake(key, options, now, context)
-    if (pass !== undefined) {
-      hold(pass)
-      return sent(pass)
-    }
-    const priority = options?.priority ?? Context.get(context, CurrentPriority)
-    const place = engine.wait(key, options, priority, now, context)
-    if (place._tag === "Waiter") hold(place)
-    const turn = place._tag === "Refusal" ? refuse(key, place, 0, context) : awaitTurn(engine, place, sent)
-    const warning = engine.takeWarning(key)
-    return warning === undefined ? turn : Effect.andThen(Effect.logWarning(warning), turn)
-  })
-
-/** The pass of a call that was sent. What was held of one that was not is given back. */
-const sentPass = (
-  engine: quotas.Engine,
-  held: quotas.Pass | quotas.Waiter | undefined,
-  now: number
-): quotas.Pass | undefined => {
-  if (held === undefined || held instanceof quotas.Pass) return held
-  if (held.outcome instanceof quotas.Pass && !held.isStarting) return held.outcome
-  engine.leave(held, now)
-  return undefined
-}
-
-/** The last step before a call is sent: with the other processes, where limits are shared. */
-const sendWith = <A, E, R>(
-  shared: stores.Shared | undefined,
-  pass: quotas.Pass,
-  options: quotas.CallOptions | undefined,
-  arrivedAt: number,
-  context: Context.Context<never>,
-  sent: () => Effect.Effect<A, E, R>
-): Effect.Effect<A, E | QuotaExceeded, R> => {
-  const begun = Effect.suspend(() => {
-    pass.isSent = true
-    return sent()
-  })
-  if (shared === undefined) return begun
-  return Effect.matchEffect(shared.wait(pass, options, arrivedAt, context), {
-    onFailure: (refusal) => refuse(pass.share.key, refusal, millisIn(context) - arrivedAt, context),
-    onSuccess: () => begun
-  })
-}
-
 const endWith = (
   shared: stores.Shared | undefined,
   pass: quotas.Pass,
@@ -474,45 +423,112 @@ const endWith = (
 ): Effect.Effect<void> | undefined =>
   shared === undefined ? rest : Effect.andThen(shared.end(pass), rest ?? Effect.void)
 
-/** How a guard inside tells that it holds back a call that was let through, and no longer does. */
-const resending = (
-  engine: quotas.Engine,
-  key: string,
-  options: quotas.CallOptions | undefined,
-  context: Context.Context<never>,
-  held: () => quotas.Pass | quotas.Waiter | undefined,
-  hold: (taken: quotas.Pass | quotas.Waiter) => void
-): Sending => {
-  const passOf = (taken: quotas.Pass | quotas.Waiter | undefined) =>
-    taken instanceof quotas.Waiter ? taken.outcome : taken
-  const passNow = () => {
-    const pass = passOf(held())
-    return pass instanceof quotas.Pass && !pass.isOver ? pass : undefined
-  }
-  return {
-    key,
-    pause: () => {
-      const pass = passNow()
-      if (pass !== undefined) pass.isSent = false
-    },
-    resume: (call) =>
-      Effect.suspend(() => {
-        const pass = passNow()
-        if (pass === undefined || pass.isSent) return call
-        const priority = options?.priority ?? Context.get(context, CurrentPriority)
-        const now = millisIn(context)
-        const taken = engine.takeAgain(pass, priority, now, context)
-        hold(taken)
-        const go = (again: quotas.Pass) => {
-          again.isSent = true
-          return call
-        }
-        if (taken instanceof quotas.Pass) return go(taken)
-        // It waits without a bound of its own, and so is never refused.
-        return Effect.flatMap(Effect.orDie(awaitTurn(engine, taken, Effect.succeed)), go)
-      })
-  }
+/** One call between its arrival and its end. */
+interface Entry {
+  readonly engine: quotas.Engine
+  readonly shared: stores.Shared | undefined
+  readonly key: string
+  readonly options: quotas.CallOptions | undefined
+  readonly context: Context.Context<never>
+  /** What it holds, for the finalizer around. */
+  held: quotas.Pass | quotas.Waiter | undefined
 }
+
+const priorityOf = ({ context, options }: Entry): Priority => options?.priority ?? Context.get(context, CurrentPriority)
+
+/** Waits for a pass and goes on with it. What is held is noted in the very step in which it is taken. */
+const enter = <A, E, R>(
+  entry: Entry,
+  sent: (pass: quotas.Pass) => Effect.Effect<A, E, R>
+): Effect.Effect<A, E | QuotaExceeded, R> =>
+  Effect.suspend((): Effect.Effect<A, E | QuotaExceeded, R> => {
+    const { context, engine, key, options } = entry
+    const now = millisIn(context)
+    const pass = engine.tryTake(key, options, now, context)
+    if (pass !== undefined) {
+      entry.held = pass
+      return sent(pass)
+    }
+    const place = engine.wait(key, options, priorityOf(entry), now, context)
+    if (place._tag === "Waiter") entry.held = place
+    const turn = place._tag === "Refusal" ? refuse(key, place, 0, context) : awaitTurn(engine, place, sent)
+    const warning = engine.takeWarning(key)
+    return warning === undefined ? turn : Effect.andThen(Effect.logWarning(warning), turn)
+  })
+
+/** The pass of a call that was sent. What was held of one that was not is given back. */
+const sentPass = ({ engine, held }: Entry, now: number): quotas.Pass | undefined => {
+  if (held === undefined || held instanceof quotas.Pass) return held
+  if (held.outcome instanceof quotas.Pass && !held.isStarting) return held.outcome
+  engine.leave(held, now)
+  return undefined
+}
+
+/** Gives back what a call was let through with, and takes it anew. */
+const takeAgain = (entry: Entry, pass: quotas.Pass): Effect.Effect<quotas.Pass, QuotaExceeded> => {
+  const { context, engine, key, options, shared } = entry
+  const taking = Effect.suspend((): Effect.Effect<quotas.Pass, QuotaExceeded> => {
+    const taken = engine.takeAgain(pass, options, priorityOf(entry), millisIn(context), context)
+    if (!(taken instanceof quotas.Pass) && taken._tag === "Refusal") {
+      return refuse(key, taken, pass.waitedMillis, context)
+    }
+    entry.held = taken
+    return taken instanceof quotas.Pass ? Effect.succeed(taken) : awaitTurn(engine, taken, Effect.succeed)
+  })
+  return shared === undefined ? taking : Effect.andThen(Effect.uninterruptible(shared.end(pass)), taking)
+}
+
+/** The last step before a call is sent: with the other processes, where limits are shared. */
+const agree = (entry: Entry, pass: quotas.Pass): Effect.Effect<quotas.Pass, QuotaExceeded> => {
+  const { context, key, options, shared } = entry
+  if (shared === undefined) return Effect.succeed(pass)
+  return Effect.matchEffect(shared.wait(pass, options, context), {
+    onFailure: (refusal) => refuse(key, refusal, pass.waitedMillis, context),
+    onSuccess: ({ isClosed, waitedMillis }) => {
+      // Who waited in vain, since the key was closed meanwhile, waits for that like all others.
+      if (isClosed) return Effect.flatMap(takeAgain(entry, pass), (again) => agree(entry, again))
+      if (waitedMillis === 0) return Effect.succeed(pass)
+      const priority = priorityOf(entry)
+      return Effect.as(Telemetry.emitIn(context, () => ({ _tag: "QuotaWaited", key, priority, waitedMillis })), pass)
+    }
+  })
+}
+
+const sendWith = <A, E, R>(
+  entry: Entry,
+  pass: quotas.Pass,
+  sent: (pass: quotas.Pass) => Effect.Effect<A, E, R>
+): Effect.Effect<A, E | QuotaExceeded, R> => {
+  const begun = (pass: quotas.Pass) =>
+    Effect.suspend(() => {
+      pass.isSent = true
+      return sent(pass)
+    })
+  return entry.shared === undefined ? begun(pass) : Effect.flatMap(agree(entry, pass), begun)
+}
+
+const heldPass = ({ held }: Entry): quotas.Pass | undefined => {
+  const pass = held instanceof quotas.Waiter ? held.outcome : held
+  return pass instanceof quotas.Pass && !pass.isOver ? pass : undefined
+}
+
+/** How a guard inside tells that it holds back a call that was let through, and no longer does. */
+const resending = (entry: Entry): Sending => ({
+  key: entry.key,
+  pause: () => {
+    const pass = heldPass(entry)
+    if (pass !== undefined) pass.isSent = false
+  },
+  resume: <A, E, R>(call: Effect.Effect<A, E, R>) => {
+    const again = Effect.suspend((): Effect.Effect<A, E | QuotaExceeded, R> => {
+      const pass = heldPass(entry)
+      if (pass === undefined || pass.isSent) return call
+      return Effect.flatMap(takeAgain(entry, pass), (again) => sendWith(entry, again, () => call))
+    })
+    // The guard in between does not know that the quota may refuse; the quota around, which the refusal comes to, does.
+    return again as Effect.Effect<A, E, R>
+  }
+})
 
 const withQuotaOf =
   (engine: quotas.Engine, shared: stores.Shared | undefined): Quota["Service"]["withQuota"] => (key, options) => {
@@ -521,25 +537,16 @@ const withQuotaOf =
     const plain = options as quotas.CallOptions | undefined
     return (self) =>
       Effect.withFiber(({ context }) => {
-        let held: quotas.Pass | quotas.Waiter | undefined
-        const hold = (taken: quotas.Pass | quotas.Waiter) => {
-          held = taken
-        }
-        const arrivedAt = shared === undefined ? 0 : millisIn(context)
-        const sending = shared === undefined ? resending(engine, key, plain, context, () => held, hold) : undefined
-        const sent = Effect.provideService(self, Current, sending)
+        const entry: Entry = { engine, shared, key, options: plain, context, held: undefined }
+        const sent = Effect.provideService(self, Current, resending(entry))
         // The finalizer is in place before anything is reserved or waited for, and not after: no interruption fits in
         // between.
         return Effect.onExitPrimitive(
-          enter(engine, key, plain, context, hold, (pass) =>
-            sendWith(shared, pass, plain, arrivedAt, context, () =>
-              sent)),
+          enter(entry, (pass) => sendWith(entry, pass, () => sent)),
           (exit) => {
             const now = millisIn(context)
-            const pass = sentPass(engine, held, now)
-            if (pass === undefined) {
-              return undefined
-            }
+            const pass = sentPass(entry, now)
+            if (pass === undefined) return undefined
             return endWith(shared, pass, engine.conclude(pass, exit, plain, now, context))
           }
         )
@@ -549,25 +556,21 @@ const withQuotaOf =
 const reserveOf =
   (engine: quotas.Engine, shared: stores.Shared | undefined): Quota["Service"]["reserve"] => (key, options) => {
     settings.checkCall(key, options)
-    const giveBack = (holder: { readonly held: quotas.Pass | quotas.Waiter | undefined }) =>
+    const giveBack = (entry: Entry) =>
       step((now, context) => {
-        const pass = sentPass(engine, holder.held, now)
+        const pass = sentPass(entry, now)
         if (pass === undefined || pass.isOver) return undefined
         return endWith(shared, pass, engine.end(pass, { _tag: "Unsent" }, undefined, now, context))
       })
     return Effect.flatMap(
       Effect.acquireRelease(
-        Effect.sync((): { held: quotas.Pass | quotas.Waiter | undefined } => ({ held: undefined })),
+        Effect.contextWith((context: Context.Context<never>) =>
+          Effect.sync((): Entry => ({ engine, shared, key, options, context, held: undefined }))
+        ),
         giveBack
       ),
-      (holder) =>
-        Effect.contextWith((context: Context.Context<never>) => {
-          const arrivedAt = shared === undefined ? 0 : millisIn(context)
-          return enter(engine, key, options, context, (taken) =>
-            holder.held = taken, (pass) =>
-            sendWith(shared, pass, options, arrivedAt, context, () =>
-              Effect.succeed(reservation(engine, shared, pass))))
-        })
+      (entry) =>
+        enter(entry, (pass) => sendWith(entry, pass, (sent) => Effect.succeed(reservation(engine, shared, sent))))
     )
   }
 
@@ -670,7 +673,8 @@ export const layer = (options?: Options): Layer.Layer<Quota> => Layer.effect(Quo
  *
  * **Details**
  *
- * - `prefix`: what every key in the store begins with; default `effect-resilience:quota:`.
+ * - `prefix`: what every key begins with that the store is given; default `effect-resilience:quota:`. The store puts its
+ *   own before it: `RateLimiter.layerStoreRedis` has `ratelimiter:`, unless it is given another one.
  * - `storeTimeout`: how long a call waits for the answer of the store; default 250 milliseconds.
  *
  * @category models
@@ -689,7 +693,10 @@ export interface StoreOptions extends stores.StoreOptions {}
  * a refusal has closed a key. Not shared are what is learned from headers, the learned rate, and the order: priorities and
  * the order of arrival hold within each process, and between them who comes to the store first is first.
  *
- * What a call has really cost, and a refusal, are told to the store without waiting for its answer.
+ * What a call has really cost, and a refusal, are told to the store without waiting for its answer. What is given back
+ * is at most what this process knows that the shared balance would hold more if the call had cost no more from the start.
+ * `available` of a {@link State} is what this process has left by its own calls; what the others have drawn is not in it.
+ * A call that waits for what the others have drawn counts as `waiting`.
  *
  * While the store is away, no call fails of it: each process goes by the limits alone, so that together they may send as
  * many times too much, and find out by refusals what they may. That is logged once, and once when it is over. After three
@@ -699,8 +706,14 @@ export interface StoreOptions extends stores.StoreOptions {}
  * **Gotchas**
  *
  * A node-redis client that has lost its connection holds back what it is asked for 5 seconds (`commandOptions.timeout`),
- * and closes only after that. With `disableOfflineQueue: true`, as below, it fails at once instead: while Redis is away no
- * call waits for it, and a program ends without delay.
+ * and closes only after that. With `disableOfflineQueue: true`, as below, it fails at once instead: while the connection is
+ * lost no call waits for it, and a program ends without delay. A Redis that keeps its connection and does not answer is
+ * another matter: this layer closes 10 seconds after what it asked last, but the client of `NodeRedis.layer`, which is
+ * closed after it, waits for the answers to all that it has sent, and the program ends only when Redis answers or the
+ * connection breaks. One that must not wait for that has to end its process itself.
+ *
+ * Where a call gives up its place in the shared balance while one of another process waits behind it, that one does not
+ * move up; what was given up may be sent beside it, once, above the burst.
  *
  * What has come back since the last call is counted by the clocks of the processes, which have to agree: after one whose
  * clock is ahead by a minute has ended, the others do not see what comes back for up to a minute.
@@ -803,6 +816,10 @@ const makeWithQuota = (key: string, options?: CallOptions) => {
  *   given back.
  *
  * A call that is interrupted while it waits gives back all of it and its place.
+ *
+ * What is sent is one call to the quota, whatever it does inside: a hedge inside of it, as in a policy, sends a second
+ * request that is not counted. Where hedges are many, give their calls a `cost` of as many requests and tokens more, or put
+ * the quota inside, with `Hedge.apply` around it.
  *
  * The options of the key are those of {@link QuotaOptions}, used for a key that the service does not configure by name
  * (`keys`). Those of the first caller hold for as long as the key is remembered; another caller with other limits is warned

@@ -214,7 +214,7 @@ describe("a decision about a call", () => {
       assert.strictEqual(result.turns[0]?.toolCalls[0]?.decision, "approved")
     }).pipe(Effect.provide(durable)))
 
-  it.effect("that edits the arguments beyond the bounds runs nothing", () =>
+  it.effect("that edits the arguments beyond the bounds is refused when it is given, and so is one with a hostile key", () =>
     Effect.gen(function*() {
       const paid: Array<string> = []
       const bounded = Agent.make({ name: "payer", instructions: "", toolkit, limits: { arguments: 100 } })
@@ -228,9 +228,20 @@ describe("a decision about a call", () => {
         )
       )))
       yield* suspended(run)
-      yield* decide({ _tag: "Approve", arguments: { to: "a".repeat(200), amount: 9 } })
+      for (
+        const edited of [
+          { to: "a".repeat(200), amount: 9 },
+          JSON.parse(`{"to":"ann","amount":9,"__proto__":{"amount":1}}`),
+          { to: "ann", amount: 9, constructor: { prototype: {} } }
+        ]
+      ) {
+        const refused = yield* Effect.flip(decide({ _tag: "Approve", arguments: edited }))
+        assert.isTrue(refused._tag === "EscalationError" && refused.reason._tag === "InvalidDecision")
+      }
+      yield* suspended(run)
+      yield* decide({ _tag: "Approve" })
       const result = yield* run
-      assert.deepStrictEqual([paid, result.counters.toolErrors], [[], 1])
+      assert.deepStrictEqual([paid, result.counters.toolErrors], [["ann"], 0])
     }).pipe(Effect.provide(durable)))
 
   it.effect("that edits a call which fails keeps the shape of a failure, and shows the edit beside a shown output", () =>

@@ -141,10 +141,16 @@ describe("a run that was completed with the best answer so far", () => {
       yield* Effect.gen(function*() {
         const full = AgentBudget.shared({ outputTokens: 1_000 })
         for (const _ of [1, 2]) {
-          const first = yield* run(full)
-          assert.isTrue(first.completion === "graceful" && first.budget === "outputTokens")
+          const error = yield* Effect.flip(run(full))
+          assert.isTrue(error._tag === "AgentError" && error.reason._tag === "BudgetExceeded")
         }
-        assert.strictEqual((yield* ScriptedModel.requests).length, 1)
+        assert.strictEqual((yield* ScriptedModel.requests).length, 0)
+        const small = AgentBudget.shared({ iterations: 2 })
+        for (const _ of [1, 2]) {
+          const first = yield* run(small)
+          assert.isTrue(first.completion === "graceful" && first.budget === "iterations")
+        }
+        assert.strictEqual((yield* ScriptedModel.requests).length, 3)
         const result = yield* run(AgentBudget.shared({ outputTokens: 100_000 }))
         assert.deepStrictEqual([result.completion, result.text], ["complete", "Done."])
       }).pipe(Effect.provide(Layer.merge(handlers, ScriptedModel.layer(looking))))
@@ -266,7 +272,7 @@ describe("what a call has spent that failed", () => {
         if (error._tag === "AgentError") assert.strictEqual(error.reached?.usage.inputTokens, spent)
       }
       const result = yield* run
-      assert.deepStrictEqual([result.usage.inputTokens, result.counters.iterations], [300, 1])
+      assert.deepStrictEqual([result.usage.inputTokens, result.counters.iterations], [300, 3])
     }).pipe(Effect.provide(durable)))
 
   it.effect("is counted where the time cut it off and the run is to fail then", () =>
@@ -339,7 +345,7 @@ describe("a run that failed", () => {
       )
       assert.isTrue(error._tag === "AgentError" && error.reason._tag === "EmptyAnswer")
       assert.include(error.message, `turn 1, step "[writer]/[turn-1]/model" after 2 attempts: the model gave an empty`)
-      assert.include(error.message, "kept: 1 step of 0 turns")
+      assert.include(error.message, "kept: 1 step of 1 turn")
     }).pipe(Effect.provide(CheckpointStore.layerMemory)))
 
   it.effect("is heard of with what its last call was paid for", () =>

@@ -1,6 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
 import { Agent, AgentBudget, Fault } from "effect-resilience"
+import { ScriptedModel } from "effect-resilience/testing"
 import { Tool, Toolkit } from "effect/ai"
 import { kit } from "./support.ts"
 
@@ -29,6 +30,19 @@ describe("an agent refuses when it is made", () => {
     const Logout = Tool.make("Logout", { failure: Denied })
     refuses(() => Agent.make({ ...base, toolkit: Toolkit.make(Login) }), "toolkit.Login.success", "Redacted")
     refuses(() => Agent.make({ ...base, toolkit: Toolkit.make(Logout) }), "toolkit.Logout.failure", "Redacted")
+  })
+
+  it("what is no toolkit, no schema, no predicate, no layer and no time, whatever the types say", () => {
+    refuses(() => Agent.make({ ...base, toolkit: from("{}") }), "toolkit", "a Toolkit")
+    refuses(() => Agent.make({ ...base, result: from("3") }), "result", "a Schema")
+    refuses(() => Agent.reviewed(Agent.make(base), from("{}")), "when", "a predicate")
+    refuses(() => Agent.make({ ...base, approvalTimeToLive: 0 }), "approvalTimeToLive", "a duration")
+    refuses(() => Agent.layerProduction(from("{}")), "model", "a Layer")
+    refuses(
+      () => Agent.layerProduction({ model: ScriptedModel.layer([]), store: from("{}") }),
+      "store",
+      "a Layer"
+    )
   })
 
   it("a result schema that holds a secret", () =>

@@ -16,7 +16,8 @@ import { call, counting, durable, kit } from "./support.ts"
 
 const desk = Agent.make({ name: "desk", instructions: "Be kind.", toolkit: kit })
 const ask = { runId: "run-1", prompt: "Where is my parcel?" }
-const whole = { ...ask, simplified: () => "Short, please.", emergency: "We answer soon." }
+const key = `ann/${ask.prompt}`
+const whole = { ...ask, lastGood: { key }, simplified: () => "Short, please.", emergency: "We answer soon." }
 
 const refusal = ScriptedModel.turn("I will not.", { finishReason: "content-filter" })
 const down = ScriptedModel.fail(Fault.overloaded())
@@ -70,7 +71,7 @@ describe("what answers where the agent does not", () => {
       assert.deepStrictEqual(yield* open, [])
     }).pipe(Effect.provide(production(["It comes."]))))
 
-  it.effect("its last whole answer to the same prompt, with its age", () =>
+  it.effect("its last whole answer under the same key, with its age", () =>
     Effect.gen(function*() {
       yield* answer(desk, whole)
       yield* TestClock.adjust("1 hour")
@@ -84,14 +85,42 @@ describe("what answers where the agent does not", () => {
       assert.isTrue(answered.value.age !== undefined && answered.value.result === undefined)
       const sourceOf = (options: Partial<typeof whole & Agent.AnswerOptions<string, never, never>>) =>
         Effect.map(answer(desk, { ...whole, ...options }), ({ source }) => source)
-      assert.strictEqual(yield* sourceOf({ runId: "run-3", prompt: "Another question" }), "simplified")
-      assert.strictEqual(yield* sourceOf({ runId: "run-4", lastGood: { maxAge: "59 minutes" } }), "simplified")
-      assert.strictEqual(yield* sourceOf({ runId: "run-5", lastGood: false }), "simplified")
+      assert.strictEqual(yield* sourceOf({ runId: "run-3", lastGood: { key: "ann/Another question" } }), "simplified")
+      assert.strictEqual(yield* sourceOf({ runId: "run-4", lastGood: { key, maxAge: "59 minutes" } }), "simplified")
+      assert.strictEqual((yield* answer(desk, { ...whole, runId: "run-5", lastGood: undefined })).source, "simplified")
     }).pipe(
       Effect.provide(
         production(({ index, tools }) => tools.length === 0 ? "Briefly." : index === 0 ? "It comes." : refusal)
       )
     ))
+
+  it.effect("never another one's answer to the same words: without a key none is served again", () => {
+    const helper = Agent.make({ name: "helper", instructions: "" })
+    const from = (customer: string) => ({
+      runId: `ticket-${customer}`,
+      prompt: ask.prompt,
+      emergency: "We answer soon."
+    })
+    return Effect.gen(function*() {
+      const [first, second] = [yield* answer(helper, from("ann")), yield* answer(helper, from("bob"))]
+      assert.deepStrictEqual([first.source, second.source], ["agent", "emergency"])
+      const keyed = (customer: string) => ({ ...from(customer), lastGood: { key: `${customer}/${ask.prompt}` } })
+      assert.strictEqual((yield* answer(helper, { ...keyed("cid"), runId: "1" })).source, "agent")
+      assert.strictEqual((yield* answer(helper, { ...keyed("dan"), runId: "2" })).source, "emergency")
+      assert.strictEqual((yield* answer(helper, { ...keyed("cid"), runId: "3" })).source, "last good")
+      const raised = Agent.make({ name: "helper", instructions: "", version: 2 })
+      assert.strictEqual((yield* answer(raised, { ...keyed("cid"), runId: "4" })).source, "emergency")
+    }).pipe(
+      Effect.provide(
+        production(["Ann's parcel is at 5 Main Street.", refusal, "At 7 Elm Street.", refusal, refusal, refusal])
+      )
+    )
+  })
+
+  it("a key that is none is refused where it is given", () => {
+    const made = Result.try(() => Agent.answer(desk, { ...ask, lastGood: { key: "" } }))
+    assert.isTrue(Result.isFailure(made) && String(made.failure).includes("lastGood.key"), String(made))
+  })
 
   it.effect("itself without tools, asked for less, also when the store does not work", () => {
     const requests: Array<ScriptedModel.Request> = []
@@ -219,8 +248,7 @@ describe("the health gate", () => {
       assert.strictEqual(refused._tag, "HealthGateClosed")
       const answered = yield* answer(desk, { ...ask, emergency: "We answer soon." })
       assert.deepStrictEqual(answered.errors.map(({ label, skipped, tag }) => [label, skipped, tag]), [
-        ["agent", true, "HealthGateClosed"],
-        ["last good", true, "NoLastGood"]
+        ["agent", true, "HealthGateClosed"]
       ])
       assert.deepStrictEqual(yield* open, [], "nothing was begun that people could look at")
       assert.strictEqual((yield* Agent.metrics).health.status, "critical")
@@ -286,9 +314,9 @@ describe("the metrics of production", () => {
       const before = yield* Agent.metrics
       assert.deepStrictEqual([before.total, before.successRate], [0, undefined])
       yield* answer(desk, { ...whole, runId: "1" })
-      yield* answer(desk, { ...whole, runId: "2", lastGood: false })
+      yield* answer(desk, { ...whole, runId: "2", lastGood: undefined })
       yield* answer(desk, { ...whole, runId: "3" })
-      yield* Effect.flip(answer(desk, { ...ask, runId: "4", lastGood: false }))
+      yield* Effect.flip(answer(desk, { ...ask, runId: "4" }))
       const after = yield* Agent.metrics
       assert.deepStrictEqual(after.sources, { agent: 1, simplified: 1, "last good": 1 })
       assert.deepStrictEqual([after.total, after.successful, after.failed, after.fallbackUses], [4, 3, 1, 2])

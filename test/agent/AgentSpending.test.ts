@@ -1,11 +1,14 @@
 import { assert, describe } from "@effect/vitest"
 import { Effect, Layer, Ref } from "effect"
-import { Agent, AgentBudget } from "effect-resilience"
+import { Agent, AgentBudget, Checkpoint, CheckpointStore } from "effect-resilience"
 import { ScriptedModel } from "effect-resilience/testing"
 import { replaying } from "../support/replaying.ts"
 import { call, counting, durable, kit } from "./support.ts"
 
-const it = replaying()
+const it = replaying({
+  "has one last answer of a run that had turns beyond it, and not another one where that failed":
+    "a run that starts over after each record keeps no failed calls"
+})
 
 const options = { runId: "run-1", prompt: "Go" }
 const agent = (budget: AgentBudget.Options) =>
@@ -76,6 +79,19 @@ describe("a meter that is missing", () => {
     }).pipe(Effect.provide(durable)))
 })
 
+describe("a meter that says what cannot be", () => {
+  it.effect("counts as one that is missing, and gives nothing back", () =>
+    Effect.gen(function*() {
+      const { handlers } = yield* counting
+      const refunding = ScriptedModel.text("Done.", { usage: { inputTokens: 10, outputTokens: -4_000 } })
+      const result = yield* Agent.run(agent({}), options).pipe(
+        Effect.provide(Layer.merge(handlers, ScriptedModel.layer([refunding])))
+      )
+      assert.strictEqual(result.usage.outputTokens, AgentBudget.defaultOutputTokens)
+      assert.strictEqual(result.counters.unmetered, 1)
+    }).pipe(Effect.provide(durable)))
+})
+
 describe("a budget that several runs share", () => {
   const talker = (sharedBudget: AgentBudget.Shared, whenSpent: "answer" | "fail" = "answer") =>
     Agent.make({ name: "talker", instructions: "", toolkit: kit, sharedBudget, whenSpent })
@@ -95,10 +111,86 @@ describe("a budget that several runs share", () => {
       const { handlers } = yield* counting
       const budget = AgentBudget.shared({ outputTokens: 13_000 })
       const results = yield* all(budget).pipe(Effect.provide(Layer.merge(handlers, ScriptedModel.layer(slow))))
-      const ends = results.map((result) => result._tag === "Success" ? result.success.completion : "failed")
+      const ends = results.map((result) =>
+        result._tag === "Success"
+          ? result.success.completion
+          : result.failure._tag === "AgentError" && result.failure.reason._tag
+      )
       assert.deepStrictEqual(ends.filter((end) => end === "complete").length, 3)
-      assert.deepStrictEqual(ends.filter((end) => end === "graceful").length, 5)
+      assert.deepStrictEqual(ends.filter((end) => end === "BudgetExceeded").length, 5)
       assert.deepStrictEqual(budget.spent().outputTokens, 12_000)
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("that is spent pays for no call of a run that had no turn: 50 runs", () =>
+    Effect.gen(function*() {
+      const { handlers } = yield* counting
+      const sharedBudget = AgentBudget.shared({ outputTokens: 10_000, iterations: 3 })
+      const one = talker(sharedBudget)
+      yield* Effect.gen(function*() {
+        const results = yield* Effect.forEach(
+          Array.from({ length: 50 }, (_, run) => run),
+          (run) => Effect.result(Agent.run(one, { runId: `run-${run}`, prompt: "Go" }))
+        )
+        const failed = results.flatMap((result) => result._tag === "Failure" ? [result.failure] : [])
+        assert.strictEqual(results.length - failed.length, 2)
+        for (const error of failed) {
+          assert.isTrue(error._tag === "AgentError" && error.reason._tag === "BudgetExceeded")
+          assert.strictEqual(error._tag === "AgentError" && error.reached?.counters.iterations, 0)
+        }
+        assert.strictEqual((yield* ScriptedModel.requests).length, 2)
+        assert.strictEqual(sharedBudget.spent().outputTokens, 8_000)
+      }).pipe(Effect.provide(Layer.merge(handlers, ScriptedModel.layer(slow))))
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("has one last answer of a run that had turns beyond it, and not another one where that failed", () =>
+    Effect.gen(function*() {
+      const { handlers } = yield* counting
+      const budget = AgentBudget.shared({ iterations: 1 })
+      const script: ScriptedModel.Script = ({ toolChoice }) =>
+        toolChoice === "none"
+          ? ScriptedModel.turn("Cut", { usage: { inputTokens: 10, outputTokens: 7 }, finishReason: "error" })
+          : call("1", "Lookup", { order: "7" })
+      yield* Effect.gen(function*() {
+        const run = Effect.flip(Agent.run(talker(budget), options))
+        const first = yield* run
+        assert.isTrue(first._tag === "AgentError" && first.reason._tag === "BudgetExhausted")
+        const second = yield* run
+        assert.isTrue(second._tag === "AgentError" && second.reason._tag === "BudgetExceeded")
+        assert.strictEqual((yield* ScriptedModel.requests).length, 2)
+        assert.strictEqual(budget.spent().outputTokens, 7)
+      }).pipe(Effect.provide(Layer.merge(handlers, ScriptedModel.layer(script))))
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("counts a run that is begun anew under the same id as another one", () =>
+    Effect.gen(function*() {
+      const { handlers } = yield* counting
+      const budget = AgentBudget.shared({ outputTokens: 1_000_000 })
+      const script = () => ScriptedModel.text("Hello.", { usage: { inputTokens: 10, outputTokens: 400 } })
+      yield* Effect.gen(function*() {
+        for (const _ of [1, 2, 3, 4, 5]) {
+          yield* Agent.run(talker(budget), options)
+          yield* Agent.run(talker(budget), options)
+          yield* Checkpoint.clear(options.runId)
+        }
+      }).pipe(Effect.provide(Layer.merge(handlers, ScriptedModel.layer(script))))
+      assert.deepInclude(budget.spent(), { iterations: 5, outputTokens: 2_000 })
+    }).pipe(Effect.provide(durable)))
+
+  it.effect("counts a run that failed and the simplified one that answers for it", () =>
+    Effect.gen(function*() {
+      const { handlers } = yield* counting
+      const budget = AgentBudget.shared({ outputTokens: 1_000_000 })
+      const script: ScriptedModel.Script = ({ index }) =>
+        index === 0
+          ? ScriptedModel.turn("No.", { finishReason: "content-filter", usage: { inputTokens: 10, outputTokens: 500 } })
+          : ScriptedModel.text("Hello.", { usage: { inputTokens: 10, outputTokens: 400 } })
+      yield* Effect.gen(function*() {
+        const run = Agent.run(talker(budget), options)
+        yield* Effect.flip(run)
+        // As `Agent.answer` does: under the same id, in a store of its own.
+        yield* Effect.provide(run, Layer.fresh(CheckpointStore.layerMemory))
+      }).pipe(Effect.provide(Layer.merge(handlers, ScriptedModel.layer(script))))
+      assert.strictEqual(budget.spent().outputTokens, 900)
     }).pipe(Effect.provide(durable)))
 
   it.effect("counts a run once, also one that is resumed by another process", () =>

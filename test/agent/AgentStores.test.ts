@@ -204,7 +204,7 @@ describe("an agent over a store that never answers a read", () => {
             ScriptedModel.layer(plainScriptOf(signing))
           ))
         )
-        assert.isTrue(isOfTheStore(error))
+        assert.isTrue(isOfTheStore(error), JSON.stringify(error))
         assert.isAtMost((yield* now) - started, 150_000)
       }).pipe(Effect.scoped, virtually)
   )

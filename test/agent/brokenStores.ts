@@ -84,6 +84,8 @@ export const make = Effect.fnUntraced(function*(
   const decisions = new Map<string, string>()
   const outcomes = new Map<string, readonly [scope: string, key: string, outcome: string]>()
   const modelRecords = new Map<string, number>()
+  // A record that was not acknowledged is offered again, and is the same one.
+  const offered = new WeakSet<CheckpointStore.Entry>()
 
   const below = (planted.runs ?? same)(runs)
   const brokenRuns = CheckpointStore.CheckpointStore.of({
@@ -96,9 +98,10 @@ export const make = Effect.fnUntraced(function*(
     append: (lease, entries, status) =>
       Effect.suspend(() => {
         const { runId } = lease
-        const answers = entries.filter(({ body, step }) =>
-          /[/]model(#\d+)?$/.test(step) && body.includes("\"StepSucceeded\"")
+        const answers = entries.filter((entry) =>
+          /[/]model(#\d+)?$/.test(entry.step) && entry.body.includes("\"StepSucceeded\"") && !offered.has(entry)
         )
+        for (const entry of answers) offered.add(entry)
         modelRecords.set(runId, (modelRecords.get(runId) ?? 0) + answers.length)
         return Effect.tap(FaultPlan.apply(below.append(lease, entries, status), runsPlan, "append"), () =>
           Effect.sync(() => {

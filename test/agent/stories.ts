@@ -142,8 +142,8 @@ export const decide = Effect.fnUntraced(function*(story: Story, { paid, signed }
   const fate = fates(story)
   const open = yield* queue.list({ status: "open", runId })
   let again = 0
-  for (const { context, id, reason } of open) {
-    const told = JSON.stringify(context)
+  for (const { about, id, reason } of open) {
+    const told = JSON.stringify(about)
     const at = Number(/"at":(\d+)/.exec(told)?.[1])
     const { decision } = story
     const happened = paid.has(at) || signed.has(at)
@@ -159,7 +159,8 @@ export const decide = Effect.fnUntraced(function*(story: Story, { paid, signed }
           ? { _tag: "Retry" }
           : { _tag: "Abandon", reason: "never paid" }
         : decision === "Approve"
-        ? { _tag: "Approve" }
+        // What was signed for an earlier answer is not signed again.
+        ? happened ? { _tag: "Supply", value: `signed ${at}` } : { _tag: "Approve" }
         : { _tag: decision, reason: "no" }
     )
     if (isAgain) again++

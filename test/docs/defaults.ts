@@ -184,7 +184,7 @@ export const all: ReadonlyArray<Defaults> = [
   { module: "stores/Sqlite", options: read(nodeSqlite.defaults, ["busyTimeout"]) },
   { module: "stores/Redis…", options: read(replicas.replicaDefaults, ["waitTimeout"]) },
   { module: "EscalationQueue", options: read(escalations.defaults, ["lease", "storeTimeout"]) },
-  { module: "EscalationQueue.resumeRuns", options: read(resume.defaults, ["interval"]) },
+  { module: "EscalationQueue.resumeRuns", options: read(resume.defaults, ["interval", "maxInterval"]) },
   {
     module: "HealthMonitor",
     options: {

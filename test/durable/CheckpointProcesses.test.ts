@@ -109,6 +109,36 @@ const shared = (open: Effect.Effect<Connect, never, Scope.Scope>) => {
       assert.strictEqual((yield* Checkpoint.inspect("r").pipe(within(one))).status, "completed")
     }))
 
+  for (const what of ["finished", "removed"] as const) {
+    it.effect(`an owner that stood still while it read a run that another one ${what} is Fenced: nothing is corrupt`, () =>
+      Effect.gen(function*() {
+        const connect = yield* open
+        const one = yield* connect("one")
+        const two = yield* connect("two", new Set(["one"]))
+        const log: Array<string> = []
+        const program = Effect.andThen(step("a", log), step("b", log)).pipe(Checkpoint.run({ id: "r" }))
+        if (what === "removed") yield* program.pipe(within(one))
+        const followed = what === "removed" ? Checkpoint.clear("r") : program
+        const store = Context.get(one, CheckpointStore.CheckpointStore)
+        let isAwake = false
+        const sleepy = CheckpointStore.CheckpointStore.of({
+          ...store,
+          get: (runId) =>
+            Effect.suspend(() => {
+              if (isAwake) return store.get(runId)
+              isAwake = true
+              return Effect.andThen(Effect.orDie(within(two)(followed)), store.get(runId))
+            })
+        })
+        const error = yield* program.pipe(
+          Effect.provideService(CheckpointStore.CheckpointStore, sleepy),
+          Effect.flip
+        )
+        assert.isTrue(error._tag === "CheckpointStoreError" && error.reason._tag === "Fenced", String(error))
+        assert.deepStrictEqual(log, ["a", "b"])
+      }))
+  }
+
   it.effect("an owner that slept while it wrote an intent, and was followed, does not do what it had intended", () =>
     Effect.gen(function*() {
       const connect = yield* open

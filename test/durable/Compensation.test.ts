@@ -209,7 +209,7 @@ const cutAfter = (store: CheckpointStore.CheckpointStore["Service"], records: nu
       Effect.suspend(() =>
         ++written <= records
           ? store.append(lease, entries, status)
-          : new CheckpointStore.CheckpointStoreError({ operation: "append", reason: { _tag: "Unavailable" } })
+          : new CheckpointStore.CheckpointStoreError({ operation: "append", reason: { _tag: "Rejected" } })
       )
   })
 }

@@ -1,10 +1,12 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Duration, Effect, Exit, Fiber, Layer, Metric, Option, Random, Schema } from "effect"
-import { Checkpoint, CheckpointStore, EscalationQueue } from "effect-resilience"
+import { Checkpoint, CheckpointStore, EscalationQueue, Telemetry } from "effect-resilience"
 import * as TestClock from "effect/testing/TestClock"
 import { decidingAtPoints, pointOf } from "../support/decisionPoints.ts"
 
 const world = Layer.mergeAll(EscalationQueue.layerMemory, CheckpointStore.layerMemory)
+
+type World = EscalationQueue.EscalationQueue | CheckpointStore.CheckpointStore
 
 const approval = (task = "send?") => EscalationQueue.ask({ name: "approval", reason: "RequiresHuman", task })
 
@@ -176,7 +178,7 @@ describe("EscalationQueue.resumeRuns", () => {
       assert.deepStrictEqual(left.map(({ delivered }) => delivered), [true, true, true])
     }).pipe(Effect.provide(world)))
 
-  it.effect("leaves alone what is over, of another program, or not there, and gives up on what does not get on", () =>
+  it.effect("leaves alone what is over, of another program, or not there", () =>
     Effect.gen(function*() {
       const queue = yield* EscalationQueue.EscalationQueue
       const resumed: Array<string> = []
@@ -188,7 +190,6 @@ describe("EscalationQueue.resumeRuns", () => {
       yield* program("done")
       yield* Effect.forkChild(EscalationQueue.resumeRuns({
         only: ({ runId }) => runId !== "theirs",
-        maxAttempts: 3,
         resume: (runId) =>
           Effect.suspend(() => {
             resumed.push(runId)
@@ -196,12 +197,109 @@ describe("EscalationQueue.resumeRuns", () => {
           })
       }))
       yield* pass(300)
-      assert.deepStrictEqual(resumed.toSorted(), ["fails", "interrupts", "interrupts", "interrupts"])
+      assert.deepStrictEqual(new Set(resumed), new Set(["fails", "interrupts"]))
       const delivered = yield* Effect.forEach(
         ids,
         (id) => Effect.map(queue.get(id), ({ delivered }) => delivered === true)
       )
-      assert.deepStrictEqual(delivered, [true, false, false, true])
+      assert.deepStrictEqual(delivered, [true, false, false, false])
+    }).pipe(Effect.provide(world)))
+
+  const paused = (id: string, version = 1) =>
+    approval().pipe(Effect.map(({ _tag }) => _tag), Checkpoint.run({ id, version }))
+  const another = (id: string) =>
+    Checkpoint.step("another", { success: Schema.String }, Effect.succeed("program")).pipe(Checkpoint.run({ id }))
+
+  const unheard: ReadonlyArray<readonly [why: string, resume: (id: string) => Effect.Effect<unknown, unknown, World>]> =
+    [
+      ["another program than wrote the journal, which fails with CheckpointMismatch", another],
+      ["another version of the program, which fails with RunConflict", (id) => paused(id, 2)],
+      ["a program that fails before it comes to the run", () => Effect.fail("its database is down")],
+      [
+        "a program that fails in the run before the question",
+        (id) => Effect.fail("its database is down").pipe(Checkpoint.run({ id }))
+      ],
+      ["a defect before it comes to the run", () => Effect.die("a bug")],
+      ["a program that answers without the run", () => Effect.succeed("something else, for now")]
+    ]
+
+  for (const [why, resume] of unheard) {
+    it.effect(`keeps a decision that the run has not heard of, and tries again: ${why}`, () =>
+      Effect.gen(function*() {
+        const queue = yield* EscalationQueue.EscalationQueue
+        const events: Array<Telemetry.Event> = []
+        yield* Effect.flip(paused("run"))
+        const id = yield* asked("run")
+        let resumed = 0
+        const first = yield* EscalationQueue.resumeRuns({
+          resume: (runId) => Effect.andThen(Effect.sync(() => resumed++), resume(runId))
+        }).pipe(Telemetry.listen((event) => Effect.sync(() => events.push(event))), Effect.forkChild)
+        yield* queue.decide(id, { _tag: "Approve" })
+        yield* pass(600)
+        const kept = yield* queue.get(id)
+        assert.deepStrictEqual([kept.delivered, kept.resolution?.used], [undefined, undefined])
+        // At a falling rate: 600 seconds are 60 intervals.
+        assert.isAtLeast(resumed, 5)
+        assert.isAtMost(resumed, 7)
+        const told = events.flatMap((event) => event._tag === "EscalationUndelivered" ? [event] : [])
+        assert.deepStrictEqual(told.map(({ attempts }) => attempts), told.map((_, n) => n + 1))
+        assert.deepStrictEqual(told.map(({ retryInMillis }) => retryInMillis).slice(0, 3), [10_000, 20_000, 40_000])
+        yield* Fiber.interrupt(first)
+
+        // After a restart, with the program as it was.
+        yield* Effect.forkChild(EscalationQueue.resumeRuns({ resume: (id) => paused(id) }))
+        yield* pass(10)
+        assert.deepStrictEqual(yield* Checkpoint.status("run"), Option.some("completed"))
+        assert.deepStrictEqual(yield* paused("run"), "Approve")
+        const { delivered, resolution } = yield* queue.get(id)
+        assert.deepStrictEqual([delivered, resolution?.used], [true, true])
+      }).pipe(Effect.provide(world)))
+  }
+
+  it.effect("a decision for a run that is cleared or cancelled meanwhile is not kept", () =>
+    Effect.gen(function*() {
+      const queue = yield* EscalationQueue.EscalationQueue
+      for (
+        const [runId, end] of [
+          ["cleared", (id: string) => Effect.asVoid(Checkpoint.clear(id))],
+          ["cancelled", (id: string) => Effect.asVoid(Checkpoint.cancel(id))]
+        ] as const
+      ) {
+        yield* Effect.flip(paused(runId))
+        const id = yield* asked(runId)
+        const worker = yield* Effect.forkChild(
+          EscalationQueue.resumeRuns({ resume: (id) => Effect.andThen(Effect.ignore(end(id)), Effect.fail("no")) })
+        )
+        yield* queue.decide(id, { _tag: "Approve" })
+        yield* pass(30)
+        assert.strictEqual((yield* queue.get(id)).delivered, true)
+        yield* Fiber.interrupt(worker)
+      }
+    }).pipe(Effect.provide(world)))
+
+  it.effect("tells of an expiry until the run has heard of it", () =>
+    Effect.gen(function*() {
+      const queue = yield* EscalationQueue.EscalationQueue
+      const program = EscalationQueue.ask({
+        name: "approval",
+        reason: "RequiresHuman",
+        task: "send?",
+        timeToLive: "1 minute"
+      }).pipe(Effect.map(({ _tag }) => _tag), Checkpoint.run({ id: "run" }))
+      yield* Effect.flip(program)
+      const id = yield* asked("run")
+      let down = true
+      yield* Effect.forkChild(
+        EscalationQueue.resumeRuns({
+          resume: () => Effect.andThen(Effect.suspend(() => down ? Effect.fail("no") : Effect.void), program)
+        })
+      )
+      yield* pass(90)
+      assert.deepStrictEqual((yield* queue.get(id)).delivered, undefined)
+      down = false
+      yield* pass(300)
+      assert.deepStrictEqual((yield* queue.get(id)).delivered, true)
+      assert.deepStrictEqual(yield* Checkpoint.status("run"), Option.some("failed"))
     }).pipe(Effect.provide(world)))
 
   it.effect("wakes a run whose decision was taken back and made anew", () =>
@@ -216,8 +314,7 @@ describe("EscalationQueue.resumeRuns", () => {
       const id = yield* asked("run")
       yield* queue.decide(id, { _tag: "Supply", value: 3 })
       yield* pass(1)
-      assert.deepStrictEqual(yield* Checkpoint.status("run"), Option.some("failed"))
-      yield* queue.reopen(id)
+      assert.deepStrictEqual(yield* Checkpoint.status("run"), Option.some("escalated"))
       yield* queue.decide(id, { _tag: "Supply", value: 4 })
       yield* pass(1)
       assert.deepStrictEqual(yield* Checkpoint.status("run"), Option.some("completed"))
@@ -235,7 +332,7 @@ describe("EscalationQueue.resumeRuns", () => {
         Effect.provideService(EscalationQueue.EscalationQueue, queue)
       )
       assert.deepStrictEqual(error, denied)
-      for (const options of [{ concurrency: 0 }, { maxAttempts: 0 }, { interval: 0 }]) {
+      for (const options of [{ concurrency: 0 }, { maxInterval: 0 }, { interval: 0 }]) {
         assert.throws(() => EscalationQueue.resumeRuns({ resume: () => Effect.void, ...options }), /resumeRuns/)
       }
       assert.throws(() => EscalationQueue.layerMetrics({ interval: 0 }), /layerMetrics/)

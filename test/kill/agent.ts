@@ -214,10 +214,10 @@ export const program = (world: World, fault?: Planted) => {
 export const people = (world: World, runId: string) =>
   Effect.gen(function*() {
     const queue = yield* EscalationQueue.EscalationQueue
-    for (const { context, id, reason, step } of yield* queue.list({ status: "open", runId })) {
+    for (const { about, id, reason, step } of yield* queue.list({ status: "open", runId })) {
       yield* world.points.pass("person", `before ${reason}`)
       if (reason === "AmbiguousState") {
-        const { arguments: { at }, tool } = yield* decodeContext(context)
+        const { arguments: { at }, tool } = yield* decodeContext(about)
         const happened = (yield* world.table.read).some((deed) => deed.result === resultOf(tool, at))
         world.say({ _tag: "Reconciled", step: step ?? "", happened })
         yield* queue.decide(id, happened ? { _tag: "Supply", value: resultOf(tool, at) } : { _tag: "Retry" })

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Deferred, Duration, Effect, Exit, Fiber, Random, Schema, type Scope } from "effect"
+import { Cause, Clock, Deferred, Duration, Effect, Exit, Fiber, Random, Schema, type Scope } from "effect"
 import { AdaptiveLimit, Deadline, Fault, Telemetry } from "effect-resilience"
 import { TestClock } from "effect/testing"
 import { Engine } from "../../src/policy/internal/adaptiveEngine.ts"
@@ -747,6 +747,48 @@ describe("AdaptiveLimit", () => {
         assert.deepInclude(yield* stateOf(), { phase: "Steady", limit: 10, running: 10 })
       }).pipe(withLimits({ max: 10 })))
 
+    for (const answer of [50, 200]) {
+      it.effect(`starts nobody together with many others when slow start is over: answers of ${answer} ms`, () =>
+        Effect.gen(function*() {
+          let isDown = true
+          const times: Array<number> = []
+          const once = Effect.gen(function*() {
+            times.push(yield* Clock.currentTimeMillis)
+            yield* Effect.sleep(answer)
+            if (isDown) yield* overloaded
+          }).pipe(
+            AdaptiveLimit.withLimit("k", { initial: 60, max: 60, maxProbeInterval: "1 second" }),
+            Effect.ignore,
+            Effect.andThen(Effect.sleep(10))
+          )
+          for (let i = 0; i < 200; i++) yield* Effect.forkScoped(Effect.forever(once))
+          yield* Effect.repeat(TestClock.adjust(100), { times: 99 })
+          isDown = false
+          const from = times.length
+          const end = 20_000
+          yield* Effect.repeat(TestClock.adjust(10), { times: 999 })
+          const after = times.slice(from)
+          const filled = after.findLastIndex((at, index) => at - (after[index - 59] ?? 0) > answer * 1.2)
+          const together = new Map<number, number>()
+          for (const at of after.slice(0, filled)) together.set(at, (together.get(at) ?? 0) + 1)
+          assert.isAtMost(Math.max(...together.values()), 10)
+          assert.isAbove(after.filter((at) => at > end - 2_000).length, 0.8 * 60 * 2_000 / answer, "and it is used")
+        }).pipe(Effect.scoped, withLimits()))
+    }
+
+    it.effect("does not grow while calls wait for something else than a slot", () =>
+      Effect.gen(function*() {
+        const calls = yield* startMany(10, "k", { initial: 10 })
+        yield* calls[0]?.end(reset) ?? Effect.void
+        const limit = yield* limitOf()
+        const waiting = yield* startMany(40)
+        yield* Effect.forEach(calls.slice(1, 9), ({ interrupt }) => interrupt)
+        const { running } = yield* stateOf()
+        assert.isBelow(running, limit, "few are sent until one of them is taken")
+        yield* waiting.find(({ hasStarted }) => hasStarted())?.firstToken ?? Effect.void
+        assert.isAtMost(yield* limitOf(), limit)
+      }).pipe(Effect.scoped, withLimits()))
+
     it.effect("starts those who waited one after the other, none at the same instant as another", () =>
       Effect.gen(function*() {
         yield* breakIt()
@@ -896,6 +938,9 @@ describe("AdaptiveLimit", () => {
         assert.throws(() => AdaptiveLimit.withLimit(Effect.void, "k", { min: 0 }), Fault.InvalidConfig)
         assert.throws(() => AdaptiveLimit.withLimit("k", { inOutage: "hope" as "wait" }), Fault.InvalidConfig)
         assert.throws(() => AdaptiveLimit.withLimit(""), Fault.InvalidConfig)
+        const none = JSON.parse("null")
+        assert.throws(() => AdaptiveLimit.withLimit("k", none), Fault.InvalidConfig)
+        invalid("keys[\"a\"]")(yield* Effect.exit(AdaptiveLimit.make({ keys: { a: none } })))
       }))
 
     it.effect("of which one is set, the others follow", () =>

@@ -22,8 +22,9 @@ const Plan = Schema.Struct({
 })
 
 interface Calls {
-  readonly calls: ReadonlyArray<{ readonly after: number; readonly maxWait: number }>
+  readonly calls: ReadonlyArray<{ readonly after: number; readonly maxWait: number; readonly inputTokens?: number }>
   readonly seed: number
+  readonly limits?: Quota.QuotaOptions
 }
 
 interface Seen {
@@ -35,22 +36,24 @@ interface Seen {
   retryAfter: number | undefined
 }
 
-/** What becomes of calls of a key that nothing is known of, and that is told nothing. */
-const run = ({ calls, seed }: Calls) =>
+const unlimited: Quota.QuotaOptions = {}
+
+/** What becomes of calls of a key, by default one that nothing is known of, and that is told nothing. */
+const run = ({ calls, limits = unlimited, seed }: Calls) =>
   Effect.gen(function*() {
-    const quota = yield* Quota.make()
+    const quota = yield* Quota.make(limits)
     const clock = yield* Clock.Clock
     const now = () => Number(clock.monotonicTimeNanosUnsafe()) / 1e6
     const seen: Array<Seen> = []
     const fibers: Array<Fiber.Fiber<unknown>> = []
-    for (const { after, maxWait } of calls) {
+    for (const { after, inputTokens = 0, maxWait } of calls) {
       yield* TestClock.adjust(after)
       const one: Seen = { arrivedAt: now(), maxWait, sentAt: undefined, refusedAt: undefined, retryAfter: undefined }
       seen.push(one)
       const call = Effect.sync(() => {
         one.sentAt = now()
       }).pipe(
-        quota.withQuota("k", { maxWait }),
+        quota.withQuota("k", { maxWait, cost: { inputTokens } }),
         Effect.catch((error) =>
           Effect.sync(() => {
             one.refusedAt = now()
@@ -60,7 +63,7 @@ const run = ({ calls, seed }: Calls) =>
       )
       fibers.push(yield* Effect.forkChild(call, { startImmediately: true }))
     }
-    yield* TestClock.adjust("2 minutes")
+    yield* TestClock.adjust(limits === unlimited ? "2 minutes" : "1 hour")
     assert.isTrue(fibers.every((fiber) => fiber.pollUnsafe() !== undefined), "every call ends")
     return seen
   }).pipe(Effect.provide(TestClock.layer()), Random.withSeed(seed))
@@ -116,6 +119,41 @@ describe("Quota of a key that nothing is known of", () => {
       // 5 a second at first, twice as many every 1.5 seconds: 1,000 of them take less than 10 seconds
       assert.isBelow(times.at(-1) ?? Number.NaN, 10_000)
     }))
+})
+
+const Joint = Schema.Struct({
+  calls: Schema.Array(
+    Schema.Struct({ ...Call.fields, inputTokens: Schema.Literals([0, 1, 20, 300, 1_000]) })
+  ).check(Schema.isMinLength(2), Schema.isMaxLength(40)),
+  limits: Schema.Struct({
+    requests: Schema.Struct({ limit: Schema.Literals([30, 60, 600]), burst: Schema.Literals([1, 3, 40]) }),
+    inputTokens: Schema.Struct({ limit: Schema.Literals([3_000, 60_000]), burst: Schema.Literals([1_000, 5_000]) })
+  }),
+  seed: Schema.Literal(1)
+})
+
+describe("Quota with limits on requests and tokens", () => {
+  it.effect.prop(
+    "who cannot be sent within maxWait is refused when it comes, with the time at which it could, and nobody else is",
+    { plan: Joint },
+    ({ plan }) =>
+      Effect.gen(function*() {
+        const seen = yield* run(plan)
+        for (const [at, { arrivedAt, maxWait, refusedAt, retryAfter, sentAt }] of seen.entries()) {
+          if (sentAt !== undefined) {
+            assert.isAtMost(sentAt - arrivedAt, maxWait + 0.01)
+            continue
+          }
+          assert.strictEqual(refusedAt, arrivedAt)
+          const patient = plan.calls.map((call, other) => at === other ? { ...call, maxWait: 3_600_000 } : call)
+          const others = yield* run({ ...plan, calls: patient })
+          const waited = (others[at]?.sentAt ?? Number.NaN) - arrivedAt
+          assert.isAbove(waited, maxWait - 0.01)
+          assert.approximately(waited, retryAfter ?? Number.NaN, 1.1)
+        }
+      }),
+    options
+  )
 })
 
 describe("Quota after a refusal", () => {

@@ -186,16 +186,17 @@ const rank = ({ arrivedAt, priority }: Seen): number => arrivedAt + (priority ==
 const options = { arbitrary: { runs: runs(300, 10_000) }, timeout: runs(60_000, 1_800_000) }
 
 it.effect.prop(
-  "admitted cost stays within limit and burst over every window, and all of it comes back",
+  "what calls have cost stays within limit and burst over every window, and all of it comes back",
   { plan: Plan },
   ({ plan }) =>
     Effect.gen(function*() {
-      const { order, seen, state } = yield* run(plan)
+      const { order, state } = yield* run(plan)
       for (const dimension of ["requests", "outputTokens"] as const) {
         const given = limitsOf(plan)[dimension]
         if (given === undefined) continue
         const { burst, limit } = given
-        const costOf = (one: Seen) => dimension === "requests" ? 1 : one.outputTokens
+        // A provider that says no more than this has no refusal to give, however late it is known what a call has cost.
+        const costOf = (one: Seen) => (dimension === "requests" ? 1 : one.outputTokens) - one.returned[dimension]
         for (const from of order) {
           for (const to of order) {
             if (from.sentAt === undefined || to.sentAt === undefined || to.sentAt < from.sentAt) continue
@@ -205,13 +206,7 @@ it.effect.prop(
             for (const one of order) {
               if (one.sentAt !== undefined && one.sentAt >= start && one.sentAt <= end) admitted += costOf(one)
             }
-            let returned = 0
-            for (const one of seen) {
-              if (one.endedAt !== undefined && one.sentAt !== undefined && one.endedAt >= start && one.endedAt <= end) {
-                returned += one.returned[dimension]
-              }
-            }
-            const allowed = burst + (end - start) * limit / 60_000 + returned
+            const allowed = burst + (end - start) * limit / 60_000
             assert.isAtMost(admitted, allowed + 0.01, `${dimension} from ${start} to ${end}`)
           }
         }
@@ -319,15 +314,45 @@ const Step = Schema.Struct({
 const limit = { limit: 600, perMillis: 60_000, burst: 100 }
 
 it.prop(
-  "the balance is what was sent, given back and told, and what is told of older calls changes nothing",
+  "the balance is what it would be had all been known from the start, and what is told of older calls changes nothing",
   { steps: Schema.Array(Step).check(Schema.isMaxLength(80)) },
   ({ steps }) => {
     const governor = new Governor({ ...each(() => undefined), inputTokens: limit }, 300_000, 0)
     const cost = (amount: number) => ({ ...counts(0), requests: 1, inputTokens: amount, tokens: amount })
     const available = () => governor.limitOf("inputTokens", now)?.available ?? Number.NaN
-    const sent: Array<{ readonly admission: Admission; readonly amount: number; isSettled: boolean }> = []
+    interface Drawn {
+      readonly at: number
+      amount: number
+    }
+    const sent: Array<{ readonly admission: Admission; readonly drawn: Drawn; isSettled: boolean }> = []
+    const drawn: Array<Drawn> = []
     let now = 0
-    let level = limit.burst
+    const draw = (amount: number): Drawn => {
+      const one = { at: now, amount }
+      drawn.push(one)
+      return one
+    }
+    const level = (): number => {
+      let level = limit.burst
+      let at = 0
+      const until = (time: number) => {
+        level = Math.min(limit.burst, level + (time - at) * limit.limit / limit.perMillis)
+        at = time
+      }
+      for (const one of drawn) {
+        until(one.at)
+        level -= one.amount
+      }
+      until(now)
+      return level
+    }
+    const settle = (one: (typeof sent)[number], used: number) => {
+      if (one.isSettled) return
+      one.isSettled = true
+      if (used > one.drawn.amount) draw(used - one.drawn.amount)
+      else one.drawn.amount = used
+    }
+    const totals: Array<number> = []
     let corrected = 0
     let gated = 0
     let gate = Number.NEGATIVE_INFINITY
@@ -336,28 +361,29 @@ it.prop(
       switch (what) {
         case "wait":
           now += millis
-          level = Math.min(limit.burst, level + millis * limit.limit / limit.perMillis)
           break
         case "take":
-          sent.push({ admission: governor.take(cost(amount), now, false, 0.5), amount, isSettled: false })
-          level -= amount
+          sent.push({
+            admission: governor.take(cost(amount), now, false, 0.5),
+            drawn: draw(amount),
+            isSettled: false
+          })
+          totals.push(amount)
           break
         case "settle":
           if (one === undefined) break
           governor.settle(one.admission, cost(Math.floor(amount / 2)), now)
-          if (!one.isSettled) level = Math.min(limit.burst, level - Math.floor(amount / 2) + one.amount)
-          one.isSettled = true
+          settle(one, Math.floor(amount / 2))
           break
         case "refuse": {
           if (one === undefined) break
           const closed = governor.refuse(one.admission, { isOverload: false, retryAfterMillis: millis }, now, () => 0.5)
-          if (!one.isSettled) level = Math.min(limit.burst, level + one.amount)
-          one.isSettled = true
+          settle(one, 0)
           if (one.admission.number > gated) {
             gate = Math.max(gate, now + millis)
             gated = sent.length
             corrected = sent.length
-            level = Math.min(level, 0)
+            draw(Math.max(0, level()))
             assert.closeTo(closed ?? Number.NaN, gate - now, 1e-6)
           } else assert.isUndefined(closed, "a refusal that is no news")
           break
@@ -375,15 +401,17 @@ it.prop(
             break
           }
           corrected = one.admission.number
-          const unseen = sent.slice(one.admission.number).reduce((sum, { amount }) => sum + amount, 0)
+          const unseen = totals.slice(one.admission.number).reduce((sum, amount) => sum + amount, 0)
           const most = amount - unseen + (now - one.admission.sentAt) * limit.limit / limit.perMillis
           assert.isAtMost(available(), Math.max(before, -Infinity), "never upwards")
           assert.isAtMost(available(), most + 1e-6, "what was sent since is counted off")
-          level = available()
+          draw(before - available())
           break
         }
       }
-      assert.closeTo(available(), level, 1e-6, what)
+      // Parts of less than a four-thousandth are not told apart, and then it is a little less.
+      assert.isAtMost(available(), level() + 1e-6, what)
+      assert.isAtLeast(available(), level() - 0.5, what)
       assert.strictEqual(governor.gatedUntil, gate)
     }
   },

@@ -117,6 +117,71 @@ describe("Quota.layerStore", () => {
       yield* two.withQuota("k")(Effect.void)
     }).pipe(Effect.scoped))
 
+  it.effect("nobody waits for what a call reserved that was refused, or interrupted while it waited for the others", () =>
+    Effect.gen(function*() {
+      const [one, two] = yield* twoProcesses({ inputTokens: 60 })
+      const call = (service: Service, inputTokens: number, maxWait: Duration.Input) =>
+        service.withQuota("k", { cost: { inputTokens }, maxWait })(Effect.void)
+      yield* call(one, 60, "1 second")
+      yield* Effect.flip(call(two, 60, "1 second"))
+      const large = yield* start(call(two, 60, "2 minutes"))
+      yield* settle
+      assert.deepInclude(yield* two.state("k"), { running: 0, waiting: 1, gatedFor: Duration.zero })
+      yield* Fiber.interrupt(large)
+      assert.deepInclude(yield* two.state("k"), { running: 0, waiting: 0 })
+      const small = yield* start(call(two, 1, "5 seconds"))
+      yield* settle
+      yield* TestClock.adjust("1 second")
+      assert.isDefined(small.pollUnsafe())
+    }).pipe(Effect.scoped))
+
+  for (const which of ["the same process", "another process"]) {
+    it.effect(`who waits for the others keeps to a gate that is closed meanwhile by ${which}`, () =>
+      Effect.gen(function*() {
+        const [one, two] = yield* twoProcesses({ requests: { limit: 60, burst: 20 } })
+        const times: Array<number> = []
+        for (let i = 0; i < 19; i++) yield* one.withQuota("k")(Effect.void)
+        const refuses = which === "the same process" ? two : one
+        const refused = Effect.fail(new Refused({ verdict: Fault.throttled("2 minutes") }))
+        yield* start(Effect.exit(refuses.withQuota("k")(Effect.andThen(Effect.sleep("1500 millis"), refused))))
+        yield* settle
+        for (let i = 0; i < 19; i++) yield* send(two, times, { maxWait: "10 minutes" })
+        for (let i = 0; i < 300; i++) {
+          yield* TestClock.adjust("1 second")
+          yield* settle
+        }
+        assert.strictEqual(times.length, 19)
+        assert.deepStrictEqual(times.filter((at) => at > 1_500 && at < 121_500), [])
+        assert.strictEqual(new Set(times).size, 19, "and not together afterwards")
+      }).pipe(Effect.scoped))
+  }
+
+  it.effect("what has come back by itself is not given back once more, whoever drew on it", () =>
+    Effect.gen(function*() {
+      const [one, two] = yield* twoProcesses({ outputTokens: 8_000 })
+      const sent: Array<readonly [at: number, name: string]> = []
+      const call = (service: Service, name: string, seconds: number, outputTokens: number) =>
+        start(
+          Effect.gen(function*() {
+            sent.push([yield* Clock.currentTimeMillis, name])
+            yield* Effect.sleep(seconds * 1_000)
+            return { usage: { outputTokens } }
+          }).pipe(service.withQuota("k", { cost: { outputTokens: 8_000 }, maxWait: "10 minutes" }))
+        )
+      yield* call(one, "long", 120, 100)
+      yield* settle
+      yield* TestClock.adjust("119 seconds")
+      for (const name of ["second", "third"]) {
+        yield* call(two, name, 60, 8_000)
+        yield* settle
+      }
+      for (let i = 0; i < 300; i++) {
+        yield* TestClock.adjust("1 second")
+        yield* settle
+      }
+      assert.deepStrictEqual(sent, [[0, "long"], [119_000, "second"], [179_000, "third"]])
+    }).pipe(Effect.scoped))
+
   it.effect("nothing stays reserved wherever a call is interrupted", () =>
     interruptEverywhere({
       arrange: Effect.gen(function*() {

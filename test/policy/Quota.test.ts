@@ -106,6 +106,26 @@ describe("Quota", () => {
         assert.strictEqual(yield* available("outputTokens"), -400)
       }).pipe(withLayer()))
 
+    it.effect("what has come back by itself does not come back once more when a call turns out to have cost less", () =>
+      Effect.gen(function*() {
+        const options = { outputTokens: 8_000, cost: { outputTokens: 8_000 }, maxWait: "10 minutes" } as const
+        const sent: Array<readonly [at: number, name: string]> = []
+        const call = (name: string, seconds: number, outputTokens: number) =>
+          start(
+            Effect.gen(function*() {
+              sent.push([yield* Clock.currentTimeMillis, name])
+              yield* Effect.sleep(seconds * 1_000)
+              return { usage: { outputTokens } }
+            }).pipe(Quota.withQuota("k", options))
+          )
+        yield* call("long", 120, 100)
+        yield* TestClock.adjust("119 seconds")
+        yield* call("second", 60, 8_000)
+        yield* call("third", 60, 8_000)
+        yield* TestClock.adjust("5 minutes")
+        assert.deepStrictEqual(sent, [[0, "long"], [119_000, "second"], [179_000, "third"]])
+      }).pipe(Effect.provide(Quota.layer())))
+
     it.effect("input that was read from a cache counts only where the key says so", () =>
       Effect.gen(function*() {
         const result = Effect.succeed({ usage: { input_tokens: 10, cache_read_input_tokens: 500, output_tokens: 0 } })
@@ -652,6 +672,11 @@ describe("Quota", () => {
       refused({ priority: "urgent" as "batch" }, "priority")
       refused({ cost: { outputTokens: -1 } }, "cost.outputTokens")
       refused({}, "key", "")
+      const none = JSON.parse("null")
+      refused({ cost: none }, "cost")
+      refused(none, "options")
+      assert.throws(() => new Engine({ keys: { a: none } }), Fault.InvalidConfig)
+      assert.throws(() => new Engine(none), Fault.InvalidConfig)
       const misspelt = { limit: 1, bursts: 1 }
       refused({ requests: misspelt }, "requests.bursts")
       assert.throws(() => Quota.reserve("k", { priority: "urgent" as "batch" }), Fault.InvalidConfig)

@@ -39,6 +39,13 @@ const one: { readonly [T in Tag]: Omit<Extract<Telemetry.Event, { readonly _tag:
   EscalationOpened: { id: "escalation-secret", runId: "run-secret", reason: "RequiresHuman" },
   EscalationDecided: { id: "escalation-secret", decision: "Approve", waitedMillis: 1_000 },
   EscalationClosed: { id: "escalation-secret", runId: "run-secret", as: "expired", waitedMillis: 1_000 },
+  EscalationUndelivered: {
+    id: "escalation-secret",
+    runId: "run-secret",
+    attempts: 2,
+    error: "CheckpointMismatch",
+    retryInMillis: 20_000
+  },
   EscalationsMeasured: { depth: 1, oldestAgeMillis: 1_000 },
   IdempotencyHit: { key: "key-secret", joined: false },
   SessionStarted: session,

@@ -1,4 +1,4 @@
-import { Context, Effect, flow, Schema, type Scope, type Stream } from "effect"
+import { Context, Effect, flow, type Option, Schema, type Scope, type Stream } from "effect"
 import {
   Agent,
   AgentBudget,
@@ -269,6 +269,13 @@ describe("Agent.Result", () => {
     expect<Agent.TurnToolCall["decision"]>().type.toBe<
       "approved" | "edited" | "rejected" | "supplied" | undefined
     >()
+  })
+})
+
+describe("Agent.reached", () => {
+  it("takes any error, and says how far the run had come", () => {
+    expect(Agent.reached).type.toBe<(error: unknown) => Option.Option<Agent.FailedAt>>()
+    expect<Agent.FailedAt>().type.toBeAssignableTo<Agent.Reached>()
   })
 })
 

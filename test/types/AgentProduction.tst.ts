@@ -3,6 +3,7 @@ import {
   Agent,
   type Checkpoint,
   type CheckpointStore,
+  type Deadline,
   type EscalationQueue,
   type Fallback,
   type HealthMonitor,
@@ -21,12 +22,15 @@ type SourceOf<T> = T extends Effect.Effect<Fallback.Answer<unknown, infer Source
 
 describe("Agent.answer", () => {
   test("has the sources that its options give, and no others", () => {
-    const alone = Agent.answer(desk, { ...ask, lastGood: false })
+    const alone = Agent.answer(desk, ask)
     expect<SourceOf<typeof alone>>().type.toBe<"agent">()
-    const remembered = Agent.answer(desk, ask)
+    const none = Agent.answer(desk, { ...ask, lastGood: undefined })
+    expect<SourceOf<typeof none>>().type.toBe<"agent">()
+    const remembered = Agent.answer(desk, { ...ask, lastGood: { key: "ann" } })
     expect<SourceOf<typeof remembered>>().type.toBe<"agent" | "last good">()
     const all = Agent.answer(desk, {
       ...ask,
+      lastGood: { key: "ann" },
       simplified: () => "Short",
       template: () => Effect.succeed("Hello,"),
       emergency: "Soon."
@@ -57,14 +61,21 @@ describe("Agent.answer", () => {
   test("with neither fails with all that a run fails with, and the gate's error", () => {
     const answer = Agent.answer(poet, { ...ask, simplified: () => "Short" })
     expect<ErrorOf<typeof answer>>().type.toBe<
-      ErrorOf<ReturnType<typeof runPoet>> | HealthMonitor.HealthGateClosed
+      ErrorOf<ReturnType<typeof runPoet>> | HealthMonitor.HealthGateClosed | Deadline.DeadlineExceeded
     >()
+    const alone = Agent.answer(poet, ask)
+    expect<Extract<ErrorOf<typeof alone>, Deadline.DeadlineExceeded>>().type.toBe<never>()
   })
 
   test("an emergency that may be missing takes no error away", () => {
     const answer = (emergency: string | undefined) => Agent.answer(poet, { ...ask, emergency })
     expect<Extract<ErrorOf<ReturnType<typeof answer>>, AiError.AiError>>().type.toBe<AiError.AiError>()
-    expect<SourceOf<ReturnType<typeof answer>>>().type.toBe<"agent" | "last good" | "emergency">()
+    expect<SourceOf<ReturnType<typeof answer>>>().type.toBe<"agent" | "emergency">()
+  })
+
+  test("serves no answer again without a key that says to whom", () => {
+    expect(Agent.answer).type.not.toBeCallableWith(poet, { ...ask, lastGood: {} })
+    expect(Agent.answer).type.not.toBeCallableWith(poet, { ...ask, lastGood: { maxAge: "1 hour" } })
   })
 
   test("does not take an emergency of another type", () => {

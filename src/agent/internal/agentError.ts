@@ -37,6 +37,8 @@ export const AgentErrorReason = Schema.TaggedUnion({
   BudgetExhausted: { budget: AgentBudget.Name, cause: Schema.Defect() },
   BudgetExceeded: { budget: AgentBudget.Name },
   LoopDetected: { loop: LoopDetector.Loop, cause: Schema.Defect() },
+  Unsure: {},
+  Undecided: { about: Schema.String, cause: Schema.Defect() },
   AnswerAbandoned: { reason: Schema.String },
   Abandoned: { tool: Schema.String, reason: Schema.String }
 })
@@ -112,6 +114,11 @@ const say = (reason: AgentErrorReason): string => {
         LoopDetector.describe(reason.loop)
       }), and the last call for the best answer so far ` +
         `failed (${messageOf(reason.cause)}); run it again to ask once more`
+    case "Undecided":
+      return `whether people have to be asked about ${reason.about} could not be told (${messageOf(reason.cause)}), ` +
+        "so nothing became of it; correct what decides that, and run it again"
+    case "Unsure":
+      return "the answer of the simplified question is one that people review, and nobody has; run it again later"
     case "AnswerAbandoned":
       return `abandoned by a decision about its answer: ${reason.reason}`
     case "Abandoned":

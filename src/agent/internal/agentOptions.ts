@@ -1,6 +1,7 @@
 import type * as AiTool from "effect/ai/Tool"
 import { format } from "effect/Formatter"
-import type * as Schema from "effect/Schema"
+import * as Predicate from "effect/Predicate"
+import * as Schema from "effect/Schema"
 import * as Fault from "../../Fault.ts"
 import { hasRedacted } from "../../internal/hasRedacted.ts"
 import type { AgentBudget, Shared } from "../AgentBudget.ts"
@@ -23,6 +24,24 @@ export const withoutSecrets = (option: string, schema: Schema.Constraint): void 
   if (hasRedacted(schema)) {
     throw invalid(option, "a schema that holds a Redacted", "a schema without secrets, which JSON would show in clear")
   }
+}
+
+/**
+ * What a caller without types may have given instead of a toolkit or a schema.
+ *
+ * @internal
+ */
+export const checkKinds = (toolkit: unknown, result: unknown): void => {
+  if (toolkit !== undefined && !Predicate.hasProperty(toolkit, "tools")) {
+    throw invalid("toolkit", format(toolkit), "a Toolkit")
+  }
+  if (result !== undefined && !Schema.isSchema(result)) throw invalid("result", format(result), "a Schema")
+}
+
+/** @internal */
+export const field = <A>(when: A): A => {
+  if (Predicate.hasProperty(when, "field") && typeof when.field === "string") return when
+  throw invalid("when", format(when), "a predicate, or a field and what it must not be below")
 }
 
 /** @internal */

@@ -23,6 +23,7 @@ import * as ModelTurn from "./modelTurn.ts"
 import { observed } from "./observed.ts"
 import { paired } from "./pairing.ts"
 import * as Progress from "./progress.ts"
+import { note } from "./reached.ts"
 import type { Answer, ModelRecord } from "./records.ts"
 import * as Room from "./room.ts"
 import * as session from "./session.ts"
@@ -45,6 +46,7 @@ export interface Definition<Value, E, R> {
   readonly toolGuards: ReadonlyMap<string, ToolGuard<R>>
   readonly reconcile: ReadonlyMap<string, ToolTurn.Reconcile<R>>
   readonly approval: "declared" | "atMostOnce"
+  readonly approvalTimeToLive: Duration.Duration | undefined
   readonly concurrency: number
   readonly limits: ToolCall.ResolvedLimits
   readonly stream: Streaming | undefined
@@ -115,15 +117,22 @@ export const loop = <Value, E, R>(agent: Definition<Value, E, R>, options: Optio
           ? new AgentError({ agent: error.agent, runId, turn, reason, reached })
           : error
       }),
-      Effect.tapError((error) =>
-        error instanceof Checkpoint.RunSuspended
-          ? Effect.void
-          : Effect.logWarning("agent failed").pipe(
-            Effect.annotateLogs({ error: ToolCall.nameOf(error), ...loggable(watched.reached()) })
-          )
-      )
+      Effect.tapError((error) => {
+        if (error instanceof Checkpoint.RunSuspended) return Effect.void
+        const reached = watched.reached()
+        return Effect.logWarning("agent failed").pipe(
+          Effect.annotateLogs({ error: ToolCall.nameOf(error), ...loggable(reached) }),
+          Effect.andThen(Effect.map(Checkpoint.Run, ({ runId }) => {
+            if (reached === undefined) return
+            note(error, { agent: agent.name, runId, turn: reached.counters.iterations, ...reached })
+          }))
+        )
+      })
     )
   })
+
+/** How many last answers a run pays for, where it is run again after one that failed or was interrupted. */
+const lastAnswers = 3
 
 const nth = (name: string, n: number): string => n === 1 ? name : `${name}#${n}`
 
@@ -147,6 +156,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       ended: (done) => toolFinished(done),
       reconcile: agent.reconcile,
       approval: agent.approval,
+      timeToLive: agent.approvalTimeToLive,
       concurrency: agent.concurrency,
       wallTime,
       grace: Duration.toMillis(budget.grace)
@@ -157,12 +167,11 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
     const model: ModelTurn.Environment<E, R> = {
       agent: name,
       runId,
-      account: `${runId}/${scope}`,
+      account: `${runId}/${journal.salt}/${scope}`,
       kit,
       guard: agent.modelGuard,
       budget,
       sharedBudget: agent.sharedBudget,
-      whenSpent: agent.whenSpent,
       limits: agent.limits,
       stream: agent.stream,
       outputAtMost: Math.min(
@@ -189,6 +198,9 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
     let lastError: LastError | undefined
     let known: Room.Metered | undefined
     let recorded = 0
+    let answered = 0
+    /** Calls of the loop that were made once more in the same turn. */
+    let madeAgain = 0
     // Turns as the journal counts them: also those for which no call was made.
     let turnNumber = 0
 
@@ -199,7 +211,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       usage,
       ...(budget.prices.size === 0 ? {} : { cost }),
       elapsedMillis: time.marked(),
-      kept: { turns: turns.length, steps: recorded }
+      kept: { turns: answered, steps: recorded }
     })
 
     const failWith = (reason: AgentErrorReason) =>
@@ -219,16 +231,16 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       return journal.executing
     })
 
-    const budgetGone = () =>
+    const budgetGone = (iterations: number) =>
       AgentBudget.exceeded(budget, {
-        iterations: counters.iterations,
+        iterations,
         toolCalls: counters.toolCalls,
         usage,
         cost,
         elapsedMillis: time.marked()
       }) ?? ModelTurn.gone(model, { prompt: history, usage, cost, known })
 
-    const mayGoBack = () => counters.iterations - repairs > 1 && counters.rollbacks < agent.rollback.max
+    const mayGoBack = () => counters.iterations - madeAgain - repairs > 1 && counters.rollbacks < agent.rollback.max
 
     /**
      * Goes back to the beginning of the turn before the one that failed, or of this one where what was done since cannot be
@@ -256,7 +268,10 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       const isUnsure = yield* Checkpoint.step(
         "confidence",
         { success: Schema.Boolean },
-        Effect.sync(() => review.when({ text, value }))
+        Effect.try({
+          try: () => review.when({ text, value }),
+          catch: (cause) => failWith({ _tag: "Undecided", about: "its answer", cause })
+        })
       )
       if (!isUnsure) return undefined
       const again = counters.reviews < review.max ? ["Retry", "Reject"] as const : []
@@ -265,7 +280,9 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
         name: "answer",
         reason: "LowConfidence",
         task: `May this be the answer of agent "${name}"? ${cut(text, 500)}`,
-        context: { agent: name, turn: counters.iterations, answer: cut(text, agent.limits.results) },
+        context: { agent: name, turn: counters.iterations },
+        shown: text,
+        timeToLive: agent.approvalTimeToLive,
         decisions: ["Approve", "Supply", "Abandon", ...again],
         accepts: agent.result
       })
@@ -301,9 +318,17 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
         usage,
         cost,
         mayGoBack: mayGoBack(),
+        mayAnswer: agent.whenSpent === "answer" && turns.length > 0,
         known,
         spent
       }).pipe(
+        Effect.tapError((error) =>
+          Effect.sync(() => {
+            // One that a shared budget had no room for was not made.
+            const isBudget = error instanceof AgentError && error.reason._tag === "BudgetExceeded"
+            if (isBudget && ending === undefined && spent.attempts === 0) counters.iterations--
+          })
+        ),
         Effect.ensuring(Effect.sync(() => {
           at = { step, attempts: spent.attempts }
           lastError = spent.lastError ?? lastError
@@ -335,6 +360,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       counters.cuts += record.cuts ?? 0
       counters.retries += Math.max(0, record.attempts - 1)
       recorded++
+      answered++
       if (replayed) counters.replayedSteps++
       if (record._tag === "SetBack" || record._tag === "Failed") {
         lastError = { tag: record.error, message: cut(record.message, 1_000) }
@@ -350,7 +376,15 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       let attempts = 0
       for (let n = 1;; n++) {
         if (recordOf(place, n) === undefined) {
-          const gone = n > 1 && ending === undefined ? budgetGone() : undefined
+          const gone = n > 1 && ending === undefined ? budgetGone(counters.iterations - 1) : undefined
+          // Beyond a budget that several runs share, a run has one last answer to pay for.
+          const beyond = n > 1 && ending !== undefined
+            ? ModelTurn.sharedGone(model, { prompt: history, known })
+            : undefined
+          if (beyond !== undefined) return yield* failWith({ _tag: "BudgetExceeded", budget: beyond })
+          if (n > lastAnswers && ending !== undefined) {
+            return yield* failWith(Ending.noLastAnswer(ending, `it was paid for ${lastAnswers} times and did not come`))
+          }
           if (gone !== undefined) {
             return { record: { _tag: "NoRoom" as const, budget: gone }, replayed: false, attempts }
           }
@@ -359,7 +393,15 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
         const prompt = history
         const { record, replayed } = yield* call(`${scope}/${place}/${nth("model", n)}`, ending)
         attempts += record.attempts
-        if (record._tag === "Failed") continue
+        if (record._tag === "Failed" || record._tag === "Interrupted") {
+          if (ending !== undefined) continue
+          // What is made once more is another call of the loop.
+          turns.push({ finishReason: "error", attempts: record.attempts, replayed, toolCalls: [] })
+          counters.iterations++
+          madeAgain++
+          attempts = 0
+          continue
+        }
         const isMetered = record._tag === "Answer" && record.compacted === undefined && record.unmetered === 0
         if (isMetered && record.attempts === 1) known = Room.metered(prompt, record.usage.inputTokens)
         if (record._tag === "Answer" && record.compacted !== undefined) {
@@ -457,7 +499,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
     const lookForLoop = Effect.fnUntraced(function*(outcomes: ReadonlyArray<ToolTurn.Done>) {
       if (agent.loops === undefined) return undefined
       const turn = counters.iterations
-      const calls = yield* Effect.forEach(outcomes, (done, position) => observed(done, `${turn}/${position}`))
+      const calls = yield* Effect.forEach(outcomes, (done, position) => observed(done, kit, `${turn}/${position}`))
       const { loop, state } = LoopDetector.observe(agent.loops, detected, calls)
       detected = state
       if (loop === undefined) return undefined
@@ -476,7 +518,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       const next = `turn-${turnNumber + 1}`
       // What was done was within the budget of its time: a budget is asked where something new would be spent.
       if (recordOf(`[${next}]`) === undefined) {
-        const gone = cutOff ?? budgetGone()
+        const gone = cutOff ?? budgetGone(counters.iterations)
         if (gone !== undefined && agent.whenSpent === "fail") {
           at = { step: `${scope}/[${next}]/model`, attempts: 0 }
           return yield* failWith({ _tag: "BudgetExceeded", budget: gone })
@@ -517,6 +559,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       const text = textOf(record.message)
       turns.push({
         finishReason: record.finishReason,
+        ...(record.model === undefined ? {} : { model: record.model }),
         attempts: record.attempts,
         replayed,
         toolCalls: outcomes.map(({ call, decision, outcome, replayed }) => ({
@@ -525,6 +568,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
           isFailure: outcome.isFailure,
           attempts: outcome.attempts,
           replayed,
+          ...(outcome.deduplicated === true ? { deduplicated: true } : {}),
           ...(decision === undefined ? {} : { decision })
         }))
       })

@@ -9,6 +9,7 @@ import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
 import * as Fault from "../../Fault.ts"
+import * as AttemptMeter from "../../internal/attemptMeter.ts"
 import * as logged from "../../internal/logged.ts"
 import * as OutputTokens from "../../model/OutputTokens.ts"
 import * as Telemetry from "../../Telemetry.ts"
@@ -63,6 +64,11 @@ export interface Asking<Env extends Environment = Environment> {
   readonly spent: Spending
   readonly cuts: Cuts
   readonly attempts: Progress.Attempts
+  /**
+   * Sets aside what another attempt may come to, beside those under way, of a budget that is shared; names the limit that
+   * has no room for it.
+   */
+  readonly another: (underWay: number) => AgentBudget.Name | undefined
   /** What the run has spent before, and a conversation of it whose tokens are known. */
   readonly before: Pick<AgentBudget.Spent, "usage" | "cost">
   readonly known: Room.Metered | undefined
@@ -86,14 +92,18 @@ export const estimated = (
   outputTokens: Room.outputTokens(budget, answered)
 })
 
+/** What a provider reports of tokens; what cannot be a number of them is as good as nothing. */
+const reported = (tokens: number | undefined): number | undefined =>
+  tokens !== undefined && Number.isFinite(tokens) && tokens >= 0 ? tokens : undefined
+
 const isMetered = ({ inputTokens, outputTokens }: Response.Usage): boolean =>
-  inputTokens.total !== undefined && outputTokens.total !== undefined
+  reported(inputTokens.total) !== undefined && reported(outputTokens.total) !== undefined
 
 const usageOf = ({ env }: Asking, usage: Response.Usage, prompt: Prompt.Prompt): AgentBudget.Usage => ({
-  inputTokens: usage.inputTokens.total ?? estimated(env, prompt).inputTokens,
-  outputTokens: usage.outputTokens.total ?? estimated(env, prompt).outputTokens,
-  cacheReadTokens: usage.inputTokens.cacheRead ?? 0,
-  cacheWriteTokens: usage.inputTokens.cacheWrite ?? 0
+  inputTokens: reported(usage.inputTokens.total) ?? estimated(env, prompt).inputTokens,
+  outputTokens: reported(usage.outputTokens.total) ?? estimated(env, prompt).outputTokens,
+  cacheReadTokens: reported(usage.inputTokens.cacheRead) ?? 0,
+  cacheWriteTokens: reported(usage.inputTokens.cacheWrite) ?? 0
 })
 
 const modelOf = (parts: ReadonlyArray<Response.AnyPart>): string | undefined =>
@@ -137,11 +147,58 @@ interface Received {
   readonly beginning: string
 }
 
-const generated = (asking: Asking, prompt: Prompt.Prompt) =>
+/** The tries that are made at one request below the model that is asked. */
+interface Tries {
+  readonly meter: AttemptMeter.AttemptMeter
+  /** Whether they are told of, each with what it has spent. */
+  readonly areTold: () => boolean
+  /** The limit that had no room for another one. */
+  readonly refused: () => AgentBudget.Name | undefined
+}
+
+const triesAt = (asking: Asking, prompt: Prompt.Prompt): Tries => {
+  const { env, spent } = asking
+  let areTold = false
+  let count = 0
+  let underWay = 0
+  let refused: AgentBudget.Name | undefined
+  const ended: AttemptMeter.Ended = (outcome) =>
+    Effect.suspend(() => {
+      underWay--
+      if (outcome._tag === "Came") return Effect.sync(() => settle(asking, prompt, outcome.parts, outcome.length))
+      if (outcome._tag === "Lost") return lost(asking, prompt, outcome.cause)
+      return Effect.void
+    })
+  const begin = Effect.suspend(() => {
+    // The first one was asked for with the request.
+    if (count > 0) {
+      const one = estimated(env, prompt, { known: asking.known })
+      const room = roomFor(asking, prompt, Array.from({ length: underWay }, () => one))
+      refused = room._tag === "Gone" ? room.budget : asking.another(underWay)
+      if (refused !== undefined) return Effect.fail(new AttemptMeter.AttemptRefused({ budget: refused }))
+      spent.attempts++
+    }
+    count++
+    underWay++
+    return Effect.succeed(ended)
+  })
+  return {
+    meter: {
+      join: Effect.sync(() => {
+        areTold = true
+      }),
+      begin
+    },
+    areTold: () => areTold,
+    refused: () => refused
+  }
+}
+
+const generated = (asking: Asking, prompt: Prompt.Prompt, tries: Tries) =>
   LanguageModel.generateText(requestOptions(asking, prompt)).pipe(
-    Effect.onExit((exit) => Exit.isFailure(exit) ? lost(asking, prompt, exit.cause) : Effect.void),
+    Effect.onExit((exit) => Exit.isFailure(exit) && !tries.areTold() ? lost(asking, prompt, exit.cause) : Effect.void),
     Effect.map(({ content }): Received => {
-      settle(asking, prompt, content)
+      if (!tries.areTold()) settle(asking, prompt, content)
       return { parts: content, beginning: "" }
     })
   )
@@ -176,7 +233,12 @@ const verdictOfCut = (verdict: Fault.Verdict): Fault.Verdict =>
   verdict._tag === "Malformed" || verdict._tag === "Ambiguous" ? Fault.transient : verdict
 
 /** A stream is an answer only when it has come to its end, with its finish part. */
-const streamed = Effect.fnUntraced(function*(asking: Asking, prompt: Prompt.Prompt, { onCut, stall }: Streaming) {
+const streamed = Effect.fnUntraced(function*(
+  asking: Asking,
+  prompt: Prompt.Prompt,
+  tries: Tries,
+  { onCut, stall }: Streaming
+) {
   const { attempts, cuts, env, turn } = asking
   const { agent, runId } = env
   const model = yield* LanguageModel.LanguageModel
@@ -219,6 +281,7 @@ const streamed = Effect.fnUntraced(function*(asking: Asking, prompt: Prompt.Prom
     }),
     Effect.andThen(Effect.suspend(() => gathered.parts.some(isFinish) ? Effect.void : Effect.fail(new Unfinished()))),
     Effect.onExit((exit) => {
+      if (tries.areTold()) return Effect.void
       const { hasBegun, length, parts } = gathered
       if (Exit.isFailure(exit) && !hasBegun) return lost(asking, asked, exit.cause)
       return Effect.sync(() => settle(asking, asked, parts, length))
@@ -236,12 +299,17 @@ const streamed = Effect.fnUntraced(function*(asking: Asking, prompt: Prompt.Prom
  */
 export const roomFor = (
   { before, env, known, last, spent }: Pick<Asking, "before" | "env" | "known" | "last" | "spent">,
-  prompt: Prompt.Prompt
+  prompt: Prompt.Prompt,
+  underWay: ReadonlyArray<AgentBudget.Usage> = []
 ): Room.Room => {
   const { budget, kit, outputAtMost } = env
   if (last) return { _tag: "Room", outputTokens: outputAtMost }
-  const usage = AgentBudget.addUsage(before.usage, spent.usage)
-  const room = Room.roomIn(budget, { usage, cost: before.cost + spent.cost }, Room.inputTokens(kit, prompt, known))
+  const usage = underWay.reduce(AgentBudget.addUsage, AgentBudget.addUsage(before.usage, spent.usage))
+  const cost = underWay.reduce(
+    (sum, one) => sum + AgentBudget.costOf(budget, undefined, one),
+    before.cost + spent.cost
+  )
+  const room = Room.roomIn(budget, { usage, cost }, Room.inputTokens(kit, prompt, known))
   return room._tag === "Gone" ? room : { ...room, outputTokens: Math.min(room.outputTokens, outputAtMost) }
 }
 
@@ -249,24 +317,51 @@ export const roomFor = (
 export const withOutputTokens = ({ budget }: Environment, atMost: number) =>
   Effect.provideService(OutputTokens.OutputTokens, { preferred: Room.outputTokens(budget), atMost })
 
+/** Ids of the calls of an answer, each of them another one: a provider takes no two results for one id. */
+const idsOf = (parts: ReadonlyArray<Response.AnyPart>) => {
+  const given = new Set(parts.flatMap((part) => part.type === "tool-call" ? [part.id] : []))
+  const used = new Set<string>()
+  return {
+    next: (id: string): string => {
+      let own = id
+      for (let n = 2; used.has(own) || (own !== id && given.has(own)); n++) own = `${id}_${n}`
+      used.add(own)
+      return own
+    }
+  }
+}
+
 /** One request. What an answer must not be, it fails with, for the guard around to see. */
 const request = Effect.fnUntraced(function*(asking: Asking, prompt: Prompt.Prompt) {
-  const { env, last, turn } = asking
+  const { env, last, spent, turn } = asking
   // Before each attempt: those before have been paid for.
   const room = roomFor(asking, prompt)
-  if (room._tag === "Gone") return yield* failWith(env, turn, { _tag: "BudgetExceeded", budget: room.budget })
+  const gone = room._tag === "Gone" ? room.budget : asking.another(0)
+  if (room._tag === "Gone" || gone !== undefined) {
+    return yield* failWith(env, turn, { _tag: "BudgetExceeded", budget: gone ?? "iterations" })
+  }
+  spent.attempts++
+  const tries = triesAt(asking, prompt)
   const received: Effect.Effect<Received, AiError.AiError | AgentError, LanguageModel.LanguageModel> =
-    env.stream === undefined ? generated(asking, prompt) : streamed(asking, prompt, env.stream)
-  const { beginning, parts } = yield* withOutputTokens(env, room.outputTokens)(received)
+    env.stream === undefined ? generated(asking, prompt, tries) : streamed(asking, prompt, tries, env.stream)
+  const { beginning, parts } = yield* withOutputTokens(env, room.outputTokens)(received).pipe(
+    Effect.provideService(AttemptMeter.CurrentMeter, tries.meter),
+    Effect.mapError((error) => {
+      const refused = tries.refused()
+      return refused === undefined ? error : failWith(env, turn, { _tag: "BudgetExceeded", budget: refused })
+    })
+  )
   const model = modelOf(parts)
   const unusable: { [position: string]: string } = {}
   let position = 0
+  const ids = idsOf(parts)
   const usable = parts.map((part) => {
     if (part.type !== "tool-call" || part.providerExecuted) return part
     const why = beyondBounds(part.params, env.limits)
     if (why !== undefined) unusable[position] = why
     position++
-    return why === undefined ? part : { ...part, params: {} }
+    const id = ids.next(part.id)
+    return why === undefined && id === part.id ? part : { ...part, id, ...(why === undefined ? {} : { params: {} }) }
   })
   const message = goingOnFrom(beginning, Prompt.fromResponseParts(usable))
   const text = textOf(message)
@@ -277,8 +372,10 @@ const request = Effect.fnUntraced(function*(asking: Asking, prompt: Prompt.Promp
     case "length":
       if (last && text !== "") break
       return yield* failWith(env, turn, { _tag: "Truncated", text })
-    case "stop":
     case "tool-calls":
+      if (parts.some(({ type }) => type === "tool-call") || (last && text !== "")) break
+      return yield* failWith(env, turn, { _tag: "IncompleteAnswer", finishReason })
+    case "stop":
     case "pause":
       break
     default:
@@ -298,11 +395,9 @@ const emptyAgain = "Your last answer was empty. Give your answer."
  * @internal
  */
 export const answerOf = Effect.fnUntraced(function*(asking: Asking, prompt: Prompt.Prompt) {
-  const { env, spent, turn } = asking
-  spent.attempts++
+  const { env, turn } = asking
   const first = yield* request(asking, prompt)
   if (Option.isSome(first)) return first.value
-  spent.attempts++
   const second = yield* request(asking, Prompt.concat(prompt, user(emptyAgain)))
   return Option.isSome(second) ? second.value : yield* failWith(env, turn, { _tag: "EmptyAnswer" })
 })

@@ -1,6 +1,7 @@
 import type * as AiError from "effect/ai/AiError"
 import type * as LanguageModel from "effect/ai/LanguageModel"
 import * as Prompt from "effect/ai/Prompt"
+import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -69,11 +70,10 @@ const isAboutTheHistory = ({ _tag }: Fault.Verdict): boolean =>
  * @internal
  */
 export interface Environment<E, R> extends ModelAnswer.Environment {
-  /** What names the run in a budget that it shares with others. */
+  /** What names the run in a budget that it shares with others: one that is begun anew under the same id is another one. */
   readonly account: string
   readonly guard: ModelGuard<E, R>
   readonly sharedBudget: AgentBudget.Shared | undefined
-  readonly whenSpent: "answer" | "fail"
   readonly compaction: Compaction.Compaction | undefined
   /** Messages at the beginning that are never left out. */
   readonly protect: number
@@ -91,6 +91,8 @@ export interface Turn {
   readonly usage: AgentBudget.Usage
   readonly cost: number
   readonly mayGoBack: boolean
+  /** Whether the run may make a last call where a budget has no room for this one. */
+  readonly mayAnswer: boolean
   readonly known: Room.Metered | undefined
   /** What this call spends, also where it fails. */
   readonly spent: Spending
@@ -254,8 +256,8 @@ const execute = Effect.fnUntraced(function*<E, R>(
   options: Turn,
   fail: (error: E | AgentError | AiError.AiError) => void
 ) {
-  const { agent, budget, runId, sharedBudget, time, whenSpent } = env
-  const { cost, ending, known, prompt, spent, turn, usage } = options
+  const { agent, budget, runId, sharedBudget, time } = env
+  const { cost, ending, known, mayAnswer, prompt, spent, turn, usage } = options
   const began = yield* Clock.currentTimeMillis
   const wallTime = Duration.toMillis(budget.wallTime)
   const left = Math.max(0, wallTime - time.marked())
@@ -263,6 +265,28 @@ const execute = Effect.fnUntraced(function*<E, R>(
   if (ending !== undefined) yield* Ending.announce(agent, runId, ending)
   const estimate = estimateOf(env, options)
   const cuts = newCuts()
+  // What is set aside for the attempts under way; the first one of them is an iteration.
+  let held: ReadonlyArray<AgentBudget.SharedSpent> = []
+  const release = () => {
+    for (const one of held) sharedBudget?.release(one)
+    held = []
+  }
+  const report = () => reportShared(env, turn, AgentBudget.addUsage(usage, spent.usage), cost + spent.cost)
+  let isFirst = true
+  const another = (underWay: number) => {
+    if (isFirst || ending !== undefined) {
+      isFirst = false
+      return undefined
+    }
+    if (underWay === 0) {
+      release()
+      report()
+    }
+    const one = { ...estimate, iterations: 0 }
+    const full = sharedBudget?.reserve(one)
+    if (full === undefined) held = [...held, one]
+    return full
+  }
   const ended = Effect.map(time.now, (elapsedMillis) => {
     const { attempts, cost, unmetered, usage } = spent
     return { attempts, cost, unmetered, usage, ...(cuts.count === 0 ? {} : { cuts: cuts.count }), elapsedMillis }
@@ -270,9 +294,10 @@ const execute = Effect.fnUntraced(function*<E, R>(
   // The last answer is what the run is allowed beyond its budget.
   const full = ending === undefined ? sharedBudget?.reserve(estimate) : undefined
   if (full !== undefined) {
-    if (whenSpent === "fail") return yield* ModelAnswer.failWith(env, turn, { _tag: "BudgetExceeded", budget: full })
+    if (!mayAnswer) return yield* ModelAnswer.failWith(env, turn, { _tag: "BudgetExceeded", budget: full })
     return { _tag: "NoRoom" as const, budget: full, ...yield* ended }
   }
+  if (ending === undefined) held = [estimate]
   const asking: Asking<E, R> = {
     env,
     turn,
@@ -280,6 +305,7 @@ const execute = Effect.fnUntraced(function*<E, R>(
     spent,
     cuts,
     attempts: env.attempts,
+    another,
     before: { usage, cost },
     known
   }
@@ -298,8 +324,8 @@ const execute = Effect.fnUntraced(function*<E, R>(
     ),
     Effect.result,
     Effect.ensuring(Effect.sync(() => {
-      if (ending === undefined) sharedBudget?.release(estimate)
-      reportShared(env, turn, AgentBudget.addUsage(usage, spent.usage), cost + spent.cost)
+      release()
+      report()
     }))
   )
   const durationMillis = (yield* Clock.currentTimeMillis) - began
@@ -350,19 +376,34 @@ const execute = Effect.fnUntraced(function*<E, R>(
 
 /**
  * The model's answer as a step of its own, in the journal before anything in it is acted upon. A call that failed and was
- * paid for is there too, and `failure` is what it failed with just now.
+ * paid for is there too, and `failure` is what it failed with just now. So is one that was interrupted: it is written
+ * before the interruption goes on, in the time that the store has for a record.
  *
  * @internal
  */
 export const ask = Effect.fnUntraced(function*<E, R>(env: Environment<E, R>, turn: Turn) {
   let replayed = true
   let failure = Option.none<E | AgentError | AiError.AiError>()
-  const executed = Effect.suspend(() => {
-    replayed = false
-    return execute(env, turn, (error) => {
-      failure = Option.some(error)
+  let interrupted = Option.none<Cause.Cause<never>>()
+  const record = yield* Effect.uninterruptibleMask((restore) => {
+    const executed = Effect.suspend(() => {
+      replayed = false
+      return execute(env, turn, (error) => {
+        failure = Option.some(error)
+      })
     })
+    const whole = Effect.catchCauseIf(
+      restore(executed),
+      (cause) => Cause.hasInterruptsOnly(cause) && turn.spent.attempts > 0,
+      (cause) =>
+        Effect.map(env.time.now, (elapsedMillis) => {
+          interrupted = Option.some(Cause.fromReasons(cause.reasons.filter(Cause.isInterruptReason)))
+          const { attempts, cost, unmetered, usage } = turn.spent
+          return { _tag: "Interrupted" as const, attempts, cost, unmetered, usage, elapsedMillis }
+        })
+    )
+    return Checkpoint.step("model", { success: ModelRecord }, whole)
   })
-  const record = yield* Checkpoint.step("model", { success: ModelRecord }, executed)
+  if (Option.isSome(interrupted)) return yield* Effect.failCause(interrupted.value)
   return { record, replayed, failure }
 })

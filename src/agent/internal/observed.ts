@@ -4,6 +4,8 @@ import * as Predicate from "effect/Predicate"
 import * as Idempotency from "../../durable/Idempotency.ts"
 import type * as LoopDetector from "../LoopDetector.ts"
 import { cut } from "./boundedJson.ts"
+import { knownArguments } from "./knownArguments.ts"
+import type { ErasedToolkit } from "./toolCall.ts"
 import type * as ToolTurn from "./toolTurn.ts"
 
 /** A text that is the same for what is the same. What has none is like nothing else. */
@@ -11,20 +13,29 @@ const sameness = (name: string, value: unknown, otherwise: string): Effect.Effec
   Effect.orElseSucceed(Idempotency.key(name, value), () => otherwise)
 
 /**
- * A call and what came of it, as a loop detector compares them. `place` tells apart what cannot be compared.
+ * A call and what came of it, as a loop detector compares them: by the arguments that its handler sees. `place` tells apart
+ * what cannot be compared.
  *
  * @internal
  */
-export const observed = ({ call, outcome }: ToolTurn.Done, place: string): Effect.Effect<LoopDetector.Observed> => {
+export const observed = (
+  { call, outcome }: ToolTurn.Done,
+  kit: ErasedToolkit,
+  place: string
+): Effect.Effect<LoopDetector.Observed> => {
   const { isFailure, modelOutput, result } = outcome
   // How often it was attempted is not what came of it.
   const came = isFailure && Predicate.isObject(result)
     ? Object.fromEntries(Object.entries(result).filter(([name]) => name !== "attempts"))
     : result
   const tool = cut(call.name, 100)
+  const own = call.plan === undefined ? undefined : kit.tools[call.name]
+  const asked = call.unusable === undefined && own !== undefined
+    ? knownArguments(own, call.params)
+    : Effect.succeed(call.unusable ?? call.params)
   return Effect.map(
     Effect.all([
-      sameness(tool, call.unusable ?? call.params, `${place}/call`),
+      Effect.flatMap(asked, (known) => sameness(tool, known, `${place}/call`)),
       sameness("result", { came, shown: modelOutput === undefined ? null : shown(modelOutput) }, `${place}/result`)
     ]),
     ([callKey, resultKey]) => ({ tool, call: callKey, result: resultKey, isFailure })

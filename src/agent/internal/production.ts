@@ -1,11 +1,12 @@
 import type * as LanguageModel from "effect/ai/LanguageModel"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import { format } from "effect/Formatter"
 import * as Layer from "effect/Layer"
 import type { CheckpointStore } from "../../durable/CheckpointStore.ts"
 import type { EscalationQueue } from "../../durable/EscalationQueue.ts"
 import type { Idempotency } from "../../durable/Idempotency.ts"
-import type { InvalidConfig } from "../../Fault.ts"
+import { InvalidConfig } from "../../Fault.ts"
 import * as HealthCheck from "../../health/HealthCheck.ts"
 import * as HealthMonitor from "../../health/HealthMonitor.ts"
 import * as config from "../../internal/config.ts"
@@ -130,7 +131,7 @@ export interface OtherModel<out E = never, out R = never> {
  *   in memory unnoticed.
  * - `policy`: the guards around each call of a model. Default: that of `Agent.productionPolicy`.
  * - `guards`: what the guards go by, shared by several processes for instance. Default: `Policy.layer`, of this process.
- * - `lastGood`: where answers are kept to be served again. Default: `LastGood.layer()`, of this process.
+ * - `lastGood`: where answers are kept that `Agent.answer` is to serve again. Default: `LastGood.layer()`, of this process.
  * - `health`: options of the `HealthMonitor`. Its checks are added to those of the store, of the escalations that wait, and
  *   of the circuits. Under the key `name` a run of the agent is slow above 5 minutes.
  * - `answers`: how a model's answers are tried again, hedged and streamed, see `ResilientModel.AnswerOptions`.
@@ -177,6 +178,12 @@ export const layerProduction = <EM, RM, EO, RO, ES, RS, EL, RL>(
   RM | RO | RS | RL
 > => {
   const name = config.nonEmpty(module, "name", options.name ?? "agent")
+  for (const part of ["model", "store"] as const) {
+    // Also for a caller without types, who has left it out.
+    if (!Layer.isLayer(options[part])) {
+      throw new InvalidConfig({ module, option: part, value: format(options[part]), expected: "a Layer" })
+    }
+  }
   const { answers, guards = Policy.layer, health = {}, others = [], policy = productionPolicy(name), store } = options
   const lastGood: Layer.Layer<LastGood.LastGood, EL, RL> = options.lastGood ?? LastGood.layer()
   const kept = Layer.mergeAll(guards, lastGood, store)

@@ -106,6 +106,14 @@ export const SetBack = Schema.TaggedStruct("SetBack", {
 export const Failed = Schema.TaggedStruct("Failed", { error: Schema.String, message: Schema.String, ...Spent })
 
 /**
+ * A model call that was interrupted, and may have been paid for: what its lost answer may have cost is an estimate. Where
+ * the run is resumed, the call is made once more.
+ *
+ * @internal
+ */
+export const Interrupted = Schema.TaggedStruct("Interrupted", { ...Spent })
+
+/**
  * A model call, or another attempt at one, that a budget had no room for: that of the run, or one that several runs share.
  *
  * @internal
@@ -116,7 +124,7 @@ export const NoRoom = Schema.TaggedStruct("NoRoom", {
 })
 
 /** @internal */
-export const ModelRecord = Schema.Union([Answer, OutOfTime, SetBack, Failed, NoRoom])
+export const ModelRecord = Schema.Union([Answer, OutOfTime, SetBack, Failed, Interrupted, NoRoom])
 
 /** @internal */
 export type ModelRecord = typeof ModelRecord.Type
@@ -131,7 +139,9 @@ export const Outcome = Schema.Struct({
   result: Schema.Json,
   modelOutput: Schema.optionalKey(Schema.Array(Prompt.ToolModelOutputPart)),
   attempts: Schema.Finite,
-  elapsedMillis: Schema.Finite
+  elapsedMillis: Schema.Finite,
+  /** Nothing ran: it is what an equal call of the run came to. */
+  deduplicated: Schema.optionalKey(Schema.Boolean)
 })
 
 /** @internal */

@@ -169,6 +169,8 @@ export interface Call {
   readonly params: unknown
   /** The arguments by which the call is recognised. */
   readonly known: unknown
+  /** In which answer people were asked about it, if they were. */
+  readonly approval: string | undefined
   readonly idempotencyKey: string
 }
 
@@ -366,7 +368,7 @@ class NotRecorded extends Schema.TaggedError<NotRecorded>("effect-resilience/age
 const onceOptions = <RT>(env: Environment<RT>, call: Call) => ({
   scope: idempotencyScope(env.runId),
   tool: call.plan.tool.name,
-  args: call.known,
+  args: call.approval === undefined ? call.known : { approval: call.approval, arguments: call.known },
   success: Outcome
 })
 
@@ -466,7 +468,8 @@ export const execute = <RT>(
     )
     yield* announce(env, call, attempts, began, outcome)
     // An earlier call's record has the time of that call.
-    return { ...outcome, elapsedMillis: yield* env.time.now }
+    const now = { ...outcome, elapsedMillis: yield* env.time.now }
+    return attempts === 0 && call.plan.dedupe && outcome.attempts > 0 ? { ...now, deduplicated: true } : now
   }).pipe(
     Effect.withSpan(`execute_tool ${call.plan.tool.name}`, {
       attributes: {

@@ -1,4 +1,5 @@
 import * as Prompt from "effect/ai/Prompt"
+import * as Cause from "effect/Cause"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
@@ -38,6 +39,8 @@ export type Reconcile<R> = (call: Uncertain) => Effect.Effect<Checkpoint.Reconci
 export interface Environment<R> extends ToolCall.Environment<R> {
   readonly reconcile: ReadonlyMap<string, Reconcile<R>>
   readonly approval: "declared" | "atMostOnce"
+  /** How long people have to decide about a call. */
+  readonly timeToLive: Duration.Duration | undefined
   readonly concurrency: number
   /** Milliseconds of the run's time, and those that a call which must not happen twice has beyond it. */
   readonly wallTime: number
@@ -80,6 +83,8 @@ interface Wanted {
 }
 
 interface Runnable extends Wanted {
+  /** What people are asked in this answer and no other: a call that they approve anew is another one. */
+  readonly approval?: string
   /** What the call shares with those that it must not run beside or after in doubt, if there can be any. */
   readonly equal: { readonly key: string; readonly call: EqualCalls.Equal } | undefined
 }
@@ -122,7 +127,7 @@ const checked = <R>(env: Environment<R>, turn: Turn, { call, plan, position }: W
   Checkpoint.step(
     "check",
     { success: Check },
-    Effect.gen(function*(): Effect.fn.Return<Check> {
+    Effect.gen(function*(): Effect.fn.Return<Check, AgentError> {
       const { needsApproval, parametersSchema } = plan.tool
       const params = yield* Effect.result(Schema.decodeUnknownEffect(parametersSchema)(call.params))
       if (Result.isFailure(params)) return { _tag: "Invalid", message: params.failure.message }
@@ -130,28 +135,52 @@ const checked = <R>(env: Environment<R>, turn: Turn, { call, plan, position }: W
         return { _tag: "NeedsApproval" }
       }
       // The arguments alone: what a tool, a page or the model itself has said must not talk anybody out of asking.
-      const asked = needsApproval(params.success, { toolCallId: `${turn.turn}/${position}`, messages: [] })
-      const needed = Effect.isEffect(asked) ? yield* asked : asked
+      const needed = yield* Effect.suspend(() => {
+        const asked = needsApproval(params.success, { toolCallId: `${turn.turn}/${position}`, messages: [] })
+        return Effect.isEffect(asked) ? asked : Effect.succeed(asked)
+      }).pipe(
+        // What cannot say that nobody has to be asked has not said so.
+        Effect.catchCause((cause): Effect.Effect<never, AgentError> =>
+          Cause.hasInterrupts(cause)
+            ? Effect.failCause(Cause.fromReasons(cause.reasons.filter(Cause.isInterruptReason)))
+            : undecided(env, turn, plan.tool.name, Cause.squash(cause))
+        )
+      )
       return { _tag: needed ? "NeedsApproval" : "Free" }
     })
   )
 
 const excerpt = (params: unknown): string => {
   const json = boundedJson(params, { length: 500, depth: 32 })
-  return json._tag === "Json" ? json.text : json._tag === "TooLong" ? `${json.start}...` : "(arguments)"
+  return json._tag === "Json" ? json.text : json._tag === "TooLong" ? `${json.start}... (cut)` : "(arguments)"
 }
 
 const shown = ({ params, plan }: Call): unknown =>
   plan === undefined ? params : shownArguments(plan.tool.parametersSchema, params)
 
-// The whole arguments: who decides has to see them. The queue bounds and redacts.
+/** What people decide on, as a whole: tool and arguments, without what the tool takes as `Redacted`. */
+const subject = ({ name, params, plan }: Call): unknown => ({
+  tool: name,
+  arguments: plan === undefined ? params : shownArguments(plan.tool.parametersSchema, params)
+})
+
+// Not the arguments: they could be cut here, and be taken for all there is.
 const context = <R>(env: Environment<R>, turn: Turn, call: Call) => ({
   agent: env.agent,
   turn: turn.turn,
   tool: call.name,
-  toolCallId: call.id,
-  arguments: shown(call)
+  toolCallId: call.id
 })
+
+const undecided = <R>(env: Environment<R>, turn: Turn, tool: string, cause: unknown) =>
+  Effect.fail(
+    new AgentError({
+      agent: env.agent,
+      runId: env.runId,
+      turn: turn.turn,
+      reason: { _tag: "Undecided", about: `a call of tool "${tool}"`, cause }
+    })
+  )
 
 const abandoned = <R>(env: Environment<R>, turn: Turn, tool: string, reason: string) =>
   new AgentError({ agent: env.agent, runId: env.runId, turn: turn.turn, reason: { _tag: "Abandoned", tool, reason } })
@@ -175,27 +204,42 @@ const encoded = <R>(
   )
 
 // Equal calls share a key only where they are to share an execution.
-const keyOf = (runId: string, { dedupe, tool }: ToolCall.Plan, known: unknown, scope: string) =>
-  Idempotency.key(tool.name, { runId, arguments: known, ...(dedupe ? {} : { scope }) })
+const keyOf = (runId: string, { dedupe, tool }: ToolCall.Plan, known: unknown, scope: string, approval?: string) =>
+  Idempotency.key(tool.name, {
+    runId,
+    arguments: known,
+    ...(dedupe ? {} : { scope }),
+    // What people have approved anew is another call than the one before.
+    ...(approval === undefined ? {} : { approval })
+  })
 
 /** Runs one call as a step. */
-const runOne = <R>(env: Environment<R>, turn: Turn, { call, equal, known, plan }: Runnable) =>
+const runOne = <R>(env: Environment<R>, turn: Turn, { approval, call, equal, known, plan }: Runnable) =>
   Effect.gen(function*() {
     const { effects, tool } = plan
     const { agent, runId } = env
     const { scope } = yield* Checkpoint.current
-    const key = yield* Effect.result(keyOf(runId, plan, known, scope))
+    const key = yield* Effect.result(keyOf(runId, plan, known, scope, approval))
     if (Result.isFailure(key)) {
       return { call, outcome: refused("InvalidArguments", key.failure.message), replayed: false }
     }
-    const prepared: ToolCall.Call = { plan, id: call.id, params: call.params, known, idempotencyKey: key.success }
+    const prepared: ToolCall.Call = {
+      plan,
+      id: call.id,
+      params: call.params,
+      known,
+      approval,
+      idempotencyKey: key.success
+    }
     let replayed = true
 
     const happened = Effect.fnUntraced(function*(value: unknown) {
       const elapsedMillis = yield* env.time.now
       const outcome = yield* encoded(env, tool, value, { attempts: 1, elapsedMillis }).pipe(
-        Effect.catchTag("SchemaError", ({ message }) =>
-          Effect.succeed(ToolCall.unreadableResult(message, 1, elapsedMillis)))
+        Effect.catchTag(
+          "SchemaError",
+          ({ message }) => Effect.succeed(ToolCall.unreadableResult(message, 1, elapsedMillis))
+        )
       )
       yield* ToolCall.remember(env, prepared, outcome)
       return Checkpoint.happened(outcome)
@@ -224,12 +268,19 @@ const runOne = <R>(env: Environment<R>, turn: Turn, { call, equal, known, plan }
       )
     )
 
-    const peoplesAnswer = EscalationQueue.reconcile({
-      task: `Did ${call.name}(${excerpt(shown(call))}) of agent "${agent}" take effect? It was cut off.`,
-      success: tool.successSchema,
-      context: context(env, turn, call)
-    }).pipe(Effect.catchTag("Abandoned", ({ reason }) =>
-      Effect.fail(abandoned(env, turn, tool.name, reason))))
+    let cutOff: Cause.Cause<unknown> | undefined
+    const peoplesAnswer = Effect.suspend(() =>
+      EscalationQueue.reconcile({
+        task: `Did ${call.name}(${excerpt(shown(call))}) of agent "${agent}" take effect? ` +
+          (cutOff === undefined
+            ? "It had begun when its process stopped or was stopped."
+            : `It ended with: ${cut(ToolCall.messageOf(Cause.squash(cutOff)), 500)}`),
+        ...(cutOff === undefined ? {} : { error: Cause.squash(cutOff) }),
+        success: tool.successSchema,
+        shown: subject(call),
+        context: context(env, turn, call)
+      })
+    ).pipe(Effect.catchTag("Abandoned", ({ reason }) => Effect.fail(abandoned(env, turn, tool.name, reason))))
 
     const reconcile = Effect.gen(function*() {
       replayed = false
@@ -249,7 +300,10 @@ const runOne = <R>(env: Environment<R>, turn: Turn, { call, equal, known, plan }
     const execute = Effect.flatMap(env.time.now, (now) => {
       replayed = false
       const left = Math.max(0, env.wallTime - now) + (effects === "atMostOnce" ? env.grace : 0)
-      return ToolCall.execute(env, prepared, Duration.millis(left))
+      return Effect.tapCause(
+        ToolCall.execute(env, prepared, Duration.millis(left)),
+        (cause) => Effect.sync(() => void (cutOff = Cause.hasInterrupts(cause) ? undefined : cause))
+      )
     })
     const called = Checkpoint.step(
       tool.name,
@@ -280,27 +334,45 @@ const askThenRun = <R>(env: Environment<R>, turn: Turn, runnable: Runnable) =>
     if (Result.isFailure(key)) {
       return { call, outcome: refused("InvalidArguments", key.failure.message), replayed: false }
     }
-    const decision = yield* EscalationQueue.ask({
+    const asked = EscalationQueue.ask({
       name: approval,
       about: { tool: tool.name, arguments: known },
+      shown: subject({ ...call, params: known }),
       reason: plan.effects === "atMostOnce" ? "IrreversibleAction" : "RequiresHuman",
       task: `May agent "${env.agent}" call ${call.name}(${excerpt(shown(call))})?`,
       context: context(env, turn, call),
       decisions: ["Approve", "Reject", "Supply", "Abandon"],
       accepts: tool.successSchema,
-      edits: tool.parametersSchema
+      edits: tool.parametersSchema,
+      editLimits: { arguments: env.limits.arguments, depth: env.limits.depth },
+      timeToLive: env.timeToLive
     })
+    const decision = yield* Effect.catchIf(asked, isTooLong, ({ reason }) =>
+      Effect.succeed(reason._tag === "TooLong" ? reason.limit : 0))
+    if (typeof decision === "number") {
+      const message =
+        `a person has to approve this call, and sees at most ${decision} characters of it; make it shorter`
+      return { call, outcome: refused("TooLongToApprove", message), replayed: false }
+    }
     switch (decision._tag) {
       case "Approve":
       case "Retry": {
         const params = decision._tag === "Approve" ? decision.arguments : undefined
-        if (params === undefined) return { ...yield* runOne(env, turn, runnable), decision: "approved" as const }
+        if (params === undefined) {
+          return { ...yield* runOne(env, turn, runnable), decision: "approved" as const }
+        }
         const unusable = beyondBounds(params, env.limits)
-        if (unusable !== undefined) return over(refused("InvalidArguments", unusable), "edited")
+        if (unusable !== undefined) {
+          return over(refused("InvalidArguments", unusable), "edited")
+        }
         const approved = { ...runnable, call: { ...call, params }, known: yield* recognisedBy(plan, params) }
         const own = yield* Effect.result(keyOf(env.runId, plan, approved.known, ""))
-        if (Result.isFailure(own)) return over(refused("InvalidArguments", own.failure.message), "edited")
-        if (own.success === key.success) return { ...yield* runOne(env, turn, runnable), decision: "approved" as const }
+        if (Result.isFailure(own)) {
+          return over(refused("InvalidArguments", own.failure.message), "edited")
+        }
+        if (own.success === key.success) {
+          return { ...yield* runOne(env, turn, runnable), decision: "approved" as const }
+        }
         const { outcome, replayed } = yield* runOne(
           env,
           turn,
@@ -314,7 +386,8 @@ const askThenRun = <R>(env: Environment<R>, turn: Turn, runnable: Runnable) =>
         const value = yield* Effect.result(
           Effect.flatMap(
             Schema.decodeUnknownEffect(Schema.toCodecJson(tool.successSchema))(decision.value),
-            (value) => encoded(env, tool, value, { attempts: 0, elapsedMillis: 0 })
+            (value) =>
+              encoded(env, tool, value, { attempts: 0, elapsedMillis: 0 })
           )
         )
         return over(
@@ -328,6 +401,9 @@ const askThenRun = <R>(env: Environment<R>, turn: Turn, runnable: Runnable) =>
         return yield* abandoned(env, turn, call.name, decision.reason)
     }
   })
+
+const isTooLong = (error: unknown): error is EscalationQueue.EscalationError =>
+  error instanceof EscalationQueue.EscalationError && error.reason._tag === "TooLong"
 
 const recognisedBy = ({ dedupe, tool }: ToolCall.Plan, params: unknown): Effect.Effect<unknown> =>
   dedupe ? knownArguments(tool, params) : Effect.succeed(params)
@@ -371,9 +447,9 @@ const asApproved = Effect.fnUntraced(function*(wanted: Wanted) {
 })
 
 /** Finds what a call shares with its equals, and whether an earlier process left it open in one of these groups. */
-const withEqual = Effect.fnUntraced(function*<R>(
+const withEqual = Effect.fnUntraced(function*<R, W extends Wanted>(
   env: Environment<R>,
-  wanted: Wanted,
+  wanted: W,
   inGroups: ReadonlyArray<string>,
   known = wanted.known
 ) {
@@ -465,7 +541,14 @@ export const run = <R>(env: Environment<R>, turn: Turn): Effect.Effect<
     const free = runnable.filter((one) => (verdicts.get(one)?._tag ?? "Free") === "Free")
     yield* runGroup("tools", free, (one) => runOne(env, turn, one))
     const guarded = asking.filter((one) => verdicts.get(one)?._tag === "NeedsApproval")
-    yield* runGroup("approvals", guarded, (one) => askThenRun(env, turn, one))
+    // From the journal: a run that was cleared and begins anew has another one, and so has a later answer. Equal calls of
+    // one answer share it, and run once: who approved the second did not know yet what became of the first.
+    const approval = guarded.length === 0 ? undefined : yield* Checkpoint.uuid
+    yield* runGroup(
+      "approvals",
+      guarded,
+      (one) => askThenRun(env, turn, approval === undefined ? one : { ...one, approval })
+    )
     const [failure] = failures
     if (failure !== undefined) return yield* Effect.fail(failure)
     return turn.calls.flatMap((_, position) => done.get(position) ?? [])

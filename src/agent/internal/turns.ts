@@ -8,7 +8,8 @@ import type { Decided } from "./toolTurn.ts"
  *
  * **Details**
  *
- * - `iterations`: model calls of the loop, also those that failed or that the time did not suffice for; the last call of
+ * - `iterations`: model calls of the loop, also those that failed, were interrupted, or that the time did not suffice for,
+ *   each of which is made once more where the run is resumed; the last call of
  *   a run that must come to its end is not one, and neither is a call that a budget had no room for, so that it was not
  *   made.
  * - `toolCalls`: tool calls that the model asked for; `toolErrors`: those that it got an error for.
@@ -43,7 +44,8 @@ export interface Counters {
 
 /**
  * A tool call of a {@link Turn}. `replayed` says that its result came from the journal, `decision` what people decided
- * about it before it ran; with `"edited"` it ran with other arguments than the model gave it.
+ * about it before it ran; with `"edited"` it ran with other arguments than the model gave it. `deduplicated` says that it
+ * did not run at all: an equal call of the run had, and its result is that one's, `attempts` included.
  *
  * @category models
  * @since 0.1.0
@@ -54,6 +56,7 @@ export interface TurnToolCall {
   readonly isFailure: boolean
   readonly attempts: number
   readonly replayed: boolean
+  readonly deduplicated?: boolean
   readonly decision?: Decided
 }
 
@@ -62,6 +65,9 @@ export interface TurnToolCall {
  * from the journal.
  *
  * **Details**
+ *
+ * `model` is the one that answered, as its provider names it, where it says so: with others that stand in for the first one,
+ * which of them it was.
  *
  * A result has a turn for each of its `counters.iterations`, and one more for the last answer where its `completion` is
  * not `"complete"`. A call that came to no answer to go on from has `finishReason: "error"` and no tool calls: after an
@@ -72,6 +78,7 @@ export interface TurnToolCall {
  */
 export interface Turn {
   readonly finishReason: Response.FinishReason
+  readonly model?: string
   readonly attempts: number
   readonly replayed: boolean
   readonly toolCalls: ReadonlyArray<TurnToolCall>

@@ -138,7 +138,23 @@ export interface Options {
   readonly ttl: Duration.Duration
   /** Whether the run starts over after every step that it records. */
   readonly alwaysReplay: boolean
+  /** Appends what has been done and cannot be known without its record. */
+  readonly insisting: CheckpointStore["Service"]["append"]
 }
+
+// What was asked for in two statements may be of two owners, where this process stood still between them and was
+// followed. Only of a run that it holds still is it certain that what does not fit is damaged.
+const ifStillHeld =
+  (store: CheckpointStore["Service"], lease: Lease, ttl: Duration.Duration) =>
+  (corrupt: CheckpointCorrupt): Effect.Effect<never, CheckpointCorrupt | CheckpointStoreError> =>
+    Effect.matchEffect(store.renew(lease, ttl), {
+      onSuccess: () => Effect.fail(corrupt),
+      onFailure: (error) =>
+        Effect.fail(error.reason._tag === "Fenced" || error.reason._tag === "Unavailable" ? error : corrupt)
+    })
+
+// Before a step is executed a store that is away costs nothing but the wait. After it only this process knows.
+const isDone = ({ _tag }: WithoutTime<Record.StepRecord>): boolean => _tag !== "StepIntended" && _tag !== "StepUndoable"
 
 /**
  * Reads a run's journal once and goes on writing it.
@@ -147,20 +163,24 @@ export interface Options {
  */
 export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"], lease: Lease, options: Options) {
   const { runId } = lease
-  const { maxRecordBytes } = options
+  const { insisting, maxRecordBytes } = options
   const tooLarge = (operation: RecordTooLarge["operation"], step: string, body: string) => {
     const bytes = byteLength(body)
     return bytes <= maxRecordBytes
       ? undefined
       : new RecordTooLarge({ runId, step, operation, bytes, limit: maxRecordBytes })
   }
-  const records = yield* History.read(store, runId, ({ body, step }) => tooLarge("read", step, body))
-  const summary = yield* Effect.mapError(store.get(runId), History.unreadable(runId))
-  const counted = Option.isSome(summary) ? summary.value.entries : 0
-  if (counted !== records.length) {
-    const detail = `the store counts ${counted} records of it and has ${records.length}`
-    return yield* new CheckpointCorrupt({ runId, step: "", detail })
-  }
+  const whole = Effect.gen(function*() {
+    const records = yield* History.read(store, runId, ({ body, step }) => tooLarge("read", step, body))
+    const summary = yield* Effect.mapError(store.get(runId), History.unreadable(runId))
+    const counted = Option.isSome(summary) ? summary.value.entries : 0
+    if (counted !== records.length) {
+      const detail = `the store counts ${counted} records of it and has ${records.length}`
+      return yield* new CheckpointCorrupt({ runId, step: "", detail })
+    }
+    return records
+  })
+  const records = yield* Effect.catchTag(whole, "CheckpointCorrupt", ifStillHeld(store, lease, options.ttl))
   const history = History.reckon(records)
   const places = Places.make()
   /** By scope, how many steps and groups this program asked for. */
@@ -241,7 +261,8 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
   const append = <E = never>(
     written: ReadonlyArray<readonly [step: string, record: WithoutTime<Record.Record>]>,
     next: RunStatus | undefined,
-    refused: () => E | undefined = () => undefined
+    refused: () => E | undefined = () => undefined,
+    write = store.append
   ) =>
     Effect.uninterruptible(writing.withPermit(Effect.flatMap(
       Clock.currentTimeMillis,
@@ -258,7 +279,7 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
           entries.push({ position: length + entries.length, step, body })
         }
         if (!Arr.isReadonlyArrayNonEmpty(entries)) return Effect.succeed(length - 1)
-        return Effect.map(Effect.tapCause(store.append(lease, entries, status), giveUp), () => {
+        return Effect.map(Effect.tapCause(write(lease, entries, status), giveUp), () => {
           announced.length = 0
           length += entries.length
           return length - 1
@@ -403,15 +424,19 @@ export const open = Effect.fnUntraced(function*(store: CheckpointStore["Service"
     announce: (record, status) => {
       announced.push([record, status])
     },
-    appendRun: (record, next) => Effect.asVoid(append([["", record]], next)),
-    appendStep: (step, record) =>
-      Effect.flatMap(append([[step, record]], undefined, () => refusalOf(step, step, record)), (position) => {
+    appendRun: (record, next) =>
+      Effect.asVoid(append([["", record]], next, undefined, record._tag === "RunCompleted" ? insisting : undefined)),
+    appendStep: (step, record) => {
+      const refused = () => refusalOf(step, step, record)
+      const written = append([[step, record]], undefined, refused, isDone(record) ? insisting : undefined)
+      return Effect.flatMap(written, (position) => {
         enter(step, record, position)
         const isOver = record._tag === "StepSucceeded" || record._tag === "StepFailed"
         const startsOver = options.alwaysReplay && mayStartOver(step, record, atWork)
         const after = isOver ? recovered : Effect.void
         return startsOver ? Effect.andThen(after, breakDown(startOver)) : after
-      }),
+      })
+    },
     // Whoever followed a process that stood still meanwhile found nothing done, and did it.
     intend: Effect.fnUntraced(function*(step, record) {
       const before = yield* Clock.currentTimeMillis

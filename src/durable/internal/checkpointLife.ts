@@ -4,10 +4,12 @@ import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
 import * as Result from "effect/Result"
+import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import { InvalidConfig } from "../../Fault.ts"
 import { canonicalJson } from "../../internal/canonicalJson.ts"
 import * as config from "../../internal/config.ts"
+import * as leaving from "../../internal/leaving.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import { CheckpointStore, CheckpointStoreError, type RunStatus } from "../CheckpointStore.ts"
 import {
@@ -202,6 +204,9 @@ export const leased =
       })
       : unreadable(runId)(error)
 
+const failed = (runId: string, operation: string, { reason }: CheckpointStoreError) =>
+  Telemetry.emit(() => ({ _tag: "CheckpointStoreFailed", runId, operation, reason: reason._tag }))
+
 /**
  * A store that answers within a time. What holds a lease is asked for and written where nothing may interrupt it, and a
  * run that is read has no time of its own yet, so nothing of it may wait for ever; and a store that is silent for the time
@@ -217,13 +222,11 @@ export const bounded = (store: CheckpointStore["Service"], limit: Duration.Durat
     duration = limit
   ) =>
     self.pipe(
-      Effect.timeoutOrElse({
+      leaving.timeoutOrElse({
         duration,
-        orElse: () => new CheckpointStoreError({ operation, runId, reason: { _tag: "Unavailable" } })
+        orElse: () => Effect.fail(new CheckpointStoreError({ operation, runId, reason: { _tag: "Unavailable" } }))
       }),
-      Effect.tapError(({ reason }) =>
-        Telemetry.emit(() => ({ _tag: "CheckpointStoreFailed", runId, operation, reason: reason._tag }))
-      )
+      Effect.tapError((error) => failed(runId, operation, error))
     )
   return {
     // A lost answer is asked for again before the lease is over.
@@ -232,10 +235,10 @@ export const bounded = (store: CheckpointStore["Service"], limit: Duration.Durat
     read: (runId) => asked("read", runId, store.read(runId)),
     get: (runId) => asked("get", runId, store.get(runId)),
     list: (options) =>
-      Effect.timeoutOrElse(store.list(options), {
+      leaving.timeoutOrElse({
         duration: limit,
-        orElse: () => new CheckpointStoreError({ operation: "list", reason: { _tag: "Unavailable" } })
-      }),
+        orElse: () => Effect.fail(new CheckpointStoreError({ operation: "list", reason: { _tag: "Unavailable" } }))
+      })(store.list(options)),
     remove: (lease) => asked("remove", lease.runId, store.remove(lease)),
     acquire: (runId, ttl, options) => asked("acquire", runId, store.acquire(runId, ttl, options)),
     release: (lease) => asked("release", lease.runId, store.release(lease)),
@@ -258,6 +261,36 @@ export const patience = Duration.seconds(30)
 export const asking = <A, E, R>(
   use: (store: CheckpointStore["Service"], unbounded: CheckpointStore["Service"]) => Effect.Effect<A, E, R>
 ): Effect.Effect<A, E, R | CheckpointStore> => CheckpointStore.use((store) => use(bounded(store, patience), store))
+
+const isUnavailable = (error: unknown) => isStoreError(error) && error.reason._tag === "Unavailable"
+
+/**
+ * Appends what has been done, and tries again while the store is unavailable, until the limit is over. Nobody but this
+ * process knows of it, and appending exactly the same again is safe.
+ *
+ * @internal
+ */
+export const insisting = (
+  store: CheckpointStore["Service"],
+  limit: Duration.Duration
+): CheckpointStore["Service"]["append"] => {
+  const longest = Duration.millis(Math.ceil(Duration.toMillis(limit) / 10))
+  const schedule = Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced(longest)])
+  return (lease, entries, status) =>
+    Effect.suspend(() => {
+      const { runId } = lease
+      let last: CheckpointStoreError | undefined
+      const once = Effect.tapError(store.append(lease, entries, status), (error) => {
+        last = error
+        return failed(runId, "append", error)
+      })
+      const timedOut = new CheckpointStoreError({ operation: "append", runId, reason: { _tag: "Unavailable" } })
+      return Effect.timeoutOrElse(Effect.retry(once, { while: isUnavailable, schedule }), {
+        duration: limit,
+        orElse: () => last === undefined ? Effect.andThen(failed(runId, "append", timedOut), timedOut) : last
+      })
+    })
+}
 
 /** @internal */
 export const readInput = (runId: string, input: unknown) => {

@@ -27,6 +27,7 @@ import {
   StepNotFound
 } from "./checkpointErrors.ts"
 import * as History from "./checkpointHistory.ts"
+import * as Held from "./checkpointLease.ts"
 import * as Life from "./checkpointLife.ts"
 import * as Record from "./checkpointRecord.ts"
 import { defaults, stop } from "./checkpointRun.ts"
@@ -244,12 +245,12 @@ const holding = <A, E, R>(
   use: (store: Store, lease: Lease) => Effect.Effect<A, E, R>,
   options?: { readonly takeOver: boolean }
 ): Effect.Effect<A, E | RunLeased | CheckpointCorrupt | CheckpointStoreError, R | CheckpointStore> =>
-  Life.asking((store) =>
+  Life.asking((store, unbounded) =>
     Effect.uninterruptible(
       Effect.acquireUseRelease(
-        Effect.mapError(store.acquire(runId, Life.patience, options), Life.leased(runId)),
+        Effect.mapError(Held.acquire(unbounded, store, runId, Life.patience, options), Life.leased(runId)),
         (lease) => use(store, lease),
-        (lease) => Effect.ignore(store.release(lease))
+        (lease) => Effect.ignore(Held.release(unbounded, store, lease, Life.patience))
       )
     )
   )

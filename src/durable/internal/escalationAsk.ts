@@ -4,8 +4,9 @@ import { canonicalJson } from "../../internal/canonicalJson.ts"
 import { sha256 } from "../../internal/sha256.ts"
 import * as Checkpoint from "../Checkpoint.ts"
 import type { CheckpointStore, CheckpointStoreError, RunStatus } from "../CheckpointStore.ts"
-import { Abandoned, Decision, type DecisionTag, EscalationError } from "./escalationModel.ts"
+import { Abandoned, Decision, type DecisionTag, type Escalation, EscalationError } from "./escalationModel.ts"
 import { EscalationQueue, pageSize, randomId, type Submission } from "./escalationService.ts"
+import * as State from "./escalationState.ts"
 
 /**
  * What to ask, for {@link ask}: a {@link Submission} with the `name` of the step. Run, step and de-duplication come
@@ -15,8 +16,9 @@ import { EscalationQueue, pageSize, randomId, type Submission } from "./escalati
  *
  * - `about`: what exactly the answer is for, as plain JSON data: the tool and its arguments, say. The key order and the
  *   spelling of numbers make no difference. An answer that was given for something else, before the program or its data
- *   changed, does not count: the question is asked anew, and what is still open of the old one is withdrawn. Default: the
- *   answer is for the step, whatever it is about.
+ *   changed, does not count: the question is asked anew, and what is still open of the old one is withdrawn. Who decides
+ *   sees it in full, see {@link Submission}. Default: the answer is for the step, whatever it is about.
+ * - `shown`: what of it who decides sees, in full, where that is not all: without what is secret. Default: `about`.
  *
  * @category models
  * @since 0.1.0
@@ -26,6 +28,7 @@ export interface Question<Accepts extends Schema.Constraint = never, Edits exten
 {
   readonly name: string
   readonly about?: unknown
+  readonly shown?: unknown
   readonly accepts?: Accepts | undefined
   readonly edits?: Edits | undefined
 }
@@ -42,13 +45,15 @@ export interface Question<Accepts extends Schema.Constraint = never, Edits exten
  * The escalation is opened once for the run and the step, however often the run is resumed. As long as it is undecided
  * the run ends with `Checkpoint.RunSuspended`. Once it is decided, here or in another process, running the run again
  * answers the decision, which is recorded in its journal and never asked for again. With `accepts` a supplied value is
- * one that this schema decodes.
+ * one that this schema decodes, and with `edits` approved arguments are: a decision that is none for the program, though
+ * its JSON Schema could not tell, is taken back when the run is resumed, and asked for again with the reason
+ * (`Escalation.refused`).
  *
  * Fails with
  * - `Checkpoint.RunSuspended`: there is no decision yet.
  * - {@link EscalationError}: `Expired`, if its time ran out: running the run again asks anew, with a new deadline.
- *   `InvalidDecision`, if the supplied value does not decode: nothing is recorded, `reopen` the escalation to have it
- *   decided again. Otherwise the failure of the store.
+ *   `InvalidDecision`, if a run has gone on with a decision that this program cannot read any more. Otherwise the
+ *   failure of the store.
  * - the errors of a step, `Checkpoint.StepError`.
  *
  * **Example** (Waiting for an approval)
@@ -103,9 +108,18 @@ const Round = Schema.Union([
  * there it could not be taken back.
  */
 const answered = <Accepts extends Schema.Constraint = never, Edits extends Schema.Constraint = never>(
-  { about, name, ...submission }: Question<Accepts, Edits>
+  { about, name, shown = about, ...submission }: Question<Accepts, Edits>
 ) => {
   const { accepts, edits } = submission
+
+  /** What only the program knows of a decision: the queue has the JSON Schema of what it takes, and no more. */
+  const issueWith = Effect.fnUntraced(function*(escalation: Escalation, decision: Decision) {
+    if (decision._tag === "Supply") {
+      return accepts === undefined ? undefined : yield* issueOf(accepts, decision.value)
+    }
+    if (decision._tag !== "Approve" || decision.arguments === undefined || edits === undefined) return undefined
+    return State.editsIssue(escalation, decision.arguments) ?? (yield* issueOf(edits, decision.arguments))
+  })
 
   const once = Effect.fnUntraced(function*(runId: string, step: string, digest: string | undefined) {
     const queue = yield* EscalationQueue
@@ -114,15 +128,18 @@ const answered = <Accepts extends Schema.Constraint = never, Edits extends Schem
     const question = yield* Checkpoint.step("question", { success: Schema.String }, randomId)
     const dedupeKey = digest === undefined ? `${runId}/${step}/${question}` : `${runId}/${step}/${question}/${digest}`
     while (true) {
-      const escalation = yield* queue.submit({ ...submission, runId, step, dedupeKey })
+      const escalation = yield* queue.submit({ ...submission, about: shown, runId, step, dedupeKey })
       const { expiresAt, id, resolution, status } = escalation
       if (resolution !== undefined) {
         const { decision } = resolution
-        if (decision._tag === "Supply" && accepts !== undefined) {
-          yield* given(accepts, id, decision._tag, decision.value)
-        }
-        if (decision._tag === "Approve" && decision.arguments !== undefined && edits !== undefined) {
-          yield* given(edits, id, decision._tag, decision.arguments)
+        const issue = yield* issueWith(escalation, decision)
+        if (issue !== undefined) {
+          if (resolution.used === true) return yield* invalid(id, decision._tag, issue)
+          yield* queue.reopen(id, { refused: { read: escalation, issue } })
+          yield* Effect.logWarning("a decision cannot be gone on with, and is asked for again").pipe(
+            Effect.annotateLogs({ escalation: id, decision: decision._tag })
+          )
+          continue
         }
         if (resolution.used !== true && !(yield* queue.confirm(escalation))) continue
         return Answer.make(digest === undefined ? { id, decision } : { id, decision, about: digest })
@@ -261,12 +278,20 @@ export const cancel = Effect.fnUntraced(function*(
   return status
 })
 
+const invalid = (id: string, decision: DecisionTag, issue: string) =>
+  new EscalationError({ operation: "ask", id, reason: { _tag: "InvalidDecision", decision, issue } })
+
+const issueOf = <S extends Schema.Constraint>(schema: S, value: Schema.Json) =>
+  Effect.match(Schema.decodeUnknownEffect(Schema.toCodecJson(schema))(value), {
+    onSuccess: () => undefined,
+    onFailure: ({ message }) => message
+  })
+
 /** The value that a supervisor gave, as the program reads it. */
 const given = <S extends Schema.Constraint>(schema: S, id: string, decision: DecisionTag, value: Schema.Json) =>
   Effect.mapError(
     Schema.decodeUnknownEffect(Schema.toCodecJson(schema))(value),
-    ({ message: issue }) =>
-      new EscalationError({ operation: "ask", id, reason: { _tag: "InvalidDecision", decision, issue } })
+    ({ message }) => invalid(id, decision, message)
   )
 
 /**
@@ -280,8 +305,7 @@ const given = <S extends Schema.Constraint>(schema: S, id: string, decision: Dec
  *
  * Fails with
  * - {@link Abandoned}: the decision was `Reject` or `Abandon`.
- * - {@link EscalationError}: `InvalidDecision`, if the supplied value does not decode; nothing is recorded, `reopen` the
- *   escalation to have it decided again. Otherwise as {@link ask}.
+ * - {@link EscalationError}: as {@link ask}. A supplied value that does not decode is asked for again.
  *
  * **Example** (Asking whether a payment went out)
  *
@@ -313,7 +337,9 @@ const given = <S extends Schema.Constraint>(schema: S, id: string, decision: Dec
  * @since 0.1.0
  */
 export const reconcile = <Success extends Schema.Constraint>(
-  options: Omit<Question, "name" | "reason" | "decisions" | "accepts" | "edits"> & { readonly success: Success }
+  options: Omit<Question, "name" | "reason" | "decisions" | "accepts" | "edits" | "editLimits"> & {
+    readonly success: Success
+  }
 ): Effect.Effect<
   Checkpoint.Reconciliation<Success["Type"]>,
   Abandoned | EscalationError | Checkpoint.RunSuspended | Checkpoint.StepError,

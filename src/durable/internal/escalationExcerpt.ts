@@ -27,7 +27,7 @@ export const excerptText = (text: string, limit: number): string => {
  *
  * @internal
  */
-export const excerpt = (value: unknown, limit: number): Schema.Json => {
+export const excerpt = (value: unknown, limit: number, depth = maxDepth): Schema.Json => {
   let budget = limit
   const above = new Set<object>()
 
@@ -75,7 +75,7 @@ export const excerpt = (value: unknown, limit: number): Schema.Json => {
   const writeObject = (object: object): Schema.Json => {
     if (Redacted.isRedacted(object)) return hidden
     if (above.has(object)) return "<circular>"
-    if (above.size >= maxDepth) return "<truncated: nested too deep>"
+    if (above.size >= depth) return "<truncated: nested too deep>"
     above.add(object)
     try {
       if (Array.isArray(object)) return items(object)

@@ -15,6 +15,12 @@ export const text = (option: string, value: unknown): string => {
 }
 
 /** @internal */
+export const some = <A>(option: string, values: ReadonlyArray<A>): ReadonlyArray<A> => {
+  if (Array.isArray(values) && values.length > 0) return values
+  throw invalid(option, values, "a list that is not empty")
+}
+
+/** @internal */
 export const oneOf = <A extends string>(
   option: string,
   schema: Schema.Literals<ReadonlyArray<A>>,

@@ -88,14 +88,18 @@ export type Status = typeof Status.Type
  *
  * **Details**
  *
+ * - `about` is what exactly is decided on, the arguments of a call for instance: in full, and without secrets as far as those
+ *   can be told. `task` and `context` may be cut, this never is.
  * - `error`, `state` and `context` are excerpts: bounded in size, and without secrets as far as those can be told.
  * - `checkpoint` says where the whole state is.
  * - `decisions` are those it takes, `accepts` is the JSON Schema of a value that can be supplied, and `edits` that of
- *   other arguments that can be approved.
+ *   other arguments that can be approved, which are within `editLimits`.
  * - `revision` grows with every change to any record of the queue.
  * - `resolution` is the decision; `resolution.used` says that a run has gone on with it. `closed` says that there will be
  *   none. An escalation whose time is over is `expired` for everybody from that moment on; `closed` is there once it has
  *   been recorded, and no clock that is late can decide it after that.
+ * - `refused` is the decision before, where the run that asked could not go on with it, and why: a value may be one by its
+ *   JSON Schema and none by the schema of the program. It is open again.
  * - `delivered` says that the run has been woken with its outcome.
  *
  * @category models
@@ -112,9 +116,11 @@ export class Escalation extends Schema.Class<Escalation>("effect-resilience/dura
   checkpoint: Schema.optionalKey(Schema.String),
   state: Schema.optionalKey(Schema.Json),
   context: Schema.optionalKey(Schema.Json),
+  about: Schema.optionalKey(Schema.Json),
   decisions: Schema.Array(DecisionTag),
   accepts: Schema.optionalKey(Schema.Json),
   edits: Schema.optionalKey(Schema.Json),
+  editLimits: Schema.optionalKey(Schema.Struct({ arguments: Schema.Int, depth: Schema.Int })),
   submittedAt: Schema.DateTimeUtcFromMillis,
   expiresAt: Schema.optionalKey(Schema.DateTimeUtcFromMillis),
   status: Status,
@@ -124,6 +130,12 @@ export class Escalation extends Schema.Class<Escalation>("effect-resilience/dura
     by: Schema.optionalKey(Schema.String),
     at: Schema.DateTimeUtcFromMillis,
     used: Schema.optionalKey(Schema.Boolean)
+  })),
+  refused: Schema.optionalKey(Schema.Struct({
+    decision: Decision,
+    by: Schema.optionalKey(Schema.String),
+    issue: Schema.String,
+    at: Schema.DateTimeUtcFromMillis
   })),
   closed: Schema.optionalKey(Schema.Struct({
     as: Schema.Literals(["expired", "withdrawn"]),
@@ -149,6 +161,7 @@ export const FailureReason = Schema.TaggedUnion({
   AlreadyUsed: { decision: DecisionTag },
   InvalidDecision: { decision: Schema.String, issue: Schema.String },
   InvalidRequest: { issue: Schema.String },
+  TooLong: { limit: Schema.Int },
   QueueFull: { capacity: Schema.Int },
   Corrupt: { issue: Schema.String },
   InTransaction: {},
@@ -171,6 +184,7 @@ export const FailureReason = Schema.TaggedUnion({
  * - `AlreadyUsed`: a run has gone on with the decision, so that it cannot be taken back.
  * - `InvalidDecision`: it does not take such a decision, or not with this value, or it is no decision at all.
  * - `InvalidRequest`: what was submitted or asked for has an option that it cannot have.
+ * - `TooLong`: what it is about is longer than the queue's `aboutLimit`, and would not be seen in full.
  * - `QueueFull`: the queue in memory holds as many undecided escalations as it may.
  * - `Corrupt`: the stored record does not decode.
  * - `InTransaction`: the call is inside a transaction of its caller, which could take it back after it was answered.
@@ -236,6 +250,9 @@ const explain = (reason: FailureReason): string => {
       return `a run has gone on with the decision (${reason.decision}), which cannot be taken back any more`
     case "InvalidRequest":
       return `${reason.issue}; nothing was changed, correct it`
+    case "TooLong":
+      return `what it is about has more than ${reason.limit} characters, and nobody can decide on what they do not see; ` +
+        "raise the option aboutLimit of the queue, or ask about less"
     case "InTransaction":
       return "the call is inside a transaction of its caller, which could take it back later; call before or after it"
     case "SchemaTooNew":

@@ -1,4 +1,4 @@
-import type * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -12,31 +12,31 @@ import * as config from "../../internal/config.ts"
 import * as logged from "../../internal/logged.ts"
 import { named } from "../../internal/metricRecorder.ts"
 import { table } from "../../internal/metricTable.ts"
+import { nameOf } from "../../internal/withheld.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import * as Checkpoint from "../Checkpoint.ts"
-import { CheckpointStore, CheckpointStoreError } from "../CheckpointStore.ts"
+import { CheckpointStore, CheckpointStoreError, type RunStatus } from "../CheckpointStore.ts"
 import * as Life from "./checkpointLife.ts"
 import { type Escalation, EscalationError } from "./escalationModel.ts"
 import { EscalationQueue } from "./escalationService.ts"
 
 /** @internal */
-export const defaults = { concurrency: 8, maxAttempts: 10, interval: "10 seconds" } as const
+export const defaults = { concurrency: 8, interval: "10 seconds", maxInterval: "10 minutes" } as const
 
 /**
  * Options of {@link resumeRuns}.
  *
  * **Details**
  *
- * - `resume`: runs the program of a run again, as `Checkpoint.run` with its id. How it ends is its own affair: a failure
- *   is in the journal of the run, and logged at debug level here, a defect as a warning.
+ * - `resume`: runs the program of a run again, as `Checkpoint.run` with its id. How it ends is its own affair, as long as
+ *   the run has heard of the outcome; see {@link resumeRuns} for when it has not.
  * - `only`: which escalations are for this program, where several programs share a queue. Default: all.
  * - `concurrency`: how many runs are resumed at a time. Default: 8.
  * - `interval`: how often it records what has run out of time, and looks again for runs that could not be resumed (another
  *   process works on them, the store was away). Default: 10 seconds. What is decided is heard of at once, or as fast as
  *   the queue hears of other processes.
- * - `maxAttempts`: how often a run is resumed with an outcome without getting on: it was interrupted, or waits for the same
- *   decision again. After that it is logged as a warning and left to other processes, or to the next start of this one.
- *   Default: 10.
+ * - `maxInterval`: a run that was resumed and has not heard of the outcome is resumed again after the `interval`, then
+ *   after twice that, and so on, up to this. Default: 10 minutes.
  *
  * @category models
  * @since 0.1.0
@@ -46,13 +46,19 @@ export interface ResumeRunsOptions<E, R> {
   readonly only?: ((escalation: Escalation) => boolean) | undefined
   readonly concurrency?: number | undefined
   readonly interval?: Duration.Input | undefined
-  readonly maxAttempts?: number | undefined
+  readonly maxInterval?: Duration.Input | undefined
 }
 
 const isLeased = Schema.is(Checkpoint.RunLeased)
 const isSuspended = Schema.is(Checkpoint.RunSuspended)
 const isStoreError = Schema.is(CheckpointStoreError)
 const isEscalationError = Schema.is(EscalationError)
+
+/** How many outcomes that their runs have not heard of yet are remembered with their attempts. */
+const rememberedAttempts = 10_000
+
+const isOver = (status: RunStatus): boolean =>
+  status === "completed" || status === "cancelled" || status === "deadLettered"
 
 /** Whether the run has not got on because of something outside of it. */
 const isHindered = (error: unknown): boolean =>
@@ -71,10 +77,17 @@ const aMoment = { while: isLeased, schedule: Schedule.exponential("20 millis"), 
  *
  * **Details**
  *
- * An outcome stays undelivered in the store until the run was resumed with it, whatever happens in between: the decision
+ * An outcome stays undelivered in the store until the run has heard of it, whatever happens in between: the decision
  * may be made before the run is suspended, while it is, or after this process was killed and started again, in the middle
  * of resuming it. Each outcome is delivered at least once; the journal makes of it once. Several processes may do this
  * side by side: one of them resumes the run, the others find its lease taken.
+ *
+ * A run has heard of an outcome when it goes on with it (`resolution.used`), fails because of it (`Expired`,
+ * `InvalidDecision`), or is over: completed, cancelled, dead-lettered or cleared. That `resume` succeeded or failed is not
+ * enough: the program may be another one than wrote the journal (`CheckpointMismatch`, `RunConflict`), may have failed
+ * before it came to the run, or may have answered without it. Such an outcome is kept, and its run resumed again, at a
+ * falling rate (see `maxInterval`), by this process and by those after it. Each time it is logged as a warning, and is an
+ * event: `EscalationUndelivered`.
  *
  * A run that is completed, cancelled or dead-lettered is not resumed; one that is not in the `CheckpointStore` is left
  * alone. Fails with `EscalationError` when the queue fails for good.
@@ -112,8 +125,10 @@ export const resumeRuns = <E, R>(
 ): Effect.Effect<never, EscalationError, EscalationQueue | CheckpointStore | R> => {
   const module = "EscalationQueue.resumeRuns"
   const concurrency = config.integer(module, "concurrency", options.concurrency ?? defaults.concurrency, 1)
-  const maxAttempts = config.integer(module, "maxAttempts", options.maxAttempts ?? defaults.maxAttempts, 1)
   const interval = config.duration(module, "interval", options.interval ?? defaults.interval, { minimum: "1 millis" })
+  const longest = config.duration(module, "maxInterval", options.maxInterval ?? defaults.maxInterval, {
+    minimum: "1 millis"
+  })
   const isOurs = options.only ?? (() => true)
 
   return Effect.gen(function*() {
@@ -121,46 +136,84 @@ export const resumeRuns = <E, R>(
     const runs = Life.bounded(yield* CheckpointStore, Life.patience)
     /** What each run that is being resumed is still to hear of. */
     const busy = new Map<string, Map<string, Escalation>>()
-    const attempts = new Map<string, number>()
+    /** How often the run of an outcome was resumed without hearing of it, and until when it is let be. */
+    const attempts = new Map<string, { readonly outcome: number; readonly count: number; readonly until: number }>()
 
-    /** Whether the run has heard of the outcome, or there is none that could. */
+    /** Whether the run has heard of the outcome. */
     const wake = Effect.fnUntraced(function*(escalation: Escalation, runId: string) {
       const run = yield* runs.get(runId)
       if (Option.isNone(run)) return false
       const { status } = run.value
-      if (status === "completed" || status === "cancelled" || status === "deadLettered") return true
+      if (isOver(status)) return true
+      const { id } = escalation
+      const before = yield* queue.get(id)
       const exit = yield* Effect.exit(
         Effect.retry(options.resume(runId, escalation), aMoment)
       )
-      if (Exit.isSuccess(exit)) return true
       const error = Option.getOrUndefined(Exit.findErrorOption(exit))
-      if (isHindered(error)) {
+      if (Exit.isFailure(exit) && isHindered(error)) {
         yield* logged.debug(`run "${runId}" could not be resumed with a decision yet`, exit.cause)
         return false
       }
-      if (Exit.hasInterrupts(exit) || (isSuspended(error) && error.escalationId === escalation.id)) {
-        return yield* gaveUp(escalation, runId, exit.cause)
+      const now = Option.map(yield* runs.get(runId), ({ status }) => status)
+      if (Option.isNone(now) || isOver(now.value)) return true
+      if (yield* hasHeard(before, exit, error, now.value)) {
+        if (Exit.isFailure(exit) && !isSuspended(error)) {
+          const how = Exit.hasDies(exit) ? "ended with a defect" : "failed"
+          yield* logged.debug(`run "${runId}" was resumed with a decision, and ${how}`, exit.cause)
+        }
+        return true
       }
-      if (Exit.hasDies(exit)) {
-        yield* logged.warning(`run "${runId}" was resumed with a decision, and ended with a defect`, exit.cause)
-      } else if (!isSuspended(error)) {
-        yield* logged.debug(`run "${runId}" was resumed with a decision, and failed`, exit.cause)
-      }
-      return true
+      yield* notHeard(escalation, runId, exit, error)
+      return false
     })
 
-    const gaveUp = ({ id }: Escalation, runId: string, cause: Cause.Cause<unknown>) =>
-      Effect.suspend(() => {
-        const count = (attempts.get(id) ?? 0) + 1
-        attempts.set(id, count)
-        return Effect.as(
-          count < maxAttempts ? Effect.void : logged.warning(
-            `run "${runId}" did not get on with escalation "${id}" in ${count} attempts; run it by hand`,
-            cause
-          ),
-          false
-        )
-      })
+    const hasHeard = Effect.fnUntraced(function*(
+      before: Escalation,
+      exit: Exit.Exit<unknown, unknown>,
+      error: unknown,
+      status: RunStatus
+    ) {
+      // It may have been stopped before the journal had it.
+      if (Exit.isFailure(exit) && Exit.hasInterrupts(exit)) return false
+      if (isEscalationError(error) && error.id === before.id) return true
+      const isElsewhere = isSuspended(error) && error.escalationId !== before.id
+      const { closed, resolution } = yield* queue.get(before.id)
+      if (resolution === undefined) return closed !== undefined && (isElsewhere || status === "failed")
+      if (resolution.used !== true) return false
+      // One that was used before was not in the journal, maybe, when a process was killed: now the run has to get on.
+      return before.resolution?.used !== true || isElsewhere || status === "failed"
+    })
+
+    const notHeard = Effect.fnUntraced(function*(
+      { id, revision }: Escalation,
+      runId: string,
+      exit: Exit.Exit<unknown, unknown>,
+      error: unknown
+    ) {
+      const known = attempts.get(id)
+      const count = known?.outcome === revision ? known.count + 1 : 1
+      const wait = Math.min(Duration.toMillis(interval) * 2 ** Math.min(count - 1, 50), Duration.toMillis(longest))
+      attempts.delete(id)
+      attempts.set(id, { outcome: revision, count, until: (yield* Clock.currentTimeMillis) + wait })
+      const oldest = attempts.keys().next().value
+      if (attempts.size > rememberedAttempts && oldest !== undefined) attempts.delete(oldest)
+      const told = Exit.isSuccess(exit) ? "none" : Exit.hasDies(exit) ? "defect" : nameOf(error ?? "interruption")
+      yield* Telemetry.emit(() => ({
+        _tag: "EscalationUndelivered",
+        id,
+        runId,
+        attempts: count,
+        error: told,
+        retryInMillis: wait
+      }))
+      const message = `run "${runId}" was resumed with the outcome of escalation "${id}" and has not heard of it ` +
+        `(attempt ${count}, the next one in ${
+          Duration.format(Duration.millis(wait))
+        } or later); the outcome is kept. ` +
+        "Resume it with the program that wrote its journal, or cancel the run"
+      yield* Exit.isFailure(exit) ? logged.warning(message, exit.cause) : Effect.logWarning(message)
+    })
 
     const deliverOne = (escalation: Escalation, runId: string) =>
       wake(escalation, runId).pipe(
@@ -173,23 +226,30 @@ export const resumeRuns = <E, R>(
         Effect.catch((error) => Effect.logDebug(`run "${runId}" could not be looked at`, error))
       )
 
-    const deliver = (escalation: Escalation) => {
-      const { id, runId } = escalation
-      if (runId === undefined || (attempts.get(id) ?? 0) >= maxAttempts || !isOurs(escalation)) return Effect.void
-      const others = busy.get(runId)
-      if (others !== undefined) return Effect.sync(() => others.set(id, escalation))
-      const mine = new Map([[id, escalation]])
-      busy.set(runId, mine)
-      return Effect.whileLoop({
-        while: () => mine.size > 0,
-        body: () => {
-          const [next = escalation] = mine.values()
-          mine.delete(next.id)
-          return deliverOne(next, runId)
-        },
-        step: () => undefined
-      }).pipe(Effect.ensuring(Effect.sync(() => busy.delete(runId))))
+    /** An outcome that is new is told at once. */
+    const isWaiting = ({ id, revision }: Escalation, now: number): boolean => {
+      const known = attempts.get(id)
+      return known !== undefined && known.outcome === revision && now < known.until
     }
+
+    const deliver = (escalation: Escalation) =>
+      Effect.flatMap(Clock.currentTimeMillis, (now) => {
+        const { id, runId } = escalation
+        if (runId === undefined || isWaiting(escalation, now) || !isOurs(escalation)) return Effect.void
+        const others = busy.get(runId)
+        if (others !== undefined) return Effect.sync(() => others.set(id, escalation))
+        const mine = new Map([[id, escalation]])
+        busy.set(runId, mine)
+        return Effect.whileLoop({
+          while: () => mine.size > 0,
+          body: () => {
+            const [next = escalation] = mine.values()
+            mine.delete(next.id)
+            return deliverOne(next, runId)
+          },
+          step: () => undefined
+        }).pipe(Effect.ensuring(Effect.sync(() => busy.delete(runId))))
+      })
 
     // From the start again at every interval: what was let go because its run was at work comes once more.
     return yield* Stream.concat(Stream.drain(Stream.fromEffect(queue.expire)), queue.undelivered).pipe(

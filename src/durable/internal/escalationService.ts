@@ -18,16 +18,19 @@ import type { Filter } from "./escalationStore.ts"
  * - `error`: the failure behind it. Its tag and message are kept.
  * - `checkpoint`: where the whole state of the agent is; `state`: the state itself, or what matters of it.
  * - `context`: whatever helps to decide.
+ * - `about`: what exactly is decided on, which is never cut: what is longer than the queue's `aboutLimit` is not asked
+ *   about (`TooLong`).
  * - `decisions`: the decisions that make sense. Default: all.
  * - `accepts`: schema of a value that can be supplied. Other values are refused when they are supplied, as far as the
  *   schema's JSON Schema can tell them.
  * - `edits`: schema of other arguments that can be approved instead of those that are asked about, and are checked in the
  *   same way. Default: none can.
+ * - `editLimits`: characters (as JSON) and levels of such arguments at most. Default: 1,000,000 and 200.
  * - `timeToLive`: after this time without a decision it is expired. Default: never.
  * - `dedupeKey`: a second submission with the same key is the first one, decided or not. Default: none.
  *
  * `error`, `state` and `context` are bounded (by default to 8000 characters each, with a marker where something was
- * left out) and lose what is `Redacted`, what stands under the name of a secret, and what looks like one.
+ * left out). These and `about` lose what is `Redacted`, what stands under the name of a secret, and what looks like one.
  *
  * @category models
  * @since 0.1.0
@@ -41,9 +44,11 @@ export interface Submission {
   readonly checkpoint?: string | undefined
   readonly state?: unknown
   readonly context?: unknown
+  readonly about?: unknown
   readonly decisions?: ReadonlyArray<DecisionTag> | undefined
   readonly accepts?: Schema.Constraint | undefined
   readonly edits?: Schema.Constraint | undefined
+  readonly editLimits?: { readonly arguments: number; readonly depth: number } | undefined
   readonly timeToLive?: Duration.Input | undefined
   readonly dedupeKey?: string | undefined
 }
@@ -109,9 +114,14 @@ export class EscalationQueue extends Context.Service<EscalationQueue, {
     options?: { readonly by?: string | undefined }
   ) => Effect.Effect<Escalation, EscalationError>
   /**
-   * Takes back a decision that no run has used, so that it can be decided again. What somebody holds stays with them.
+   * Takes back a decision that no run has used, so that it can be decided again. What somebody holds stays with them. With
+   * `refused` a run says that it cannot go on with the decision as it was read, and why, which the next one to decide is
+   * shown; another decision by now stays. {@link ask} and {@link reconcile} do it.
    */
-  readonly reopen: (id: string) => Effect.Effect<Escalation, EscalationError>
+  readonly reopen: (
+    id: string,
+    options?: { readonly refused: { readonly read: Escalation; readonly issue: string } }
+  ) => Effect.Effect<Escalation, EscalationError>
   /** Takes an undecided question back: nobody can decide it any more. One that is over stays as it is. */
   readonly withdraw: (
     id: string,

@@ -8,20 +8,25 @@ import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as SchemaRepresentation from "effect/SchemaRepresentation"
 import * as Struct from "effect/Struct"
+import { beyondBounds } from "../../internal/argumentBounds.ts"
 import { excerptText } from "./escalationExcerpt.ts"
 import { Decision, DecisionTag, Escalation, type FailureReason } from "./escalationModel.ts"
 
 /** @internal */
 export const defaults = {
   excerptLimit: 8_000,
+  aboutLimit: 1_000_000,
+  aboutDepth: 200,
   lease: "5 minutes",
   storeTimeout: "30 seconds",
   capacity: 10_000,
   history: 10_000
 } as const
 
-const without = <K extends "claim" | "resolution" | "delivered">(record: Escalation, ...keys: ReadonlyArray<K>) =>
-  Struct.omit(record, keys)
+const without = <K extends "claim" | "resolution" | "delivered" | "refused">(
+  record: Escalation,
+  ...keys: ReadonlyArray<K>
+) => Struct.omit(record, keys)
 
 /**
  * The record with other fields.
@@ -106,6 +111,14 @@ const issueWith = (value: Schema.Json, accepts: Schema.Json | undefined): string
   return Result.isFailure(decoded) ? decoded.failure.message : undefined
 }
 
+/**
+ * Why other arguments are none that may be approved, whatever their schema says.
+ *
+ * @internal
+ */
+export const editsIssue = ({ editLimits }: Escalation, edited: Schema.Json): string | undefined =>
+  beyondBounds(edited, editLimits ?? { arguments: defaults.aboutLimit, depth: defaults.aboutDepth })
+
 /** @internal */
 export type Transition = (record: Escalation, now: number) => Result.Result<Escalation, FailureReason>
 
@@ -128,13 +141,15 @@ export const decide = (decision: Decision, by: string | undefined): Transition =
     : decision._tag === "Supply"
     ? issueWith(decision.value, record.accepts)
     : decision._tag === "Approve" && decision.arguments !== undefined
-    ? record.edits === undefined ? "it takes no other arguments" : issueWith(decision.arguments, record.edits)
+    ? record.edits === undefined
+      ? "it takes no other arguments"
+      : editsIssue(record, decision.arguments) ?? issueWith(decision.arguments, record.edits)
     : undefined
   if (issue !== undefined) return Result.fail({ _tag: "InvalidDecision", decision: nameOf(decision), issue })
   const at = DateTime.makeUnsafe(now)
   return Result.succeed(
     new Escalation({
-      ...without(record, "claim"),
+      ...without(record, "claim", "refused"),
       status: "resolved",
       resolution: by === undefined ? { decision, at } : { decision, by, at }
     })
@@ -157,15 +172,27 @@ export const release = (by: string): Transition => (record) => {
     : Result.succeed(new Escalation({ ...without(record, "claim"), status: "open" }))
 }
 
+const outcomeOf = ({ closed, resolution }: Escalation) => [closed, resolution?.decision, resolution?.by, resolution?.at]
+
 /** @internal */
-export const reopen: Transition = (record) => {
-  const { claim, resolution } = record
-  const ended = withdrawal(record) ?? expiry(record)
-  if (ended !== undefined) return Result.fail(ended)
-  if (claim !== undefined) return Result.fail({ _tag: "AlreadyClaimed", ...claim })
-  if (resolution?.used === true) return Result.fail({ _tag: "AlreadyUsed", decision: resolution.decision._tag })
-  return Result.succeed(new Escalation({ ...without(record, "resolution", "delivered"), status: "open" }))
-}
+export const reopen =
+  (refused?: { readonly read: Escalation; readonly issue: string }): Transition => (record, now) => {
+    if (refused !== undefined && !Equal.equals(outcomeOf(record), outcomeOf(refused.read))) {
+      return Result.succeed(record)
+    }
+    const { claim, resolution } = record
+    const ended = withdrawal(record) ?? expiry(record)
+    if (ended !== undefined) return Result.fail(ended)
+    if (claim !== undefined) return Result.fail({ _tag: "AlreadyClaimed", ...claim })
+    if (resolution?.used === true) return Result.fail({ _tag: "AlreadyUsed", decision: resolution.decision._tag })
+    const again = new Escalation({ ...without(record, "resolution", "delivered", "refused"), status: "open" })
+    if (refused === undefined || resolution === undefined) return Result.succeed(again)
+    const { by, decision } = resolution
+    const told = { decision, issue: refused.issue, at: DateTime.makeUnsafe(now) }
+    return Result.succeed(
+      new Escalation(Struct.assign(again, { refused: by === undefined ? told : { ...told, by } }))
+    )
+  }
 
 /**
  * Takes the question back. What is over stays as it is.
@@ -178,8 +205,6 @@ export const withdraw = (why: string | undefined): Transition => (record, now) =
   const closed = why === undefined ? { as: "withdrawn", at } as const : { as: "withdrawn", at, reason: why } as const
   return Result.succeed(new Escalation({ ...without(record, "claim"), status: "withdrawn", closed }))
 }
-
-const outcomeOf = ({ closed, resolution }: Escalation) => [closed, resolution?.decision, resolution?.by, resolution?.at]
 
 /**
  * Notes that the run has heard of the outcome that was told. What has none, or another one by now, stays as it is.

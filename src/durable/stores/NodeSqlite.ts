@@ -20,6 +20,8 @@ import type { Connection } from "effect/sql/SqlConnection"
 import * as SqlError from "effect/sql/SqlError"
 import * as Statement from "effect/sql/Statement"
 import * as Stream from "effect/Stream"
+import * as fs from "node:fs"
+import * as Path from "node:path"
 import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite"
 import * as config from "../../internal/config.ts"
 import { defaults } from "../internal/nodeSqlite.ts"
@@ -30,8 +32,10 @@ import { defaults } from "../internal/nodeSqlite.ts"
  * **Details**
  *
  * - `filename` of the database, or `:memory:`. It must not be empty.
- * - `busyTimeout`: how long a statement waits for another process's lock before it fails as retryable, default 5
- *   seconds. `node:sqlite` is synchronous: the whole process waits, so keep transactions short.
+ * - `busyTimeout`: how long a statement waits for another connection's lock before it fails as retryable, default 5
+ *   seconds. It asks again after 1 millisecond, then ever more rarely, but every 50 milliseconds, by Effect's `Clock`:
+ *   only its own fiber waits, and those with statements for the same client. `node:sqlite` is synchronous: while a
+ *   statement is carried out the whole process waits.
  *
  * @category models
  * @since 0.1.0
@@ -42,6 +46,14 @@ export interface Options {
 }
 
 const maxStatements = 128
+
+/** Which file stands under a name, or undefined if none does. */
+const fileAt = (path: string): string | undefined => {
+  const found = fs.statSync(path, { bigint: true, throwIfNoEntry: false })
+  return found === undefined ? undefined : `${found.dev}:${found.ino}`
+}
+
+const reads = /^\s*(?:SELECT|EXPLAIN)\b/i
 
 const attempt = <A>(filename: string, operation: string, f: () => A): Effect.Effect<A, SqlError.SqlError> =>
   Effect.try({
@@ -56,6 +68,31 @@ const attempt = <A>(filename: string, operation: string, f: () => A): Effect.Eff
       return new SqlError.SqlError({ reason: SqlError.classifySqliteError(coded, { message, operation }) })
     }
   })
+
+const codeOf = ({ reason: { cause } }: SqlError.SqlError): number =>
+  Predicate.hasProperty(cause, "errcode") && typeof cause.errcode === "number" ? cause.errcode : 0
+
+// SQLITE_BUSY, but not BUSY_SNAPSHOT: what a transaction has read is out of date, however long it waits.
+const isBusy = (error: SqlError.SqlError): boolean => {
+  const code = codeOf(error)
+  return (code & 0xff) === 5 && code !== 517
+}
+
+const longestPause = 50
+
+// SQLite's own wait would stop the thread. What found the database locked did nothing and is asked for once more.
+const waiting = (busyTimeout: number) => {
+  const again = <A>(
+    self: Effect.Effect<A, SqlError.SqlError>,
+    pause: number,
+    left: number
+  ): Effect.Effect<A, SqlError.SqlError> =>
+    Effect.catchIf(self, (error) => left > 0 && isBusy(error), () => {
+      const next = Math.min(pause, left)
+      return Effect.andThen(Effect.sleep(next), again(self, Math.min(pause * 2, longestPause), left - next))
+    })
+  return <A>(self: Effect.Effect<A, SqlError.SqlError>) => again(self, 1, busyTimeout)
+}
 
 const toInput = (value: unknown): SQLInputValue => {
   switch (typeof value) {
@@ -84,6 +121,11 @@ const toInput = (value: unknown): SQLInputValue => {
  * A file is opened with `journal_mode = WAL` and `synchronous = FULL`: what is committed survives the loss of power.
  * Foreign keys are enforced. There is one connection: a statement waits for the transaction of another fiber to end.
  *
+ * A file that was deleted or replaced while it is open would take everything, and be gone with the process. Whoever writes
+ * to it is told by an `SqlError` that is not retryable, one `stat` for each write outside of transactions and each commit.
+ * It is too late for what was acknowledged before. The file's `-wal` has to stay beside it in the same way, and is not
+ * looked at.
+ *
  * Fails with `SqlError` if the file cannot be opened.
  *
  * @category constructors
@@ -100,13 +142,25 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
     attempt(filename, "open", () => new DatabaseSync(filename)),
     (db) => Effect.sync(() => db.close())
   )
-  yield* attempt(filename, "configure", () =>
+  const whenFree = waiting(Math.ceil(Duration.toMillis(busyTimeout)))
+  yield* whenFree(attempt(filename, "configure", () =>
     db.exec(
-      `PRAGMA busy_timeout = ${Math.ceil(Duration.toMillis(busyTimeout))};
+      `PRAGMA busy_timeout = 0;
        PRAGMA journal_mode = WAL;
        PRAGMA synchronous = FULL;
        PRAGMA foreign_keys = ON`
-    ))
+    )))
+
+  // Absolute, for a process may change its folder. What is no name of a file has none: memory, or a URI.
+  const path = Path.resolve(filename)
+  const opened = yield* attempt(filename, "look at", () => filename === ":memory:" ? undefined : fileAt(path))
+  const checkFile = () => {
+    if (opened === undefined || fileAt(path) === opened) return
+    throw new Error(
+      "the file was deleted or replaced while it was open, and what is written to it is lost when this process ends; " +
+        "put the file back in its place and start the process again"
+    )
+  }
 
   const statements = new Map<string, StatementSync>()
   const prepared = (sql: string): StatementSync => {
@@ -132,13 +186,18 @@ export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Ret
     Effect.flatMap(
       SqlClient.SafeIntegers,
       (safeIntegers) =>
-        attempt(filename, "execute a statement on", (): ReadonlyArray<unknown> | object => {
+        whenFree(attempt(filename, "execute a statement on", (): ReadonlyArray<unknown> | object => {
           const statement = prepare(sql)
           statement.setReturnArrays(mode === "arrays")
           statement.setReadBigInts(safeIntegers)
           const input = params.map(toInput)
-          return mode === "raw" && statement.columns().length === 0 ? statement.run(...input) : statement.all(...input)
-        })
+          const result = mode === "raw" && statement.columns().length === 0
+            ? statement.run(...input)
+            : statement.all(...input)
+          // SQLite goes on with a file that nobody will find any more.
+          if (!db.isTransaction && !reads.test(sql)) checkFile()
+          return result
+        }))
     )
 
   // What `setReturnArrays` does is not in the types of node:sqlite, and a statement that gives rows gives an array.

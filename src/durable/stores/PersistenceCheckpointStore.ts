@@ -340,16 +340,25 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
     return yield* records.corrupt("a record of it is missing, or cannot be read")
   })
 
-  /** A head that is missing where a record is stored was lost; one that was never written has none. */
-  const isLost = ({ get, place }: Records, generation: number) =>
+  const isStored = ({ get, place }: Records, generation: number) =>
     Effect.map(get(Schema.Unknown, place.entry(generation, 0)), (first) => first !== undefined)
 
-  const lost = ({ corrupt, place }: Records) => corrupt(`it has records, and the value at "${place.head}" is missing`)
+  /**
+   * The head of a run that had none a moment ago: one that is missing where a record is stored was lost, unless another
+   * process has begun the run since.
+   */
+  const headAfter = Effect.fnUntraced(function*(records: Records, runId: string) {
+    const head = yield* headOf(records, runId)
+    if (head !== undefined) return head
+    return yield* records.corrupt(`it has records, and the value at "${records.place.head}" is missing`)
+  })
 
-  const checkNew = Effect.fnUntraced(function*(records: Records, runId: string) {
+  /** Looks once more for a run whose head is not there. */
+  const headOfNew = Effect.fnUntraced(function*(records: Records, runId: string) {
     for (const [id, generation] of (yield* records.get(Bucket, records.place.index))?.runs ?? []) {
-      if (id === runId && (yield* isLost(records, generation))) return yield* lost(records)
+      if (id === runId && (yield* isStored(records, generation))) return yield* headAfter(records, runId)
     }
+    return undefined
   })
 
   const isLeft = (head: Head, now: number): boolean => {
@@ -367,7 +376,7 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
         const now = yield* Clock.currentTimeMillis
         const head = yield* headOf(records, runId)
         if (head !== undefined) return isLeft(head, now) ? yield* erase(records, head, now) : undefined
-        if (yield* isLost(records, generation)) return yield* lost(records)
+        if (yield* isStored(records, generation)) return yield* headAfter(records, runId)
         yield* takeFromIndex(records, runId)
       })
     ).pipe(Effect.catch((error) => Effect.logError(`what is left of run "${runId}" could not be removed`, error)))
@@ -399,7 +408,8 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
         Effect.gen(function*() {
           const before = yield* headOf(records, runId)
           if (before?.removed === true) yield* erase(records, before, before.updatedAt)
-          const head = isThere(before) ? before : undefined
+          const found = isThere(before) ? before : yield* headOfNew(records, runId)
+          const head = isThere(found) ? found : undefined
           const holder = head?.owner ?? null
           const isGone = holder !== null && (yield* owner.isGone(holder))
           const now = yield* Clock.currentTimeMillis
@@ -411,7 +421,6 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
               remaining: Duration.millis(head.expiresAt - now)
             })
           }
-          if (head === undefined) yield* checkNew(records, runId)
           const token = yield* nextToken(records, head?.token ?? 0)
           const lease = { token, owner: owner.id, expiresAt: expiryOf(now, ttl), updatedAt: now, from: null }
           if (head !== undefined) {

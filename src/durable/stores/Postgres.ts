@@ -14,7 +14,7 @@ import * as Layer from "effect/Layer"
 import type * as SqlClient from "effect/sql/SqlClient"
 import type * as SqlError from "effect/sql/SqlError"
 import type { CheckpointStore, CheckpointStoreError } from "../CheckpointStore.ts"
-import type { EscalationError, EscalationQueue } from "../EscalationQueue.ts"
+import type * as Escalations from "../EscalationQueue.ts"
 import type { Idempotency, IdempotencyStoreError } from "../Idempotency.ts"
 import { processOwner } from "../internal/checkpointOwner.ts"
 import * as SqlCheckpointStore from "./SqlCheckpointStore.ts"
@@ -30,13 +30,16 @@ import * as SqlIdempotency from "./SqlIdempotency.ts"
  * - `maxConnections`: how many connections at most, default 10. Runs share them: none is held between two statements.
  * - `startupParameters`: what every connection sets, such as `search_path` for the schema that the tables are made in.
  *   With `synchronous_commit = off` the server loses what it acknowledged last when it crashes.
+ * - `escalations`: options of the queue, see `EscalationQueue.Options`.
  *
  * The others are listed there.
  *
  * @category models
  * @since 0.1.0
  */
-export type Options = PgClient.PgPoolConfig
+export interface Options extends PgClient.PgPoolConfig {
+  readonly escalations?: Escalations.Options | undefined
+}
 
 /**
  * Provides all durable services on one PostgreSQL database, and the client they share. For programs on several hosts:
@@ -83,13 +86,13 @@ export type Options = PgClient.PgPoolConfig
  * @since 0.1.0
  */
 export const layer = (
-  options: Options
+  { escalations = {}, ...options }: Options
 ): Layer.Layer<
-  CheckpointStore | EscalationQueue | Idempotency | SqlClient.SqlClient | PgClient.PgClient,
-  CheckpointStoreError | EscalationError | IdempotencyStoreError | SqlError.SqlError
+  CheckpointStore | Escalations.EscalationQueue | Idempotency | SqlClient.SqlClient | PgClient.PgClient,
+  CheckpointStoreError | Escalations.EscalationError | IdempotencyStoreError | SqlError.SqlError
 > =>
   Layer.mergeAll(
     Layer.unwrap(Effect.map(processOwner, (owner) => SqlCheckpointStore.layerWith({ owner }))),
-    SqlEscalationQueue.layer,
+    SqlEscalationQueue.layerWith(escalations),
     SqlIdempotency.layer
   ).pipe(Layer.provideMerge(PgClient.layer(options)))

@@ -119,9 +119,10 @@ export const make = Effect.fnUntraced(function*(options: Options = {}) {
   const unlessRepeated = Effect.fnUntraced(function*(lease: Lease, entries: NonEmptyReadonlyArray<Entry>) {
     const { runId, token } = lease
     const { position } = entries[0]
+    const last = yield* store.writtenSince(runId, position)
+    // Asked for last: what was read of a run that is still this lease's is this lease's, too.
     const [run] = yield* store.length(runId)
     if (run?.token !== token) return yield* failure("append", runId, { _tag: "Fenced", token })
-    const last = yield* store.writtenSince(runId, position)
     const repeated = last.length === entries.length && entries.every(({ body, position, step }, index) => {
       const there = last[index]
       return there?.position === position && there.token === token && there.step === step && there.body === body

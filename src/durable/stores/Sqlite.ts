@@ -13,13 +13,23 @@ import * as Layer from "effect/Layer"
 import type * as SqlClient from "effect/sql/SqlClient"
 import type * as SqlError from "effect/sql/SqlError"
 import type { CheckpointStore, CheckpointStoreError } from "../CheckpointStore.ts"
-import type { EscalationError, EscalationQueue } from "../EscalationQueue.ts"
+import type * as Escalations from "../EscalationQueue.ts"
 import type { Idempotency, IdempotencyStoreError } from "../Idempotency.ts"
 import { processOwner } from "../internal/checkpointOwner.ts"
 import * as NodeSqlite from "./NodeSqlite.ts"
 import * as SqlCheckpointStore from "./SqlCheckpointStore.ts"
 import * as SqlEscalationQueue from "./SqlEscalationQueue.ts"
 import * as SqlIdempotency from "./SqlIdempotency.ts"
+
+/**
+ * Options of {@link layer}: those of the database, and `escalations` for the queue, see `EscalationQueue.Options`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Options extends NodeSqlite.Options {
+  readonly escalations?: Escalations.Options | undefined
+}
 
 /**
  * Provides all durable services on one SQLite file, and the `SqlClient` they share. The embedded default: nothing to
@@ -59,13 +69,13 @@ import * as SqlIdempotency from "./SqlIdempotency.ts"
  * @since 0.1.0
  */
 export const layer = (
-  options: NodeSqlite.Options
+  { escalations = {}, ...options }: Options
 ): Layer.Layer<
-  CheckpointStore | EscalationQueue | Idempotency | SqlClient.SqlClient,
-  CheckpointStoreError | EscalationError | IdempotencyStoreError | SqlError.SqlError
+  CheckpointStore | Escalations.EscalationQueue | Idempotency | SqlClient.SqlClient,
+  CheckpointStoreError | Escalations.EscalationError | IdempotencyStoreError | SqlError.SqlError
 > =>
   Layer.mergeAll(
     Layer.unwrap(Effect.map(processOwner, (owner) => SqlCheckpointStore.layerWith({ owner }))),
-    SqlEscalationQueue.layer,
+    SqlEscalationQueue.layerWith(escalations),
     SqlIdempotency.layer
   ).pipe(Layer.provideMerge(NodeSqlite.layer(options)))

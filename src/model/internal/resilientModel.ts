@@ -16,6 +16,7 @@ import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Fault from "../../Fault.ts"
+import * as AttemptMeter from "../../internal/attemptMeter.ts"
 import * as chatSpans from "../../internal/chatSpans.ts"
 import { hasRedacted } from "../../internal/hasRedacted.ts"
 import * as logged from "../../internal/logged.ts"
@@ -261,7 +262,7 @@ const answerOnce = (settings: Settings, options: requests.CallOptions, request: 
   const run = (choice: Choice, isFirst: boolean) => {
     const call = Effect.flatMap(
       Effect.updateContext(
-        choice.model[method === "generateObject" ? method : "generateText"](options),
+        AttemptMeter.metered(choice.model[method === "generateObject" ? method : "generateText"](options)),
         traced(choice)
       ),
       wholeAnswer(
@@ -281,7 +282,7 @@ const answerOnce = (settings: Settings, options: requests.CallOptions, request: 
       if (request.schema === undefined) return { content: parts }
       return { content: parts, value: yield* decodeValue(request.schema, value ?? null) }
     })
-  return choose(settings, request, run, recalled).pipe(
+  return Effect.andThen(AttemptMeter.join, choose(settings, request, run, recalled)).pipe(
     Effect.scoped,
     Effect.map(({ provenance, value }) => {
       const content = answers.marked(value.content, provenance)
@@ -335,7 +336,10 @@ const streamOnce = (
   const { buffer, kept, stall } = settings
   const run = (choice: Choice, isFirst: boolean) => {
     const guarded = Policy.applyStream(
-      wholeStream(settings, Stream.updateContext(choice.model.streamText(options), traced(choice))),
+      wholeStream(
+        settings,
+        Stream.updateContext(AttemptMeter.meteredStream(choice.model.streamText(options)), traced(choice))
+      ),
       policyFor(choice, request),
       { buffer, stall, isFirst: answers.isContent, untilWhole: answers.waitsForTheEnd }
     ) as Stream.Stream<answers.Part, unknown>
@@ -344,7 +348,7 @@ const streamOnce = (
   }
   const recalled = ({ content }: Remembered) =>
     Effect.map(answers.fromKept(content), (head): Opened => ({ head, pull: Cause.done() }))
-  return choose(settings, request, run, recalled).pipe(
+  return Effect.andThen(AttemptMeter.join, choose(settings, request, run, recalled)).pipe(
     Effect.map(({ provenance, value: { head, pull } }) =>
       Stream.concat(Stream.fromArray(head), Stream.fromPull(Effect.succeed(pull))).pipe(
         Stream.map((part) => answers.isFinish(part) ? answers.mark(part, provenance) : part)

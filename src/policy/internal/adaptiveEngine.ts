@@ -87,7 +87,11 @@ interface Limited {
   /** The latest time that a refusal among them named. */
   retryAt: number
   outage: Outage | undefined
-  /** While it recovers: when the next call may start. */
+  /** Whether calls start one after the other: from the end of an outage until the limit is used, or nobody waits. */
+  isFilling: boolean
+  /** Since when the limit is what it was before the outage. */
+  filledFrom: number
+  /** While it fills: when the next call may start. */
   paceAt: number
   timer: { readonly at: number; readonly stop: () => void } | undefined
   /** How often the timer was looked at. */
@@ -310,7 +314,7 @@ export class Engine {
     }
     const careTill = limited.failedAt + careFor
     if (limited.failures > 0 && limited.fresh >= careful && careTill > now) return careTill
-    return limited.learner.isRecovering ? limited.paceAt : now
+    return limited.isFilling ? limited.paceAt : now
   }
 
   private pump(limited: Limited, now: number, context: Context.Context<never>): void {
@@ -325,6 +329,8 @@ export class Engine {
       call.stopTimer?.()
       call.tell()
     }
+    const { counted, learner, waiters } = limited
+    if (!learner.isRecovering && (waiters.size === 0 || counted >= learner.allowed)) limited.isFilling = false
     this.wakeAt(limited, limited.waiters.size === 0 ? Infinity : readyAt, now, context)
   }
 
@@ -368,7 +374,11 @@ export class Engine {
       outage.probe = call
       outage.probes++
       call.giveUpAt = now + limited.settings.probeTimeout
-    } else if (learner.isRecovering) limited.paceAt = now + pause(learner, context)
+    } else if (limited.isFilling) {
+      if (!learner.isRecovering) limited.filledFrom = Math.min(limited.filledFrom, now)
+      // Timers are of whole milliseconds, and what one of them is late is not lost.
+      limited.paceAt = Math.max(limited.paceAt, now - 1) + pause(limited, now, context)
+    }
   }
 
   private learn(call: Call, outcome: Outcome, now: number, context: Context.Context<never>): void {
@@ -412,7 +422,9 @@ export class Engine {
     limited.retryAt = 0
     if (!isCurrent) return
     const before = learner.allowed
-    learner.taken(call.level, limited.counted + limited.waiters.size >= before, now)
+    // While it fills after an outage the pace holds calls back, and not the limit: it is wanted where somebody waits.
+    const isWanted = learner.isRecovering && limited.waiters.size > 0
+    learner.taken(call.level, isWanted || limited.counted >= before, now)
     this.changed(limited, before, "Used")
   }
 
@@ -436,6 +448,7 @@ export class Engine {
   private beginOutage(limited: Limited, before: number, now: number, context: Context.Context<never>): void {
     const { failures, learner, retryAt, settings } = limited
     learner.stop()
+    limited.isFilling = false
     limited.outage = {
       since: now,
       probes: 0,
@@ -471,7 +484,9 @@ export class Engine {
     lookAnew(limited)
     limited.failures = 0
     limited.retryAt = 0
-    limited.paceAt = now + pause(learner, context)
+    limited.isFilling = true
+    limited.filledFrom = Infinity
+    limited.paceAt = now + pause(limited, now, context)
     this.events.push({
       _tag: "OutageEnded",
       key: limited.key,
@@ -594,6 +609,8 @@ export class Engine {
       startedAt: 0,
       retryAt: 0,
       outage: undefined,
+      isFilling: false,
+      filledFrom: Infinity,
       paceAt: 0,
       timer: undefined,
       turns: 0,
@@ -707,6 +724,9 @@ const randomIn = (context: Context.Context<never>): number => Context.get(contex
 /** At most so long, so that an interval stays within its cap, and up to a quarter less. */
 const jittered = (millis: number, context: Context.Context<never>): number => millis * (1 - 0.25 * randomIn(context))
 
-/** Between two calls after an outage: all that the limit allows are spread over a second, unevenly. */
-const pause = (learner: Learner, context: Context.Context<never>): number =>
-  (1_000 / learner.limit) * (0.5 + randomIn(context))
+/**
+ * Between two calls after an outage: all that the limit allows are spread over a second, unevenly. When the limit is what it
+ * was, twice as many each second: where answers take a moment only, a second of them is far less than the limit.
+ */
+const pause = ({ filledFrom, learner }: Limited, now: number, context: Context.Context<never>): number =>
+  (1_000 / learner.limit) * (0.5 + randomIn(context)) / 2 ** (Math.max(0, now - filledFrom) / 1_000)

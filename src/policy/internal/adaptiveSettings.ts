@@ -153,7 +153,7 @@ export const check = (options: LimitOptions): void => {
  */
 export const checkCall = (key: string, options: LimitOptions | undefined): void => {
   config.nonEmpty(module, "key", key)
-  if (options !== undefined) check(options)
+  if (options !== undefined) check(config.object(module, "options", options))
 }
 
 /**
@@ -169,11 +169,11 @@ export class ServiceSettings {
   private readonly byCaller = new WeakMap<LimitOptions, Settings>()
 
   constructor(options: ServiceOptions) {
-    this.base = over(defaults, options)
+    this.base = over(defaults, config.object(module, "options", options))
     this.named = new Map(
       Object.entries(options.keys ?? {}).map(([key, own]) => [
         key,
-        over(this.base, own, `keys[${JSON.stringify(key)}].`)
+        over(this.base, config.object(module, `keys[${JSON.stringify(key)}]`, own), `keys[${JSON.stringify(key)}].`)
       ])
     )
     this.maxKeys = config.integer(module, "maxKeys", options.maxKeys ?? 10_000, 1)

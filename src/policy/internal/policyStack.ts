@@ -12,6 +12,7 @@ import type { RetryBudget } from "../RetryBudget.ts"
 import * as attempts from "./attempt.ts"
 import * as bulkheads from "./bulkheadEngine.ts"
 import * as circuits from "./circuitEngine.ts"
+import { sendingAs } from "./quotaSending.ts"
 
 /** @internal */
 export interface Guards {
@@ -156,5 +157,7 @@ export const guarded = <A, E, R>(
   const { key, limit, quota } = guards
   const once = fused(self, guards)
   const limited = limit === undefined ? once : checked(AdaptiveLimit.withLimit(once, key, limit), guards)
-  return quota === undefined ? limited : checked(Quota.withQuota(limited, quota.key, quota.options), guards)
+  if (quota === undefined) return limited
+  const held = quota.key === key ? limited : sendingAs(limited, key)
+  return checked(Quota.withQuota(held, quota.key, quota.options), guards)
 }

@@ -1,6 +1,7 @@
 import { format } from "effect/Formatter"
 import * as Predicate from "effect/Predicate"
 import { InvalidConfig } from "../../Fault.ts"
+import * as config from "../../internal/config.ts"
 
 /** What a limit can be about; `tokens` is input and output together. */
 export const dimensions = ["requests", "inputTokens", "outputTokens", "tokens"] as const
@@ -53,6 +54,7 @@ const parts = ["requests", "inputTokens", "cachedInputTokens", "outputTokens"] a
 
 /** Refuses what is no amount: one that is not a number would stay in the balance for ever. */
 export const checkedCost = (cost: Cost): Cost => {
+  config.object("Quota", "cost", cost)
   for (const part of parts) {
     const value = cost[part]
     if (value !== undefined && !(Number.isFinite(value) && value >= 0)) {

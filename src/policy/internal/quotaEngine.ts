@@ -24,7 +24,7 @@ import {
   saneCost,
   usageIn
 } from "./quotaAmounts.ts"
-import { type Admission, Governor } from "./quotaGovernor.ts"
+import { type Admission, type Ahead, Governor } from "./quotaGovernor.ts"
 import {
   type CallerOptions,
   type Priority,
@@ -100,9 +100,12 @@ export class Pass {
   used: Amounts | undefined
   /** For how long its refusal has closed the key. */
   closedFor: number | undefined
-  constructor(share: Share, admission: Admission) {
+  /** How long its call has waited so far, all waits of the quota together, and not what guards inside held it back. */
+  waitedMillis: number
+  constructor(share: Share, admission: Admission, waitedMillis: number) {
     this.share = share
     this.admission = admission
+    this.waitedMillis = waitedMillis
   }
 }
 
@@ -119,6 +122,8 @@ export class Waiter {
   readonly priority: Priority
   readonly since: number
   readonly context: Context.Context<never>
+  /** How long it had waited before, when it was let through and held back by something else. */
+  waitedBefore = 0
   /** Whether it could not go when it came. */
   hadToWait = false
   isStarting = false
@@ -264,7 +269,7 @@ export class Engine {
     const cost = priced(share, options, context)
     if (share.governor.tooLarge(cost) !== undefined) return undefined
     if (share.governor.readyAt(cost, now).at > now + rounding) return undefined
-    return this.take(share, cost, now, false, context)
+    return this.take(share, cost, now, false, context, 0)
   }
 
   /** What a call does that may not go at once. */
@@ -295,7 +300,7 @@ export class Engine {
     if (ready.at > now + rounding || waitingIn(share) > 0) {
       waiter.hadToWait = true
       if (waitingIn(share) >= share.settings.maxQueue) return this.refusal(share, cost, "QueueFull", ready, now)
-      const patience = Math.min(this.settings.maxWait(key, options), remainingIn(context) - rounding)
+      const patience = this.patience(key, options, 0, context)
       if (patience <= 0 || ready.at - now > patience) return this.refusal(share, cost, "WaitTooLong", ready, now)
       this.startTimer(waiter, patience)
     }
@@ -307,24 +312,53 @@ export class Engine {
 
   /**
    * What a call was let through with is given back, and taken anew at the time at which it is really sent: what others
-   * wait for was not used meanwhile, and is not used twice now.
+   * wait for was not used meanwhile, and is not used twice now. All waits of a call together keep to its `maxWait`.
    */
-  takeAgain(pass: Pass, priority: Priority, now: number, context: Context.Context<never>): Pass | Waiter {
-    const { admission, share } = pass
+  takeAgain(
+    pass: Pass,
+    options: CallOptions | undefined,
+    priority: Priority,
+    now: number,
+    context: Context.Context<never>
+  ): Pass | Waiter | Refusal {
+    const { admission, share, waitedMillis } = pass
     pass.isOver = true
     share.running--
-    share.governor.takeBack(admission, now)
+    share.governor.settle(admission, nothing, now)
     const { cost } = admission
-    const mayGo = share.starting === 0 && share.queues.returning.size === 0 &&
-      share.governor.readyAt(cost, now).at <= now + rounding
-    if (mayGo) return this.take(share, cost, now, waitingIn(share) > 0, context)
+    const { returning } = share.queues
+    const ready = share.governor.readyAt(cost, now, returning.size === 0 ? undefined : returningIn(share))
+    const isReady = ready.at <= now + rounding && returning.size === 0
+    if (isReady && share.starting === 0) {
+      return this.take(share, cost, now, waitingIn(share) > 0, context, waitedMillis)
+    }
     const waiter = new Waiter(share, cost, priority, now, context)
-    waiter.hadToWait = true
+    waiter.waitedBefore = waitedMillis
+    if (!isReady) {
+      waiter.hadToWait = true
+      const patience = this.patience(share.key, options, waitedMillis, context)
+      if (patience <= 0 || ready.at - now > patience) {
+        const refusal = this.refusal(share, cost, "WaitTooLong", ready, now)
+        this.pump(share, now)
+        return refusal
+      }
+      this.startTimer(waiter, patience)
+    }
     waiter.rank = "returning"
-    waiter.place = share.queues.returning.push(waiter)
+    waiter.place = returning.push(waiter)
     add(share.queued.returning, cost)
     this.pump(share, now)
     return waiter
+  }
+
+  /** How much longer a call waits, by its own word and by the deadline around it. */
+  patience(
+    key: string,
+    options: CallOptions | undefined,
+    waitedMillis: number,
+    context: Context.Context<never>
+  ): number {
+    return Math.min(this.settings.maxWait(key, options) - waitedMillis, remainingIn(context) - rounding)
   }
 
   /** What callers of the key have to be told, once. */
@@ -421,20 +455,27 @@ export class Engine {
     return rest
   }
 
-  /**
-   * Others hold a call back: what comes after it here waits as long. Gives back how far behind a gate the call keeps, so
-   * that those whom one refusal has stopped in several processes do not go together.
-   */
-  hold(pass: Pass, delay: number, gate: number, now: number, context: Context.Context<never>): number {
-    const { share } = pass
-    const spread = gate > 0 ? share.governor.close(gate, now, randomIn(context)) : 0
-    if (delay > 0) share.governor.delay(now + delay)
-    this.pump(share, now)
-    return spread
+  /** Whether nothing starts now: the key is closed, or others have closed it for so long. */
+  isClosed({ share }: Pass, others: number, now: number, context: Context.Context<never>): boolean {
+    const { governor } = share
+    if (others > 0) {
+      governor.close(others, now, randomIn(context))
+      this.pump(share, now)
+    }
+    return governor.gatedUntil > now + rounding
   }
 
-  maxWait(key: string, options: CallOptions | undefined): number {
-    return this.settings.maxWait(key, options)
+  /**
+   * A call waits for what others have taken, and whatever comes after it here waits as long. Gives back how it ends,
+   * sent or not.
+   */
+  hold({ share }: Pass, until: number, now: number): (now: number) => void {
+    const release = share.governor.delay(until)
+    this.pump(share, now)
+    return (now) => {
+      release()
+      this.pump(share, now)
+    }
   }
 
   /** What is heard of a key apart from how its calls end. */
@@ -463,10 +504,17 @@ export class Engine {
     return Array.from(this.byKey.values(), (share) => snapshot(share, now))
   }
 
-  private take(share: Share, cost: Amounts, now: number, hadToWait: boolean, context: Context.Context<never>): Pass {
+  private take(
+    share: Share,
+    cost: Amounts,
+    now: number,
+    hadToWait: boolean,
+    context: Context.Context<never>,
+    waitedMillis: number
+  ): Pass {
     share.running++
     share.lastUsed = now
-    return new Pass(share, share.governor.take(cost, now, hadToWait, randomIn(context)))
+    return new Pass(share, share.governor.take(cost, now, hadToWait, randomIn(context)), waitedMillis)
   }
 
   private read(
@@ -553,19 +601,17 @@ export class Engine {
   }
 
   /** What goes before a call that comes now. */
-  private ahead(share: Share, priority: Priority, now: number): Amounts {
+  private ahead(share: Share, priority: Priority, now: number): Ahead | undefined {
     const { queued, queues, settings } = share
-    if (waitingIn(share) === 0) return nothing
-    const ahead = { ...queued.interactive }
-    add(ahead, queued.returning)
-    if (priority === "batch") add(ahead, queued.batch)
+    if (waitingIn(share) === 0) return undefined
+    const sum = { ...queued.interactive }
+    add(sum, queued.returning)
+    if (priority === "batch") add(sum, queued.batch)
     else {
-      for (const waiter of queues.batch) {
-        if (waiter.since + settings.ageAfter > now) break
-        add(ahead, waiter.cost)
-      }
+      for (const { cost } of agedIn(share, now)) add(sum, cost)
     }
-    return ahead
+    const batch = priority === "batch" ? queues.batch : agedIn(share, now)
+    return { sum, costs: inOrder(queues.returning, queues.interactive, batch, settings.ageAfter) }
   }
 
   /** Interactive calls first, in the order in which they came; a batch call goes among them as if it had come later. */
@@ -601,7 +647,8 @@ export class Engine {
       this.dequeue(waiter)
       waiter.isStarting = true
       share.starting++
-      waiter.outcome = this.take(share, waiter.cost, now, waiter.hadToWait, waiter.context)
+      const { context, cost, hadToWait, since, waitedBefore } = waiter
+      waiter.outcome = this.take(share, cost, now, hadToWait, context, waitedBefore + now - since)
       waiter.end()
     }
     this.stopAlarm(share)
@@ -694,6 +741,38 @@ export class Engine {
 
 const waitingIn = ({ queues }: Share): number => queues.returning.size + queues.interactive.size + queues.batch.size
 
+const returningIn = ({ queued, queues }: Share): Ahead => ({
+  sum: queued.returning,
+  costs: inOrder(queues.returning, [], [], 0)
+})
+
+/** The batch calls that go before an interactive one that comes now. */
+function* agedIn({ queues, settings }: Share, now: number): Iterable<Waiter> {
+  for (const waiter of queues.batch) {
+    if (waiter.since + settings.ageAfter > now) return
+    yield waiter
+  }
+}
+
+/** What waits, in the order in which it is sent. */
+function* inOrder(
+  returning: Iterable<Waiter>,
+  interactive: Iterable<Waiter>,
+  batch: Iterable<Waiter>,
+  ageAfter: number
+): Iterable<Amounts> {
+  for (const { cost } of returning) yield cost
+  const others = batch[Symbol.iterator]()
+  let other = others.next()
+  for (const one of interactive) {
+    for (; other.done !== true && other.value.since + ageAfter < one.since; other = others.next()) {
+      yield other.value.cost
+    }
+    yield one.cost
+  }
+  for (; other.done !== true; other = others.next()) yield other.value.cost
+}
+
 const noCost: Cost = {}
 
 const priced = (
@@ -711,7 +790,9 @@ const randomIn = (context: Context.Context<never>): number => Context.get(contex
 const millisOf = (duration: Duration.Input): number => Duration.toMillis(Duration.fromInputUnsafe(duration))
 
 const snapshot = (share: Share, now: number): Snapshot => {
-  const { governor, key, running } = share
+  const { governor, key } = share
+  // Who waits for what other processes have taken has not been sent.
+  const delayed = governor.delayedCalls
   const limits: Snapshot["limits"] = {}
   for (const dimension of ["requests", "inputTokens", "outputTokens", "tokens"] as const) {
     const found = governor.limitOf(dimension, now)
@@ -720,8 +801,8 @@ const snapshot = (share: Share, now: number): Snapshot => {
   const rate = governor.requestsPerMinute
   return {
     key,
-    running,
-    waiting: waitingIn(share),
+    running: share.running - delayed,
+    waiting: waitingIn(share) + delayed,
     gatedForMillis: Math.max(0, governor.gatedUntil - now),
     requestsPerMinute: rate < Infinity ? rate : undefined,
     limits

@@ -11,6 +11,7 @@ import {
   nothing,
   type PerDimension
 } from "./quotaAmounts.ts"
+import { Balance, type Draw } from "./quotaBalance.ts"
 import { Pace } from "./quotaPace.ts"
 import { Share } from "./quotaShare.ts"
 
@@ -42,6 +43,8 @@ interface Bucket {
   capacity: number
   level: number
   at: number
+  /** What makes up the difference between its capacity and its level. */
+  readonly balance: Balance
 }
 
 /**
@@ -59,7 +62,26 @@ export interface Admission {
   /** What had been sent by then, this call included. */
   readonly totals: Amounts
   readonly epoch: number
+  readonly restarts: number
+  /** What it has drawn of each limit. */
+  readonly draws: PerDimension<Draw | undefined>
   isSettled: boolean
+}
+
+/** When a call can be sent, and what holds it back until then, where that is a limit. */
+interface Ready {
+  at: number
+  dimension: Dimension | undefined
+}
+
+/**
+ * What goes before a call, in order.
+ *
+ * @internal
+ */
+export interface Ahead {
+  readonly sum: Amounts
+  readonly costs: Iterable<Amounts>
 }
 
 /** @internal */
@@ -92,6 +114,9 @@ const novelty = 0.1
 /** From how far above the limits on the learned rate holds nothing back any more. */
 const ample = 1.5
 
+/** So many calls that go before are looked at one by one; of what comes after them, the sum. */
+const lookedAhead = 1_000
+
 const never = Number.NEGATIVE_INFINITY
 
 /**
@@ -114,6 +139,9 @@ export class Governor {
   /** Calls up to this one know less of the balance than what it was last corrected by. */
   private correctedUpTo = 0
   private closedBy: Admission | undefined
+  /** Until when those wait whose cost is there only when what others have reserved has come back. */
+  private readonly delays = new Set<{ readonly until: number }>()
+  private delayedTill = never
   private strikes = 0
 
   constructor(limits: Limits, maxGate: number, now: number) {
@@ -122,7 +150,7 @@ export class Governor {
       const given = limits[dimension]
       if (given === undefined) return undefined
       const { burst, limit, perMillis } = given
-      return { isConfigured: true, limit, perMillis, capacity: burst, level: burst, at: now }
+      return { isConfigured: true, limit, perMillis, capacity: burst, level: burst, at: now, balance: new Balance() }
     })
     if (dimensions.every((dimension) => limits[dimension] === undefined)) this.pace.begin()
   }
@@ -173,27 +201,63 @@ export class Governor {
   }
 
   /** When a cost could be sent if what is `ahead` is sent before, by what is known now; and what holds it back until then. */
-  readyAt(cost: Amounts, now: number, ahead: Amounts = nothing): { at: number; dimension: Dimension | undefined } {
-    const found: { at: number; dimension: Dimension | undefined } = {
-      at: Math.max(now, this.gate),
-      dimension: undefined
-    }
-    const paced = Math.max(this.pace.readyAt(), this.share.readyAt)
-    if (paced > found.at) found.at = paced
-    if (ahead !== nothing) found.at = this.pace.forecast(ahead, found.at)
-    for (const dimension of dimensions) {
-      const bucket = this.buckets[dimension]
-      if (bucket === undefined) continue
-      // What a provider told may be less than it takes of a single call, and then the whole of it has to do.
-      const own = bucket.isConfigured ? cost[dimension] : Math.min(cost[dimension], bucket.capacity)
-      const lack = ahead[dimension] + own - level(bucket, now)
-      if (lack <= slack) continue
-      const at = now + lack * bucket.perMillis / bucket.limit
-      if (at > found.at) {
+  readyAt(cost: Amounts, now: number, ahead?: Ahead): Ready {
+    const from = Math.max(now, this.gate, this.delayedTill, this.pace.readyAt(), this.share.readyAt)
+    if (ahead === undefined) {
+      const found: Ready = { at: from, dimension: undefined }
+      for (const dimension of dimensions) {
+        const bucket = this.buckets[dimension]
+        if (bucket === undefined) continue
+        const lack = needed(bucket, cost[dimension]) - level(bucket, now)
+        if (lack <= slack) continue
+        const at = now + lack * bucket.perMillis / bucket.limit
+        if (at <= found.at) continue
         found.at = at
         found.dimension = dimension
       }
+      return found
     }
+    const paced = this.pace.forecast(ahead.sum, from)
+    const found = this.forecast(cost, from, ahead)
+    return found.at > paced ? found : { at: paced, dimension: undefined }
+  }
+
+  /** When the limits allow a cost, from a time on, that goes after others. What is full gains nothing meanwhile. */
+  private forecast(cost: Amounts, from: number, { costs, sum }: Ahead): Ready {
+    const found: Ready = { at: from, dimension: undefined }
+    const levels = each((dimension) => {
+      const bucket = this.buckets[dimension]
+      return bucket === undefined ? Infinity : level(bucket, from)
+    })
+    const send = (next: Amounts, isSum: boolean) => {
+      let millis = 0
+      for (const dimension of dimensions) {
+        const bucket = this.buckets[dimension]
+        if (bucket === undefined) continue
+        const lack = (isSum ? next[dimension] : needed(bucket, next[dimension])) - levels[dimension]
+        const wait = lack <= slack ? 0 : lack * bucket.perMillis / bucket.limit
+        if (wait <= millis) continue
+        millis = wait
+        found.dimension = dimension
+      }
+      found.at += millis
+      for (const dimension of dimensions) {
+        const bucket = this.buckets[dimension]
+        if (bucket === undefined) continue
+        const gained = levels[dimension] + millis * bucket.limit / bucket.perMillis
+        levels[dimension] = (isSum ? gained : Math.min(bucket.capacity, gained)) - next[dimension]
+      }
+    }
+    const rest = { ...sum }
+    let number = 0
+    for (const other of costs) {
+      number++
+      if (number > lookedAhead) break
+      send(other, false)
+      add(rest, other, -1)
+    }
+    if (number > lookedAhead) send(rest, true)
+    send(cost, false)
     return found
   }
 
@@ -201,17 +265,16 @@ export class Governor {
   take(cost: Amounts, now: number, hadToWait: boolean, random: number): Admission {
     this.sent++
     add(this.totals, cost)
-    for (const dimension of dimensions) {
-      const bucket = this.buckets[dimension]
-      if (bucket !== undefined) bucket.level = refilled(bucket, now) - cost[dimension]
-    }
+    const draws = each((dimension) => drawn(this.buckets[dimension], cost[dimension], now))
     const expected = this.expected(cost)
     this.pace.take(expected, now, hadToWait, random)
     this.share.take(cost, now, random)
     // Not while somebody waits: who waited for one gate is never let through together.
     if (!hadToWait && !this.pace.isFree && this.hasAmpleRate()) this.pace.free()
-    const { epoch } = this.pace
-    return { cost, expected, sentAt: now, number: this.sent, totals: { ...this.totals }, epoch, isSettled: false }
+    const { epoch, restarts } = this.pace
+    const { sent: number } = this
+    const totals = { ...this.totals }
+    return { cost, expected, sentAt: now, number, totals, epoch, restarts, draws, isSettled: false }
   }
 
   /**
@@ -224,36 +287,24 @@ export class Governor {
     return { ...cost, outputTokens, tokens: cost.tokens - cost.outputTokens + outputTokens }
   }
 
-  /** Moves the balance by what a call really cost, once. */
+  /**
+   * Moves the balance by what a call really cost, once; nothing, where it was not sent or takes its leave anew. What is
+   * given back is what the balance would hold more if the call had cost no more from the start.
+   */
   settle(admission: Admission, used: Amounts, now: number): void {
     if (admission.isSettled) return
     admission.isSettled = true
-    const { cost, expected } = admission
-    const difference = each((dimension) => used[dimension] - cost[dimension])
+    const { cost, draws, expected } = admission
     for (const dimension of dimensions) {
       const bucket = this.buckets[dimension]
-      if (bucket !== undefined) bucket.level = Math.min(bucket.capacity, refilled(bucket, now) - difference[dimension])
+      const more = used[dimension] - cost[dimension]
+      if (bucket === undefined || more === 0) continue
+      if (more > 0) drawn(bucket, more, now)
+      else giveBack(bucket, draws[dimension], -more, now)
     }
     if (admission.epoch === this.pace.epoch) {
-      this.pace.correct(each((dimension) => used[dimension] - expected[dimension]))
+      this.pace.correct(each((dimension) => used[dimension] - expected[dimension]), admission.restarts)
     }
-  }
-
-  /**
-   * Takes back the leave of a call that was not sent, to be given anew. What was reserved longer ago than it takes to fill
-   * a balance is not there any more: a balance that nobody drew on would have been full since then.
-   */
-  takeBack(admission: Admission, now: number): void {
-    if (admission.isSettled) return
-    admission.isSettled = true
-    const { cost, expected, sentAt } = admission
-    for (const dimension of dimensions) {
-      const bucket = this.buckets[dimension]
-      if (bucket === undefined) continue
-      const isThere = now - sentAt <= bucket.capacity * bucket.perMillis / bucket.limit
-      if (isThere) bucket.level = Math.min(bucket.capacity, refilled(bucket, now) + cost[dimension])
-    }
-    if (admission.epoch === this.pace.epoch) this.pace.correct(each((dimension) => -expected[dimension]))
   }
 
   /** A call came through. */
@@ -304,19 +355,29 @@ export class Governor {
     return this.closedBy === admission
   }
 
-  /** Others have closed the key. Calls go on afterwards as before, spread out; gives back how far behind the gate. */
-  close(millis: number, now: number, random: number): number {
-    const until = now + Math.min(millis, this.maxGate)
-    if (until > this.gate + 1) {
-      this.gate = until
-      this.pace.interrupted(this.usual, until, millis, random)
-    }
-    return Math.max(1, Math.min(this.pace.readyAt() - until, 5_000)) * random
+  /** Others have closed the key. Calls go on afterwards as before, spread out. */
+  close(millis: number, now: number, random: number): void {
+    const closedTill = now + Math.min(millis, this.maxGate)
+    const isNews = closedTill > this.gate + 1
+    this.gate = Math.max(this.gate, closedTill)
+    if (isNews) this.pace.interrupted(this.usual, closedTill, millis, random)
   }
 
-  /** Nothing starts before, since what is there was reserved by others. */
-  delay(until: number): void {
-    this.gate = Math.max(this.gate, until)
+  /** Nothing starts before, since what is there was reserved by others. Gives back how it is over. */
+  delay(until: number): () => void {
+    const delay = { until }
+    this.delays.add(delay)
+    this.delayedTill = Math.max(this.delayedTill, until)
+    return () => {
+      this.delays.delete(delay)
+      if (until < this.delayedTill) return
+      this.delayedTill = never
+      for (const other of this.delays) this.delayedTill = Math.max(this.delayedTill, other.until)
+    }
+  }
+
+  get delayedCalls(): number {
+    return this.delays.size
   }
 
   /**
@@ -336,7 +397,7 @@ export class Governor {
       // Of what has come back since then, no more than the share of this process is counted on.
       const rate = Math.min(bucket.limit / bucket.perMillis, rates[dimension])
       const back = admission === undefined ? 0 : rate * (now - admission.sentAt)
-      bucket.level = Math.min(refilled(bucket, now), Math.max(0, said.remaining) + back - since)
+      lower(bucket, Math.max(0, said.remaining) + back - since, now)
       if (admission !== undefined) {
         this.share.see(
           dimension,
@@ -354,10 +415,22 @@ export class Governor {
     const perMillis = isLong ? Math.min(resetMillis, longestReset) : minute
     if (known === undefined) {
       if (this.pace.isBlind) this.pace.free()
-      return this.buckets[dimension] = { isConfigured: false, limit, perMillis, capacity: limit, level: limit, at: now }
+      const balance = new Balance()
+      return this.buckets[dimension] = {
+        isConfigured: false,
+        limit,
+        perMillis,
+        capacity: limit,
+        level: limit,
+        at: now,
+        balance
+      }
     }
     if (!isNews) return known
     known.level = Math.min(refilled(known, now), limit)
+    const lacksMore = limit - known.capacity
+    if (lacksMore > 0) known.balance.lackBefore(lacksMore)
+    else known.balance.refill(-lacksMore)
     known.limit = limit
     known.capacity = limit
     known.perMillis = perMillis
@@ -373,7 +446,7 @@ export class Governor {
       const share = refilled(bucket, now) / bucket.capacity
       if (least === undefined || share < least.level / least.capacity) least = bucket
     }
-    if (least !== undefined) least.level = Math.min(least.level, 0)
+    if (least !== undefined) lower(least, 0, now)
   }
 
   private hasAmpleRate(): boolean {
@@ -386,12 +459,38 @@ export class Governor {
   }
 }
 
+/** What a provider told may be less than it takes of a single call, and then the whole of it has to do. */
+const needed = ({ capacity, isConfigured }: Bucket, cost: number): number =>
+  isConfigured ? cost : Math.min(cost, capacity)
+
 const level = ({ at, capacity, level, limit, perMillis }: Bucket, now: number): number =>
   now > at ? Math.min(capacity, level + (now - at) * limit / perMillis) : level
 
 /** The balance as it is now, written down. */
 const refilled = (bucket: Bucket, now: number): number => {
+  const before = bucket.level
   bucket.level = level(bucket, now)
+  if (bucket.level >= bucket.capacity) bucket.balance.fill()
+  else bucket.balance.refill(bucket.level - before)
   if (now > bucket.at) bucket.at = now
   return bucket.level
+}
+
+/** Takes so much of a limit, where there is one. */
+const drawn = (bucket: Bucket | undefined, amount: number, now: number): Draw | undefined => {
+  if (bucket === undefined) return undefined
+  bucket.level = refilled(bucket, now) - amount
+  return amount > 0 ? bucket.balance.draw(amount, bucket.capacity) : undefined
+}
+
+/** Who was sent before there was a limit has been counted off by what an answer told. */
+const giveBack = (bucket: Bucket, draw: Draw | undefined, amount: number, now: number): void => {
+  const before = refilled(bucket, now)
+  bucket.level = Math.min(bucket.capacity, before + bucket.balance.giveBack(draw, amount, bucket.capacity))
+}
+
+/** So much is there, and no more. */
+const lower = (bucket: Bucket, to: number, now: number): void => {
+  const more = refilled(bucket, now) - to
+  if (more > 0) drawn(bucket, more, now)
 }

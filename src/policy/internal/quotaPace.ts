@@ -95,6 +95,8 @@ const millisFor = (cost: Amounts, rates: Amounts): number => {
 export class Pace {
   /** Counts the refusals that changed the rate. What a call settles belongs to the epoch that it was sent in. */
   epoch = 0
+  /** Counts how often the time of the next call was set anew. What a call sent before settles does not move it. */
+  restarts = 0
   /** Whether it goes by nothing but a guess. */
   isBlind = false
   private phase: Phase = "free"
@@ -234,8 +236,8 @@ export class Pace {
   }
 
   /** A call of this epoch cost so much more than was thought, or less. */
-  correct(difference: Amounts): void {
-    const rates = this.rates()
+  correct(difference: Amounts, restarts: number): void {
+    const rates = restarts === this.restarts ? this.rates() : counts(Infinity)
     for (const dimension of dimensions) {
       this.passed[dimension] = Math.max(0, this.passed[dimension] + difference[dimension])
       if (rates[dimension] < Infinity) {
@@ -328,6 +330,7 @@ export class Pace {
   }
 
   private resume(cost: Amounts, until: number, random: number): void {
+    this.restarts++
     const pause = Math.min(millisFor(cost, this.rates()), longestPause)
     for (const dimension of dimensions) {
       this.nextAt[dimension] = until + pause * (0.5 + random)

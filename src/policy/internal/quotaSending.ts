@@ -1,5 +1,5 @@
 import * as Context from "effect/Context"
-import type * as Effect from "effect/Effect"
+import * as Effect from "effect/Effect"
 
 /**
  * A call that its quota has let through, and that a guard inside may hold back before it is really sent.
@@ -7,6 +7,7 @@ import type * as Effect from "effect/Effect"
  * @internal
  */
 export interface Sending {
+  /** By what key the guards inside go that may hold it back. */
   readonly key: string
   /** It waits for something else, and has not been sent. */
   readonly pause: () => void
@@ -28,3 +29,12 @@ export const sendingOf = (key: string, context: Context.Context<never>): Sending
   const sending = Context.get(context, Current)
   return sending?.key === key ? sending : undefined
 }
+
+/**
+ * The guards of a policy go by its key, whatever key its quota goes by: what they hold back is what the quota has let
+ * through. A call that has no quota around stays as it is.
+ *
+ * @internal
+ */
+export const sendingAs = <A, E, R>(self: Effect.Effect<A, E, R>, key: string): Effect.Effect<A, E, R> =>
+  Effect.updateService(self, Current, (sending) => sending === undefined ? undefined : { ...sending, key })

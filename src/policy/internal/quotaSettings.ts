@@ -128,7 +128,7 @@ export const checked = lookedAt((options: CallerOptions): Given => {
  */
 export const checkCall = (key: string, options: CallerOptions | undefined): void => {
   config.nonEmpty(module, "key", key)
-  if (options !== undefined) checked(options)
+  if (options !== undefined) checked(config.object(module, "options", options))
 }
 
 const over = (base: Settings, own: Given): Settings => ({
@@ -165,11 +165,14 @@ export class ServiceSettings {
   private readonly patient: ReadonlySet<string>
 
   constructor(options: ServiceOptions) {
-    this.base = over(defaults, given(options))
+    this.base = over(defaults, given(config.object(module, "options", options)))
     this.named = new Map(
       Object.entries(options.keys ?? {}).map(([key, own]) => [
         key,
-        over(this.base, given(own, `keys[${JSON.stringify(key)}].`))
+        over(
+          this.base,
+          given(config.object(module, `keys[${JSON.stringify(key)}]`, own), `keys[${JSON.stringify(key)}].`)
+        )
       ])
     )
     this.patient = new Set(

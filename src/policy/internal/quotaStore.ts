@@ -2,6 +2,7 @@ import * as Cause from "effect/Cause"
 import type * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as FiberSet from "effect/FiberSet"
 import * as Option from "effect/Option"
@@ -9,10 +10,11 @@ import * as RateLimiter from "effect/persistence/RateLimiter"
 import * as config from "../../internal/config.ts"
 import { millisIn, rounding } from "../../internal/monotonic.ts"
 import { Outage } from "./circuitRedisOutage.ts"
-import { remainingIn } from "./deadline.ts"
-import { type Amounts, type Dimension, dimensions, nothing } from "./quotaAmounts.ts"
+import { type Amounts, type Dimension, dimensions, each, nothing, type PerDimension } from "./quotaAmounts.ts"
+import type { Draw } from "./quotaBalance.ts"
 import type { CallOptions, Engine, Pass, Refusal } from "./quotaEngine.ts"
-import type { Limits } from "./quotaGovernor.ts"
+import type { Limit, Limits } from "./quotaGovernor.ts"
+import { Mirror } from "./quotaMirror.ts"
 import type { ServiceOptions } from "./quotaSettings.ts"
 
 const module = "Quota.layerStore"
@@ -30,13 +32,31 @@ export interface StoreOptions extends ServiceOptions {
 interface Ticket {
   readonly pass: Pass
   readonly limits: Limits
+  readonly mirrors: PerDimension<Mirror | undefined>
+  readonly draws: { -readonly [D in Dimension]: Draw | undefined }
   /** Whether nobody waits for the answer any more. */
   isGone: boolean
   isReserved: boolean
   delay: number
   dimension: Dimension | undefined
+  /** What there was of that. */
+  available: number
   gate: number
+  hasSlept: boolean
 }
+
+/** Whether a call may be sent that has its cost reserved, or has to wait once more, and how long it has waited for it. */
+export interface Agreed {
+  readonly isClosed: boolean
+  readonly waitedMillis: number
+}
+
+/** Sums of fractions miss by a little. */
+const slack = 1e-6
+
+const sent: Agreed = { isClosed: false, waitedMillis: 0 }
+
+const noAnswer = Cause.fail(new Cause.TimeoutError("no answer in time"))
 
 /** What stands between the leave that this process gives and the call, where several processes share the limits. */
 export interface Shared {
@@ -44,10 +64,9 @@ export interface Shared {
   readonly wait: (
     pass: Pass,
     options: CallOptions | undefined,
-    arrivedAt: number,
     context: Context.Context<never>
-  ) => Effect.Effect<void, Refusal>
-  /** Tells the others what the call has really cost, and of a refusal. Does not wait for the answer. */
+  ) => Effect.Effect<Agreed, Refusal>
+  /** Tells the others what the call has really cost, and of a refusal, once. Does not wait for the answer. */
   readonly end: (pass: Pass) => Effect.Effect<void>
 }
 
@@ -71,25 +90,36 @@ export const make = Effect.fnUntraced(function*(engine: Engine, options: StoreOp
   yield* Effect.addFinalizer(() => Effect.timeoutOption(FiberSet.awaitEmpty(operations), longestAnswer))
   const outage = new Outage()
   const held = new WeakMap<Pass, Ticket>()
+  const mirrors = new WeakMap<Pass["share"], PerDimension<Mirror | undefined>>()
+
+  const mirrorsOf = ({ share }: Pass): PerDimension<Mirror | undefined> => {
+    const known = mirrors.get(share)
+    if (known !== undefined) return known
+    const made = each((dimension) => {
+      const limit = share.settings.limits[dimension]
+      return limit === undefined ? undefined : new Mirror(limit)
+    })
+    mirrors.set(share, made)
+    return made
+  }
 
   /** Who does not wait any longer leaves the operation to end by itself: it cannot be taken back from the driver. */
   const consume = (bucket: Parameters<typeof store.tokenBucket>[0]) =>
     Effect.flatMap(FiberSet.run(operations, Effect.timeout(store.tokenBucket(bucket), longestAnswer)), Fiber.join)
 
-  const take = (key: string, dimension: Dimension, limits: Limits, tokens: number) => {
-    const limit = limits[dimension]
-    if (limit === undefined || tokens === 0) return Effect.succeed(0)
-    const refillMillis = limit.perMillis / limit.limit
+  /** How much the balance lacks when so much has been taken. */
+  const take = (key: string, dimension: Dimension, { burst, limit, perMillis }: Limit, tokens: number) => {
+    const refillMillis = perMillis / limit
     const bucket = {
       key: `${prefix}${key}:${dimension}`,
       tokens,
-      limit: limit.burst,
+      limit: burst,
       refillRate: Duration.millis(refillMillis),
       allowOverflow: true
     }
     return Effect.map(
       consume(bucket),
-      ([remaining, elapsed]) => remaining >= 0 ? 0 : Math.max(0, Math.ceil(-remaining) * refillMillis - elapsed)
+      ([remaining, elapsed]) => burst - remaining - Math.min(1, elapsed / refillMillis)
     )
   }
 
@@ -131,62 +161,124 @@ export const make = Effect.fnUntraced(function*(engine: Engine, options: StoreOp
       Effect.asVoid
     )
 
-  /** Moves what is reserved to what was used. */
-  const correct = ({ limits, pass }: Ticket, used: Amounts): Effect.Effect<void> => {
-    const { admission: { cost }, share: { key } } = pass
-    const differing = dimensions.filter((dimension) => used[dimension] !== cost[dimension])
-    if (differing.every((dimension) => limits[dimension] === undefined)) return Effect.void
-    const moves = differing.map((dimension) => take(key, dimension, limits, used[dimension] - cost[dimension]))
-    return tell(Effect.all(moves, { concurrency: "unbounded" }))
-  }
+  /** Takes what a call costs, or what it has cost more. */
+  const draw = (ticket: Ticket, dimension: Dimension, tokens: number) =>
+    Effect.flatMap(now, (asked) => {
+      const limit = ticket.limits[dimension]
+      const mirror = ticket.mirrors[dimension]
+      if (limit === undefined || mirror === undefined || tokens === 0) return Effect.void
+      return Effect.map(take(ticket.pass.share.key, dimension, limit, tokens), (lacks) => {
+        ticket.draws[dimension] = mirror.drawn(tokens, lacks, asked)
+        const beyond = lacks - limit.burst
+        const delay = beyond <= rounding ? 0 : beyond * limit.perMillis / limit.limit
+        if (delay <= ticket.delay) return
+        ticket.delay = delay
+        ticket.dimension = dimension
+        ticket.available = Math.max(0, tokens - beyond)
+      })
+    })
 
-  const ask = (ticket: Ticket): Effect.Effect<void, RateLimiter.RateLimiterError | Cause.TimeoutError> => {
-    const { limits, pass: { admission, share: { key } } } = ticket
-    const delays = dimensions.map((dimension) => take(key, dimension, limits, admission.cost[dimension]))
-    return Effect.all([Effect.all(delays, { concurrency: "unbounded" }), gate(key, 0)], { concurrency: 2 }).pipe(
-      Effect.flatMap(([delays, closed]) => {
+  /** Moves what is reserved to what was used. */
+  const correct = (ticket: Ticket, used: Amounts): Effect.Effect<void> =>
+    Effect.flatMap(now, (at) => {
+      const { limits, pass: { admission: { cost }, share: { key } } } = ticket
+      const moves = dimensions.flatMap((dimension): ReadonlyArray<Effect.Effect<unknown, unknown>> => {
+        const limit = limits[dimension]
+        const more = used[dimension] - cost[dimension]
+        if (limit === undefined || more === 0) return []
+        if (more > 0) return [draw(ticket, dimension, more)]
+        const back = ticket.mirrors[dimension]?.giveBack(ticket.draws[dimension], -more, at) ?? 0
+        return back <= 0 ? [] : [take(key, dimension, limit, -back)]
+      })
+      return moves.length === 0 ? Effect.void : tell(Effect.all(moves, { concurrency: "unbounded" }))
+    })
+
+  /** Draws for a call, and reads for how long the key is closed. What nobody waits for any more is given back. */
+  const asking = (
+    ticket: Ticket,
+    draws: (dimension: Dimension) => Effect.Effect<void, RateLimiter.RateLimiterError | Cause.TimeoutError>
+  ): Effect.Effect<void, RateLimiter.RateLimiterError | Cause.TimeoutError> => {
+    const { pass } = ticket
+    ticket.isReserved = false
+    ticket.delay = 0
+    const all = Effect.all(dimensions.map(draws), { concurrency: "unbounded" })
+    return Effect.all([all, gate(pass.share.key, 0)], { concurrency: 2 }).pipe(
+      Effect.flatMap(([, closed]) => {
         ticket.isReserved = true
         ticket.gate = closed
-        for (const [at, delay] of delays.entries()) {
-          if (delay <= ticket.delay) continue
-          ticket.delay = delay
-          ticket.dimension = dimensions[at]
-        }
-        return ticket.isGone ? correct(ticket, nothing) : Effect.void
+        return ticket.isGone ? correct(ticket, pass.used ?? nothing) : Effect.void
       })
     )
   }
 
+  const ask = (ticket: Ticket) => {
+    const { cost } = ticket.pass.admission
+    return asking(ticket, (dimension) => draw(ticket, dimension, cost[dimension]))
+  }
+
+  /** The same for a call that has waited for what it has reserved. */
+  const review = (ticket: Ticket) => {
+    const { limits, mirrors, pass: { admission: { cost }, share: { key } } } = ticket
+    return asking(ticket, (dimension) =>
+      Effect.flatMap(now, (asked) => {
+        const limit = limits[dimension]
+        const mirror = mirrors[dimension]
+        if (limit === undefined || mirror === undefined || cost[dimension] === 0) return Effect.void
+        return Effect.flatMap(take(key, dimension, limit, 0), (lacks) => {
+          mirror.see(lacks, asked)
+          const renewed = mirror.renew(ticket.draws[dimension], cost[dimension], asked)
+          ticket.draws[dimension] = renewed.draw
+          return renewed.lost <= slack ? Effect.void : draw(ticket, dimension, renewed.lost)
+        })
+      }))
+  }
+
+  /**
+   * The answer of the store to a call that waits for it, `storeTimeout` at most. A fiber of its own asks: who is
+   * interrupted, or has waited long enough, goes at once, and what is reserved after that is given back.
+   */
+  const answered = (
+    ticket: Ticket,
+    asked: Effect.Effect<void, RateLimiter.RateLimiterError | Cause.TimeoutError>,
+    options: CallOptions | undefined,
+    context: Context.Context<never>
+  ): Effect.Effect<Agreed, Refusal> =>
+    FiberSet.run(operations, Effect.exit(asked)).pipe(
+      Effect.flatMap((asking) => Effect.timeoutOption(Fiber.join(asking), storeTimeout)),
+      Effect.flatMap((answer): Effect.Effect<Agreed, Refusal> => {
+        if (Option.isSome(answer) && Exit.isSuccess(answer.value)) {
+          return Effect.andThen(back, pause(ticket, options, context))
+        }
+        const cause = Option.isSome(answer) && Exit.isFailure(answer.value) ? answer.value.cause : noAnswer
+        return Effect.andThen(away(cause), Effect.suspend(() => Effect.succeed(agreed(ticket, 0, context))))
+      })
+    )
+
   const shared: Shared = {
-    wait: (pass, callOptions, arrivedAt, context) =>
+    wait: (pass, callOptions, context) =>
       Effect.suspend(() => {
-        if (!outage.asks(millisIn(context))) return Effect.void
-        const { limits } = pass.share.settings
+        if (!outage.asks(millisIn(context))) return Effect.succeed(sent)
         const ticket: Ticket = {
           pass,
-          limits,
+          limits: pass.share.settings.limits,
+          mirrors: mirrorsOf(pass),
+          draws: each(() => undefined),
           isGone: false,
           isReserved: false,
           delay: 0,
           dimension: undefined,
-          gate: 0
+          available: 0,
+          gate: 0,
+          hasSlept: false
         }
         held.set(pass, ticket)
-        // A fiber of its own asks: who is interrupted, or has waited long enough, goes at once, and what is reserved after
-        // that is given back.
-        return FiberSet.run(operations, Effect.exit(ask(ticket))).pipe(
-          Effect.flatMap((asking) => Effect.timeoutOption(Fiber.join(asking), storeTimeout)),
-          Effect.flatMap((answer) => {
-            if (Option.isNone(answer)) return away(Cause.fail(new Cause.TimeoutError("no answer in time")))
-            if (answer.value._tag === "Failure") return away(answer.value.cause)
-            return Effect.andThen(back, pause(ticket, callOptions, arrivedAt, context))
-          })
-        )
+        return answered(ticket, ask(ticket), callOptions, context)
       }),
     end: (pass) =>
       Effect.suspend(() => {
         const ticket = held.get(pass)
         if (ticket === undefined) return Effect.void
+        held.delete(pass)
         ticket.isGone = true
         const { closedFor, share: { key }, used } = pass
         const settled = ticket.isReserved ? correct(ticket, used ?? nothing) : Effect.void
@@ -197,32 +289,50 @@ export const make = Effect.fnUntraced(function*(engine: Engine, options: StoreOp
       })
   }
 
+  /** How it stands with a call that has had to wait since its leave was given. */
+  const agreed = ({ hasSlept, pass }: Ticket, others: number, context: Context.Context<never>): Agreed => {
+    const at = millisIn(context)
+    const waitedMillis = at - pass.admission.sentAt
+    pass.waitedMillis += waitedMillis
+    return { isClosed: engine.isClosed(pass, others, at, context), waitedMillis: hasSlept ? waitedMillis : 0 }
+  }
+
   const pause = (
-    { delay, dimension, gate, pass }: Ticket,
+    ticket: Ticket,
     callOptions: CallOptions | undefined,
-    arrivedAt: number,
     context: Context.Context<never>
-  ): Effect.Effect<void, Refusal> =>
+  ): Effect.Effect<Agreed, Refusal> =>
     Effect.suspend(() => {
-      if (delay <= 0 && gate <= 0) return Effect.void
+      const { available, delay, dimension, gate, pass } = ticket
+      if (delay <= 0 || gate > 0) return Effect.succeed(agreed(ticket, gate, context))
       const at = millisIn(context)
-      const spread = engine.hold(pass, delay, gate, at, context)
-      const wait = Math.max(delay, gate <= 0 ? 0 : gate + spread)
-      const patience = Math.min(
-        engine.maxWait(pass.share.key, callOptions) - (at - arrivedAt),
-        remainingIn(context) - rounding
+      const waited = pass.waitedMillis + at - pass.admission.sentAt
+      if (delay > engine.patience(pass.share.key, callOptions, waited, context)) {
+        const needed = dimension === undefined ? undefined : pass.admission.cost[dimension]
+        const refusal = { dimension, needed, available, retryAfterMillis: delay }
+        return Effect.fail<Refusal>({ _tag: "Refusal", reason: "WaitTooLong", ...refusal })
+      }
+      let release: ((now: number) => void) | undefined
+      const slept = Effect.onExitPrimitive(
+        Effect.suspend(() => {
+          ticket.hasSlept = true
+          release = engine.hold(pass, at + delay, at)
+          return Effect.sleep(delay)
+        }),
+        () => {
+          release?.(millisIn(context))
+          return undefined
+        }
       )
-      if (wait <= patience) return Effect.sleep(wait)
-      const needed = dimension === undefined ? undefined : pass.admission.cost[dimension]
-      const available = dimension === undefined ? undefined : 0
-      return Effect.fail<Refusal>({
-        _tag: "Refusal",
-        reason: "WaitTooLong",
-        dimension,
-        needed,
-        available,
-        retryAfterMillis: wait
-      })
+      // Meanwhile the key may have been closed, and others may have given back what they had reserved before.
+      return Effect.andThen(
+        slept,
+        Effect.suspend(() =>
+          engine.isClosed(pass, 0, millisIn(context), context)
+            ? Effect.succeed(agreed(ticket, 0, context))
+            : answered(ticket, review(ticket), callOptions, context)
+        )
+      )
     })
 
   return shared

@@ -12,6 +12,7 @@ import * as Scheduler from "effect/Scheduler"
 import * as Scope from "effect/Scope"
 import * as TestClock from "effect/testing/TestClock"
 import * as CheckpointStore from "../../durable/CheckpointStore.ts"
+import { Insists } from "../../internal/insists.ts"
 import * as Compare from "./crashCompare.ts"
 import { Observer } from "./crashEffect.ts"
 import { type Crash, Life } from "./crashLife.ts"
@@ -185,6 +186,7 @@ export const make = Effect.fnUntraced(function*<A, E, R, W, WE, WR, P, PE, PR>(
       effect.pipe(
         Effect.provideService(Observer, { life, story }),
         Effect.provideService(Clock.Clock, life.clock),
+        Effect.provideService(Insists, advance !== undefined),
         Random.withSeed(`${seed}/${number}`)
       )
     const withStore = <S>(context: Context.Context<S>, store: Store) =>

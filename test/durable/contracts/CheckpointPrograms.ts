@@ -117,7 +117,7 @@ const cut = (store: CheckpointStore.CheckpointStore["Service"], records: number)
     append: (lease, entry, status) =>
       Effect.suspend(() => {
         if (written++ < records) return store.append(lease, entry, status)
-        const lost = new CheckpointStore.CheckpointStoreError({ operation: "append", reason: { _tag: "Unavailable" } })
+        const lost = new CheckpointStore.CheckpointStoreError({ operation: "append", reason: { _tag: "Rejected" } })
         return written === records + 1 && records % 2 === 0
           ? Effect.andThen(store.append(lease, entry, status), lost)
           : lost

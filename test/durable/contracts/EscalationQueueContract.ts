@@ -832,7 +832,7 @@ export const escalationQueueContract = (
         })
       ))
 
-    it.effect("a supplied value that the program's own schema refuses is not recorded, and can be decided again", () =>
+    it.effect("a supplied value that the program's own schema refuses is not recorded, and asked for again with the reason", () =>
       test((process) =>
         Effect.gen(function*() {
           const Even = Schema.Int.check(Schema.makeFilter((n: number) => n % 2 === 0 || "odd"))
@@ -848,8 +848,11 @@ export const escalationQueueContract = (
           const id = waiting?.id ?? ""
           yield* service.decide(id, { _tag: "Supply", value: 3 })
           const error = yield* Effect.flip(elsewhere(process, program))
-          assert.isTrue(error instanceof EscalationQueue.EscalationError && tagOf(error) === "InvalidDecision")
-          yield* service.reopen(id)
+          assert.instanceOf(error, Checkpoint.RunSuspended)
+          const again = yield* service.get(id)
+          assert.deepStrictEqual([again.status, again.resolution], ["open", undefined])
+          assert.deepStrictEqual(again.refused?.decision, { _tag: "Supply", value: 3 })
+          assert.include(again.refused?.issue, "odd")
           yield* service.decide(id, { _tag: "Supply", value: 4 })
           assert.deepStrictEqual(yield* program, { _tag: "Supply", value: 4 })
         })
@@ -899,7 +902,7 @@ export const escalationQueueContract = (
           })
         ))
 
-      it.effect("a supplied value that does not decode in the run is InvalidDecision, and can be decided again", () =>
+      it.effect("a supplied value that does not decode in the run is asked for again with the reason", () =>
         test((process) =>
           Effect.gen(function*() {
             const Even = Schema.Int.check(Schema.makeFilter((n: number) => n % 2 === 0 || "odd"))
@@ -918,8 +921,11 @@ export const escalationQueueContract = (
             const id = waiting?.id ?? ""
             yield* service.decide(id, { _tag: "Supply", value: 3 })
             const error = yield* Effect.flip(elsewhere(process, program))
-            assert.isTrue(error instanceof EscalationQueue.EscalationError && tagOf(error) === "InvalidDecision")
-            yield* service.reopen(id)
+            assert.instanceOf(error, Checkpoint.RunSuspended)
+            const again = yield* service.get(id)
+            assert.deepStrictEqual([again.status, again.resolution], ["open", undefined])
+            assert.deepStrictEqual(again.refused?.decision, { _tag: "Supply", value: 3 })
+            assert.include(again.refused?.issue, "odd")
             yield* service.decide(id, { _tag: "Supply", value: 4 })
             assert.strictEqual(yield* program, 4)
           })

@@ -1,8 +1,14 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Layer, Stream } from "effect"
+import { Effect, Exit, Fiber, Layer, Stream } from "effect"
+import { Checkpoint } from "effect-resilience"
 import * as NodeSqlite from "effect-resilience/durable/stores/NodeSqlite"
+import * as Sqlite from "effect-resilience/durable/stores/Sqlite"
+import * as Reactivity from "effect/reactivity/Reactivity"
 import { SqlClient } from "effect/sql"
+import { TestClock } from "effect/testing"
+import * as fs from "node:fs"
 import * as path from "node:path"
+import { DatabaseSync } from "node:sqlite"
 import { sqliteFile, withSqliteFile } from "../sqliteFile.ts"
 
 const onFile = withSqliteFile((filename) => NodeSqlite.layer({ filename }))
@@ -18,7 +24,8 @@ describe("NodeSqlite", () => {
       assert.deepStrictEqual(plain(yield* sql`PRAGMA journal_mode`), [{ journal_mode: "wal" }])
       assert.deepStrictEqual(plain(yield* sql`PRAGMA synchronous`), [{ synchronous: 2 }])
       assert.deepStrictEqual(plain(yield* sql`PRAGMA foreign_keys`), [{ foreign_keys: 1 }])
-      assert.deepStrictEqual(plain(yield* sql`PRAGMA busy_timeout`), [{ timeout: 5000 }])
+      // The client waits itself, so that the thread need not.
+      assert.deepStrictEqual(plain(yield* sql`PRAGMA busy_timeout`), [{ timeout: 0 }])
     }))
 
   it.effect("a file that cannot be opened is a typed failure", () =>
@@ -149,5 +156,122 @@ describe("NodeSqlite", () => {
         const exit = yield* Effect.exit(Effect.provide(SqlClient.SqlClient, NodeSqlite.layer(options)))
         assert.isTrue(Exit.hasDies(exit))
       }
+    }))
+})
+
+/** Another connection that holds the lock on writing. If SQLite waited for it, this thread could not give it back. */
+const locking = Effect.gen(function*() {
+  const filename = yield* sqliteFile
+  const sql = yield* NodeSqlite.make({ filename })
+  yield* sql`CREATE TABLE t (n INTEGER)`
+  const other = yield* Effect.acquireRelease(
+    Effect.sync(() => new DatabaseSync(filename)),
+    (db) => Effect.sync(() => db.close())
+  )
+  const lock = Effect.sync(() => other.exec("BEGIN IMMEDIATE"))
+  const unlock = Effect.sync(() => other.exec("COMMIT"))
+  const write = Effect.sync(() => other.exec("INSERT INTO t (n) VALUES (2)"))
+  const insert = Effect.asVoid(sql`INSERT INTO t (n) VALUES (1)`)
+  return { sql, lock, unlock, write, insert, count: Effect.map(sql`SELECT n FROM t`, (rows) => rows.length) }
+}).pipe(Effect.provide(Reactivity.layer))
+
+describe("NodeSqlite while another connection holds the lock", () => {
+  for (const kind of ["statement", "transaction"] as const) {
+    it.effect(`a ${kind} waits without stopping the thread, and is carried out when the lock is free`, () =>
+      Effect.gen(function*() {
+        const { count, insert, lock, sql, unlock } = yield* locking
+        const writing = kind === "statement" ? insert : sql.withTransaction(Effect.andThen(insert, insert))
+        yield* lock
+        const fiber = yield* Effect.forkChild(writing, { startImmediately: true })
+        yield* TestClock.adjust("4 seconds")
+        assert.isUndefined(fiber.pollUnsafe())
+        yield* unlock
+        yield* TestClock.adjust("50 millis")
+        yield* Fiber.join(fiber)
+        assert.strictEqual(yield* count, kind === "statement" ? 1 : 2)
+      }))
+
+    it.effect(`a ${kind} fails as retryable after busyTimeout, no sooner, and leaves nothing behind`, () =>
+      Effect.gen(function*() {
+        const { count, insert, lock, sql, unlock } = yield* locking
+        const writing = kind === "statement" ? insert : sql.withTransaction(insert)
+        yield* lock
+        const fiber = yield* Effect.forkChild(Effect.flip(writing), { startImmediately: true })
+        yield* TestClock.adjust(4999)
+        assert.isUndefined(fiber.pollUnsafe())
+        yield* TestClock.adjust(1)
+        const error = yield* Fiber.join(fiber)
+        assert.isTrue(error.isRetryable)
+        assert.include(error.message, "database is locked")
+        yield* unlock
+        assert.strictEqual(yield* count, 0)
+        yield* writing
+        assert.strictEqual(yield* count, 1)
+      }))
+  }
+
+  it.effect("what is interrupted while it waits is not carried out later, and holds up nobody", () =>
+    Effect.gen(function*() {
+      const { count, insert, lock, unlock } = yield* locking
+      yield* lock
+      const fiber = yield* Effect.forkChild(insert, { startImmediately: true })
+      yield* TestClock.adjust("1 second")
+      yield* Fiber.interrupt(fiber)
+      yield* unlock
+      yield* TestClock.adjust("10 seconds")
+      assert.strictEqual(yield* count, 0)
+      yield* insert
+      assert.strictEqual(yield* count, 1)
+    }))
+
+  it.effect("a transaction that turns to writing over what another one has written fails at once", () =>
+    Effect.gen(function*() {
+      const { count, insert, sql, write } = yield* locking
+      const error = yield* Effect.andThen(count, Effect.andThen(write, insert)).pipe(
+        sql.withTransaction,
+        Effect.provideService(SqlClient.BeginTransaction, "BEGIN"),
+        Effect.flip
+      )
+      assert.include(error.message, "database is locked")
+      assert.strictEqual(yield* count, 1)
+    }))
+})
+
+describe("NodeSqlite whose file is gone from its place", () => {
+  const taking: Record<string, (filename: string) => void> = {
+    deleted: (filename) => fs.unlinkSync(filename),
+    replaced: (filename) => {
+      fs.copyFileSync(filename, `${filename}.copy`)
+      fs.renameSync(`${filename}.copy`, filename)
+    }
+  }
+  for (const [what, take] of Object.entries(taking)) {
+    it.effect(`${what}: a write and a commit fail for good instead of being lost, and reading goes on`, () =>
+      Effect.gen(function*() {
+        const filename = yield* sqliteFile
+        const sql = yield* NodeSqlite.make({ filename })
+        yield* sql`CREATE TABLE t (n INTEGER)`
+        const insert = sql`INSERT INTO t (n) VALUES (1)`
+        yield* insert
+        yield* sql.withTransaction(insert)
+        yield* Effect.sync(() => take(filename))
+        for (const write of [insert, insert.raw, sql.withTransaction(insert)]) {
+          const error = yield* Effect.flip(write)
+          assert.include(error.message, "deleted or replaced")
+          assert.isFalse(error.isRetryable)
+        }
+        assert.isAtLeast((yield* sql`SELECT n FROM t`).length, 2)
+      }).pipe(Effect.provide(Reactivity.layer)))
+  }
+
+  it.effect("a run over it fails instead of being lost", () =>
+    Effect.gen(function*() {
+      const filename = yield* sqliteFile
+      const program = Checkpoint.step("a", {}, Effect.sync(() => fs.unlinkSync(filename))).pipe(
+        Checkpoint.run({ id: "r" })
+      )
+      const error = yield* Effect.flip(Effect.provide(program, Sqlite.layer({ filename })))
+      assert.isTrue(error._tag === "CheckpointStoreError" && error.reason._tag === "Rejected")
+      assert.include(error.message, "deleted or replaced")
     }))
 })

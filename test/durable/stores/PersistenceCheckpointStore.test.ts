@@ -273,6 +273,25 @@ describe("PersistenceCheckpointStore", () => {
       assert.strictEqual(yield* tagOf(a.renew(lease, minute)), "Fenced")
     }))
 
+  it.effect("a run that another process begins while this one looks for it is held, and not corrupt", () =>
+    Effect.gen(function*() {
+      const { backing } = yield* visible
+      const other = yield* storeOn(backing)
+      const begin = Effect.flatMap(other.acquire("r", minute), (lease) => other.append(lease, one(0)))
+      let isAwake = true
+      // Stands still after it has found no run, until another process has begun it.
+      const sleepy = passing(backing, (name, call) =>
+        Effect.tap(call, () => {
+          if (name !== "get" || isAwake) return Effect.void
+          isAwake = true
+          return Effect.orDie(begin)
+        }))
+      const store = yield* storeOn(sleepy)
+      isAwake = false
+      assert.strictEqual(yield* tagOf(store.acquire("r", minute)), "LeaseHeld")
+      assert.deepStrictEqual(yield* other.read("r"), one(0))
+    }))
+
   it.effect("a run that another process wrote out of the index is listed again when it is acquired", () =>
     Effect.gen(function*() {
       const { backing, kv } = yield* visible
