@@ -325,11 +325,6 @@ export const toolsAvailable = <E, R>(
  * The run is called `effect-resilience/health-check/` and a random name, and is `completed`: where the process is killed
  * in between, nobody takes it up, and it goes with the retention of other completed runs.
  *
- * **Gotchas**
- *
- * It says that a write was acknowledged. A file of SQLite that somebody has deleted or moved while it is open still takes
- * writes, which are lost with the process: nothing here can see that.
- *
  * **Example** (Checking the store in memory)
  *
  * ```ts import.meta.vitest

@@ -3,8 +3,8 @@
  *
  * **When to use**
  *
- * Use it on one machine: several processes may share the file, and no server is needed. While another process holds its
- * lock, a statement blocks the event loop, for 5 seconds at most.
+ * Use it on one machine: several processes may share the file, and no server is needed. While a statement is carried out
+ * the whole process waits.
  *
  * @since 0.1.0
  */
