@@ -113,10 +113,10 @@ export const run = Effect.fnUntraced(function*(plan: Plan) {
   const { sent } = yield* Vouchers
   yield* Console.log("A the agent, L its last good answer, S asked for less, T template, E emergency, ! nothing")
   for (const [index, line] of lines.entries()) yield* Console.log(`${String(index * 5).padStart(3)} min  ${line}`)
-  const { failed, fallbackUses, health, sources, successful, successRate, total } = metrics
+  const { answerRate, failed, fallbackUses, health, sources, successful, total } = metrics
   yield* Console.log(
     `${total} asked, ${successful} answered (${
-      ((successRate ?? 0) * 100).toFixed(0)
+      ((answerRate ?? 0) * 100).toFixed(0)
     } %), ${fallbackUses} not by the agent: ` +
       Object.entries(sources).map(([source, count]) => `${count} ${source}`).join(", ") +
       `; ${failed} without an answer; ${sent.length} vouchers; at the end it is ${health.status}`

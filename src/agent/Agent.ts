@@ -921,7 +921,8 @@ export const stream = <Tools extends Record<string, Tool.Any>, Value, E, R>(
  *
  * **Details**
  *
- * `result` is that of the run that gave the value, of the agent's or of the simplified one; `age` is how old a value is
+ * `result` is that of the run that gave the value, of the agent's or of the simplified one; where another model answered
+ * in place of the first one, the `Fallback.Answer` is degraded, and the turns say which (`standIn`); `age` is how old a value is
  * that was served again.
  *
  * @category models
@@ -1073,15 +1074,15 @@ export type AnswerError<E, O> = Has<O, "emergency"> extends true ? NotStoodInFor
  *
  * const program = Effect.gen(function*() {
  *   const { source, value } = yield* reply
- *   const { fallbackUses, successRate } = yield* Agent.metrics
- *   return [source, value.value, fallbackUses, successRate]
+ *   const { answerRate, fallbackUses, successRate } = yield* Agent.metrics
+ *   return [source, value.value, fallbackUses, successRate, answerRate]
  * })
  *
  * const Live = Agent.layerProduction({
  *   model: ScriptedModel.layer([ScriptedModel.fail(Fault.refused), "We look into it."]),
  *   store: Layer.mergeAll(CheckpointStore.layerMemory, EscalationQueue.layerMemory, Idempotency.layerMemory)
  * })
- * await Effect.runPromise(Effect.provide(program, Live)) // => ["simplified", "We look into it.", 1, 1]
+ * await Effect.runPromise(Effect.provide(program, Live)) // => ["simplified", "We look into it.", 1, 0, 1]
  * ```
  *
  * @category running

@@ -167,6 +167,8 @@ describe("what answers where the agent does not", () => {
     Effect.gen(function*() {
       const answered = yield* answer(desk, whole)
       assert.deepStrictEqual([answered.source, answered.value.value], ["agent", "From the small one."])
+      assert.isTrue(answered.degraded, "it is not the answer of the model that was asked first")
+      assert.deepStrictEqual(answered.value.result?.turns.map(({ standIn }) => standIn), ["smaller"])
     }).pipe(
       Effect.provide(production(() => down, {
         others: [{ label: "smaller", model: ScriptedModel.layer(["From the small one."]) }]
@@ -320,7 +322,7 @@ describe("the metrics of production", () => {
       const after = yield* Agent.metrics
       assert.deepStrictEqual(after.sources, { agent: 1, simplified: 1, "last good": 1 })
       assert.deepStrictEqual([after.total, after.successful, after.failed, after.fallbackUses], [4, 3, 1, 2])
-      assert.strictEqual(after.successRate, 0.75)
+      assert.deepStrictEqual([after.answerRate, after.successRate], [0.75, 0.25])
     }).pipe(
       Effect.provide(
         production(({ index, tools }) => tools.length === 0 ? "Briefly." : index === 0 ? "It comes." : refusal)

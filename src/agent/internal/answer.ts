@@ -24,7 +24,11 @@ import { firstSource, Production } from "./production.ts"
 interface Ended {
   readonly completion: "complete" | "graceful" | "looped"
   readonly value: unknown
+  readonly turns: ReadonlyArray<{ readonly standIn?: string }>
 }
+
+/** Whether another model answered in place of the first one, at any turn. */
+const isByStandIn = ({ turns }: Ended): boolean => turns.some(({ standIn }) => standIn !== undefined)
 
 /** @internal */
 export interface Answered<out Result> {
@@ -217,18 +221,22 @@ export const answer = <Result extends Ended>(
         Effect.provideService(LastGood.LastGood, store),
         Effect.flatMap((result) => {
           last = result
-          return result.completion === "complete" ? Effect.succeed(result.value) : Effect.fail(new Stopped(result))
+          return result.completion === "complete" && !isByStandIn(result)
+            ? Effect.succeed(result.value)
+            : Effect.fail(new Stopped(result))
         }),
         LastGood.remember(slot, key),
         Effect.map((value): Answered<Result> => ({ value, result: last, age: undefined })),
         Effect.catch((error) => error instanceof Stopped ? given(error.result) : Effect.fail(error))
       )
     })
+    // What another model has answered in place of the first one is the agent's own answer, and no full one.
     const served = (
       answer: Fallback.Answer<Answered<Result> | LastGood.Aged<unknown>>
     ): Fallback.Answer<Answered<Result>> => {
-      const { value } = answer
-      const { degraded, errors, source } = answer
+      const { errors, source, value } = answer
+      const degraded = answer.degraded ||
+        (!LastGood.isAged(value) && value.result !== undefined && isByStandIn(value.result))
       return new Fallback.Answer({
         degraded,
         errors,
@@ -237,7 +245,12 @@ export const answer = <Result extends Ended>(
       })
     }
     let chain: Effect.Effect<Fallback.Answer<Answered<Result>>, unknown, unknown> = lastGood === undefined
-      ? Effect.flatMap(asked, given).pipe(living(firstSource), noting, Fallback.primary(firstSource))
+      ? Effect.flatMap(asked, given).pipe(
+        living(firstSource),
+        noting,
+        Fallback.primary(firstSource),
+        Effect.map(served)
+      )
       : remembered.pipe(
         living(firstSource),
         noting,

@@ -104,6 +104,11 @@ const loggable = (reached: Reached | undefined) => {
   return { ...rest, ...(lastError === undefined ? {} : { lastError: lastError.tag }) }
 }
 
+const answeredBy = ({ model, standIn }: Answer) => ({
+  ...(model === undefined ? {} : { model }),
+  ...(standIn === undefined ? {} : { standIn })
+})
+
 /** @internal */
 export const loop = <Value, E, R>(agent: Definition<Value, E, R>, options: Options) =>
   Effect.suspend(() => {
@@ -440,7 +445,13 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       if (record._tag !== "Answer") {
         return yield* failWith(Ending.noLastAnswer(end, "the model did not answer"))
       }
-      turns.push({ finishReason: record.finishReason, attempts: record.attempts, replayed, toolCalls: [] })
+      turns.push({
+        finishReason: record.finishReason,
+        ...answeredBy(record),
+        attempts: record.attempts,
+        replayed,
+        toolCalls: []
+      })
       const text = textOf(record.message)
       const value = yield* Effect.option(agent.decode(text))
       return {
@@ -559,7 +570,7 @@ const iterate = <Value, E, R>(agent: Definition<Value, E, R>, options: Options, 
       const text = textOf(record.message)
       turns.push({
         finishReason: record.finishReason,
-        ...(record.model === undefined ? {} : { model: record.model }),
+        ...answeredBy(record),
         attempts: record.attempts,
         replayed,
         toolCalls: outcomes.map(({ call, decision, outcome, replayed }) => ({

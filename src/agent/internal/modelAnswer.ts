@@ -12,6 +12,7 @@ import * as Fault from "../../Fault.ts"
 import * as AttemptMeter from "../../internal/attemptMeter.ts"
 import * as logged from "../../internal/logged.ts"
 import * as OutputTokens from "../../model/OutputTokens.ts"
+import * as ResilientModel from "../../model/ResilientModel.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import * as AgentBudget from "../AgentBudget.ts"
 import { AgentError, type AgentErrorReason } from "./agentError.ts"
@@ -31,7 +32,7 @@ import type * as ToolCall from "./toolCall.ts"
  * @category models
  * @since 0.1.0
  */
-export interface ModelAnswer extends Pick<Answer, "message" | "finishReason" | "model" | "unusable"> {}
+export interface ModelAnswer extends Pick<Answer, "message" | "finishReason" | "model" | "standIn" | "unusable"> {}
 
 /** @internal */
 export interface Environment {
@@ -384,7 +385,14 @@ const request = Effect.fnUntraced(function*(asking: Asking, prompt: Prompt.Promp
   const says = text.trim() !== ""
   const does = position > 0 || finishReason === "pause" || parts.some((part) => part.type === "file")
   if (!says && (last || !does)) return Option.none()
-  return Option.some({ message, finishReason, unusable, ...(model === undefined ? {} : { model }) })
+  const from = ResilientModel.provenance(parts)
+  return Option.some({
+    message,
+    finishReason,
+    unusable,
+    ...(model === undefined ? {} : { model }),
+    ...(Option.isSome(from) && from.value.degraded ? { standIn: from.value.source } : {})
+  })
 })
 
 const emptyAgain = "Your last answer was empty. Give your answer."

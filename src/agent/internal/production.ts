@@ -29,7 +29,8 @@ export const firstSource = "agent"
  * - `successful`: those that had an answer, from whichever source; `sources` says from which, and `fallbackUses` how many
  *   were not the agent's own.
  * - `suspended`: those that wait for people; `failed`: those that had no answer.
- * - `successRate`: how many of the successful and the failed were successful, from 0 to 1; `undefined` before the first.
+ * - `successRate`: how many of the successful and the failed were the agent's own answers, from 0 to 1; `answerRate`: how
+ *   many had an answer at all. `undefined` before the first.
  * - `circuits`, `health`: those of the `CircuitBreaker` and the `HealthMonitor` of the layer, now.
  *
  * @category models
@@ -43,6 +44,7 @@ export interface ProductionMetrics {
   readonly fallbackUses: number
   readonly sources: Readonly<Record<string, number>>
   readonly successRate: number | undefined
+  readonly answerRate: number | undefined
   readonly circuits: ReadonlyArray<CircuitBreaker.State>
   readonly health: HealthMonitor.Report
 }
@@ -77,14 +79,16 @@ const makeProduction = Effect.fnUntraced(function*(name: string) {
       const circuits = yield* breaker.states
       const health = yield* monitor.snapshot
       const successful = [...sources.values()].reduce((sum, count) => sum + count, 0)
+      const own = sources.get(firstSource) ?? 0
       return {
         total: successful + suspended + failed,
         successful,
         failed,
         suspended,
-        fallbackUses: successful - (sources.get(firstSource) ?? 0),
+        fallbackUses: successful - own,
         sources: Object.fromEntries(sources),
-        successRate: successful + failed === 0 ? undefined : successful / (successful + failed),
+        successRate: successful + failed === 0 ? undefined : own / (successful + failed),
+        answerRate: successful + failed === 0 ? undefined : successful / (successful + failed),
         circuits,
         health
       }

@@ -64,6 +64,8 @@ export const Answer = Schema.TaggedStruct("Answer", {
   message: Prompt.Prompt,
   finishReason: Response.FinishReason,
   model: Schema.optionalKey(Schema.String),
+  /** The label of the model that answered in place of the first one. */
+  standIn: Schema.optionalKey(Schema.String),
   /** Why the call at this position must not run, for arguments beyond the bounds. */
   unusable: Schema.Record(Schema.String, Schema.String),
   compacted: Schema.optionalKey(Compacted),

@@ -66,8 +66,8 @@ export interface TurnToolCall {
  *
  * **Details**
  *
- * `model` is the one that answered, as its provider names it, where it says so: with others that stand in for the first one,
- * which of them it was.
+ * `model` is the one that answered, as its provider names it, where it says so. `standIn` is the label of a model of
+ * `ResilientModel.fallback` that answered in place of the first one.
  *
  * A result has a turn for each of its `counters.iterations`, and one more for the last answer where its `completion` is
  * not `"complete"`. A call that came to no answer to go on from has `finishReason: "error"` and no tool calls: after an
@@ -79,6 +79,7 @@ export interface TurnToolCall {
 export interface Turn {
   readonly finishReason: Response.FinishReason
   readonly model?: string
+  readonly standIn?: string
   readonly attempts: number
   readonly replayed: boolean
   readonly toolCalls: ReadonlyArray<TurnToolCall>
