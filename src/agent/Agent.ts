@@ -452,6 +452,9 @@ export interface ReviewOptions<Value> {
   readonly maxReviews?: number | undefined
 }
 
+/** @internal */
+export const reviewDefaults = { maxReviews: 2 } as const
+
 /**
  * Has people look at the answers of an agent that it is not sure of, before they are its result.
  *
@@ -506,7 +509,7 @@ export const reviewed = <Tools extends Record<string, Tool.Any>, Value, E, R>(
 > => {
   const { when } = options
   const isUnsure = typeof when === "function" ? when : tooLow<Value>(AgentOptions.field(when))
-  const max = config.integer("Agent", "maxReviews", options.maxReviews ?? 2, 0, 100)
+  const max = config.integer("Agent", "maxReviews", options.maxReviews ?? reviewDefaults.maxReviews, 0, 100)
   return { ...agent, definition: { ...agent.definition, review: { when: isUnsure, max } } }
 }
 

@@ -461,7 +461,7 @@ export const step: {
     {
       success: options.success ?? Schema.Void,
       error: options.error,
-      atMostOnce: options.effects === "atMostOnce",
+      atMostOnce: (options.effects ?? Run_.defaults.effects) === "atMostOnce",
       reconcile: options.reconcile,
       retry: options.retry,
       undo: options.undo === undefined ? undefined : undoer(options.undo)

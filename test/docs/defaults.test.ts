@@ -33,6 +33,8 @@ describe("the table of defaults", () => {
     ["HealthMonitor", "slowAbove", "5s"],
     ["HealthCheck.responseTime", "healthy", "1s"],
     ["HealthCheck.responseTime", "degraded", "3s"],
+    ["Checkpoint.step", "effects", "idempotent"],
+    ["AgentBudget", "outputTokensPerTurn", 4096],
     ["Agent", "tools.*.attempts", 3],
     ["Agent", "tools.*.effects", "atMostOnce"],
     ["Agent", "tools.*.uncertain", "ask"],

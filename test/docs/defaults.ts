@@ -6,6 +6,7 @@ import { Tool, Toolkit } from "effect/ai"
 import * as fs from "node:fs"
 import * as path from "node:path"
 import * as Agent from "../../src/agent/Agent.ts"
+import * as AgentBudget from "../../src/agent/AgentBudget.ts"
 import * as checkpoints from "../../src/durable/internal/checkpointRun.ts"
 import * as resume from "../../src/durable/internal/escalationResume.ts"
 import * as escalations from "../../src/durable/internal/escalationState.ts"
@@ -176,6 +177,7 @@ export const all: ReadonlyArray<Defaults> = [
       ["lease"]
     )
   },
+  { module: "Checkpoint.step", options: { effects: checkpoints.defaults.effects } },
   {
     module: "Checkpoint.rollback",
     options: { steps: checkpoints.defaults.rollbackSteps, limit: checkpoints.defaults.rollbackLimit }
@@ -216,7 +218,8 @@ export const all: ReadonlyArray<Defaults> = [
   { module: "Agent.stream", options: read(definition.stream ?? {}) },
   { module: "Agent.limits", options: read(definition.limits) },
   { module: "Agent.productionPolicy", options: described(Policy.describe(Agent.productionPolicy("agent"))) },
-  { module: "AgentBudget", options: read(budget) },
+  { module: "Agent.reviewed", options: read(Agent.reviewDefaults) },
+  { module: "AgentBudget", options: { ...read(budget), outputTokensPerTurn: AgentBudget.defaultOutputTokens } },
   { module: "LoopDetector", options: read(definition.loops ?? {}) },
   { module: "Compaction", options: read(definition.compaction ?? {}) }
 ]

@@ -1,3 +1,4 @@
+import * as AiError from "effect/ai/AiError"
 import * as Prompt from "effect/ai/Prompt"
 import type * as Response from "effect/ai/Response"
 import * as Duration from "effect/Duration"
@@ -8,6 +9,7 @@ import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as Checkpoint from "../../durable/Checkpoint.ts"
 import * as EscalationQueue from "../../durable/EscalationQueue.ts"
+import * as ResilientModel from "../../model/ResilientModel.ts"
 import * as Telemetry from "../../Telemetry.ts"
 import * as AgentBudget from "../AgentBudget.ts"
 import type { ToolGuard } from "../AgentTools.ts"
@@ -97,6 +99,12 @@ interface Watched {
   reached: () => Reached | undefined
 }
 
+/** What failed: of a model with guards around it, the guard. */
+const nameOf = (error: unknown): string => {
+  const guard = AiError.isAiError(error) ? ResilientModel.guardError(error) : Option.none()
+  return Option.isSome(guard) ? guard.value._tag : ToolCall.nameOf(error)
+}
+
 /** How far it has come, for a log: what the last error said may be what a model said. */
 const loggable = (reached: Reached | undefined) => {
   if (reached === undefined) return {}
@@ -126,7 +134,7 @@ export const loop = <Value, E, R>(agent: Definition<Value, E, R>, options: Optio
         if (error instanceof Checkpoint.RunSuspended) return Effect.void
         const reached = watched.reached()
         return Effect.logWarning("agent failed").pipe(
-          Effect.annotateLogs({ error: ToolCall.nameOf(error), ...loggable(reached) }),
+          Effect.annotateLogs({ error: nameOf(error), ...loggable(reached) }),
           Effect.andThen(Effect.map(Checkpoint.Run, ({ runId }) => {
             if (reached === undefined) return
             note(error, { agent: agent.name, runId, turn: reached.counters.iterations, ...reached })

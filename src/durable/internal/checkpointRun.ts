@@ -9,6 +9,7 @@ export const defaults = {
   lease: "30 seconds",
   maxCrashes: 10,
   maxRecordBytes: 4_194_304,
+  effects: "idempotent",
   rollbackSteps: 1,
   rollbackLimit: 5
 } as const
