@@ -32,7 +32,8 @@ import * as SqlIdempotency from "./SqlIdempotency.ts"
  *   With `synchronous_commit = off` the server loses what it acknowledged last when it crashes.
  * - `escalations`: options of the queue, see `EscalationQueue.Options`.
  *
- * The others are listed there.
+ * The others are as they are there: `minConnections`, `connectTimeout`, `connectionTTL`, `idleTimeout`, `path`, `ssl`,
+ * `stream`, `spanAttributes`, `types`, `transformJson`, `transformQueryNames` and `transformResultNames`.
  *
  * @category models
  * @since 0.1.0
