@@ -85,20 +85,43 @@ const isBody = Schema.is(Body)
 const questionOf = ({ body, index }: ProviderServer.RequestLog): string =>
   isBody(body) ? JSON.stringify([body.system, body.messages]) : `${index}`
 
+/** Which ticket a request is about, and whether it is to be sorted or answered. */
+const subjectOf = ({ body }: ProviderServer.RequestLog) => {
+  if (!isBody(body)) return undefined
+  const ticket = /Id: ([\w-]+)/.exec(JSON.stringify(body.messages[0]?.content))?.[1]
+  if (ticket === undefined) return undefined
+  return { ticket, isTriage: JSON.stringify(body.system ?? "").includes(triagePrompt) }
+}
+
+const workOf = (entry: ProviderServer.RequestLog): string => {
+  const subject = subjectOf(entry)
+  return subject === undefined ? `${entry.index}` : `${subject.ticket}, ${subject.isTriage ? "sorted" : "answered"}`
+}
+
+/** The last request of each kind that was answered. */
+const lastOf = (
+  requests: ReadonlyArray<ProviderServer.RequestLog>,
+  kind: (entry: ProviderServer.RequestLog) => string
+) =>
+  new Map(
+    requests.flatMap((entry) =>
+      entry.fault === undefined && entry.completed ? [[kind(entry), entry.index] as const] : []
+    )
+  )
+
 /** What became of a request that the provider answered badly. */
 const fateOf = (
   entry: ProviderServer.RequestLog,
-  lastAnswered: ReadonlyMap<string, number>,
+  answered: { readonly question: ReadonlyMap<string, number>; readonly work: ReadonlyMap<string, number> },
   ended: ReadonlyMap<string, Ended>
 ): string => {
-  const answeredLater = (lastAnswered.get(questionOf(entry)) ?? -1) > entry.index
-  if (answeredLater) return "tried again and answered"
-  if (!isBody(entry.body)) return "unknown"
-  const id = /Id: ([\w-]+)/.exec(JSON.stringify(entry.body.messages[0]?.content))?.[1]
-  const end = id === undefined ? undefined : ended.get(id)
-  if (JSON.stringify(entry.body.system ?? "").includes(triagePrompt)) {
-    return end?.triageBy === "rules" ? "the rules took over" : "unknown"
-  }
+  if ((answered.question.get(questionOf(entry)) ?? -1) > entry.index) return "tried again and answered"
+  // After an empty answer, or one that was none, the same is asked in other words.
+  if ((answered.work.get(workOf(entry)) ?? -1) > entry.index) return "asked in other words and answered"
+  const subject = subjectOf(entry)
+  if (subject === undefined) return "unknown"
+  const end = ended.get(subject.ticket)
+  if (subject.isTriage) return end?.triageBy === "rules" ? "the rules took over" : "unknown"
   return end?.answerBy === "template" ? "a template answered, escalated" : "unknown"
 }
 
@@ -109,13 +132,9 @@ export const faults = (
   ended: ReadonlyArray<Ended>
 ): { readonly text: string; readonly unknown: number } => {
   const byTicket = new Map(ended.map((one) => [one.ticket, one]))
-  const lastAnswered = new Map(
-    requests.flatMap((entry) =>
-      entry.fault === undefined && entry.completed ? [[questionOf(entry), entry.index] as const] : []
-    )
-  )
+  const answered = { question: lastOf(requests, questionOf), work: lastOf(requests, workOf) }
   const fates = requests.flatMap((entry) =>
-    entry.fault === undefined ? [] : [{ fault: entry.fault, fate: fateOf(entry, lastAnswered, byTicket) }]
+    entry.fault === undefined ? [] : [{ fault: entry.fault, fate: fateOf(entry, answered, byTicket) }]
   )
   const rows = Object.entries(stats.injected).filter(([, count]) => count > 0).map(([fault, count]) =>
     [fault, `${count}: ${counted(fates.filter((one) => one.fault === fault).map(({ fate }) => fate))}`] as const
