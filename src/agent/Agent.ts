@@ -274,7 +274,9 @@ type ErasedOptions = Pick<AgentTools.ToolOptions<Tool.Any>, "effects" | "attempt
   readonly reconcile?: Reconcile<unknown> | undefined
 }
 
-const noTools = Toolkit.empty as unknown as Effect.Effect<ToolCall.ErasedToolkit> & ToolCall.ErasedToolkit
+// A toolkit is invariant in its tools, so no type holds all of them. What these tools need is in the type of the agent,
+// and reaches them through the context of the run.
+const erasedKit = (toolkit: unknown) => toolkit as Effect.Effect<ToolCall.ErasedToolkit> & ToolCall.ErasedToolkit
 
 const fenced = /^\s*```(?:json)?\s*\n([\s\S]*?)\n\s*```\s*$/
 
@@ -363,11 +365,7 @@ export function make<Tools extends Record<string, Tool.Any>, ToolOptions extends
   const { policies, result } = options
   const name = config.nonEmpty("Agent", "name", options.name)
   AgentOptions.checkKinds(options.toolkit, result)
-  // A toolkit is invariant in its tools, so no type holds all of them. What these tools need is in the type of the
-  // agent, and reaches them through the context of the run.
-  const erased = (options.toolkit ?? Toolkit.empty) as unknown as
-    & Effect.Effect<ToolCall.ErasedToolkit>
-    & ToolCall.ErasedToolkit
+  const erased = erasedKit(options.toolkit ?? Toolkit.empty)
   const toolOptions = (options.tools ?? {}) as { readonly [name: string]: ErasedOptions | undefined }
   const handled = Object.values(erased.tools).filter((tool) => !Tool.isProviderDefined(tool) || tool.requiresHandler)
   AgentOptions.checkTools(handled, toolOptions)
@@ -1181,7 +1179,7 @@ const withoutTools = <Tools extends Record<string, Tool.Any>, Value, E, R>(
 ): Agent<{}, Value, E, R> => ({
   ...agent,
   toolkit: undefined,
-  definition: { ...definition, kit: noTools, plans: new Map(), review: undefined }
+  definition: { ...definition, kit: erasedKit(Toolkit.empty), plans: new Map(), review: undefined }
 })
 
 /**

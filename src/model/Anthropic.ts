@@ -32,6 +32,7 @@ import { encodeRequest, type Parameters, unsendable } from "./internal/anthropic
 import { messageParts } from "./internal/anthropicResponse.ts"
 import { EventDecoder } from "./internal/anthropicStream.ts"
 import { defaults } from "./internal/clientOptions.ts"
+import { erased, restored } from "./internal/erasedModel.ts"
 import * as OutputTokens from "./OutputTokens.ts"
 
 /**
@@ -161,24 +162,16 @@ const parametersOf = (options: ModelOptions) =>
         : new InvalidConfig({ module: moduleName, option: "options", value: String(error), expected: "an object" })
   })
 
-/** A model without the type parameters of its methods, which only relate a caller's options to the parts of the answer. */
-interface Erased {
-  readonly generateText: (options: unknown) => Effect.Effect<unknown, unknown>
-  readonly generateObject: (options: unknown) => Effect.Effect<unknown, unknown>
-  readonly streamText: (options: unknown) => Stream.Stream<unknown, unknown>
-}
-
 type InContext = (context: Context.Context<never>) => Context.Context<never>
 
 /** effect/ai starts the span of a call before it asks the model, so that the name comes from around it. */
 const named = (model: LanguageModel.LanguageModel, inContext: InContext): LanguageModel.LanguageModel => {
-  const { generateObject, generateText, streamText } = model as unknown as Erased
-  const methods: Erased = {
+  const { generateObject, generateText, streamText } = erased(model)
+  return restored({
     generateText: (options) => Effect.updateContext(generateText(options), inContext),
     generateObject: (options) => Effect.updateContext(generateObject(options), inContext),
     streamText: (options) => Stream.updateContext(streamText(options), inContext)
-  }
-  return { ...model, ...methods as unknown as Omit<LanguageModel.LanguageModel, LanguageModel.TypeId> }
+  }, model.supportsSystemMessagesInHistory)
 }
 
 /**

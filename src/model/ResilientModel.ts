@@ -48,6 +48,7 @@ import * as LastGood from "../policy/LastGood.ts"
 import * as Policy from "../policy/Policy.ts"
 import * as Quota from "../policy/Quota.ts"
 import * as RetryBudget from "../policy/RetryBudget.ts"
+import * as erasedModel from "./internal/erasedModel.ts"
 import * as answers from "./internal/resilientAnswer.ts"
 import * as errors from "./internal/resilientErrors.ts"
 import * as internal from "./internal/resilientModel.ts"
@@ -311,7 +312,7 @@ const choiceOf = (
   const name = options.modelName ?? around.modelName
   return {
     label,
-    model: internal.erased(model),
+    model: erasedModel.erased(model),
     policy,
     key: keyOf(where, options, around, policy, rest.key),
     takes: rest.takes,
@@ -411,7 +412,7 @@ export const make = <PE, PR, Kept extends LastGoodOptions | undefined = undefine
       })
       return Effect.map(
         internal.make(settingsOf(where, [choice], context, given)),
-        (made) => internal.restored(made, model.supportsSystemMessagesInHistory)
+        (made) => erasedModel.restored(made, model.supportsSystemMessagesInHistory)
       )
     })
   )
@@ -546,7 +547,7 @@ export const makeFallback = <const E extends Entries, Kept extends LastGoodOptio
     const [first, ...rest] = choices
     if (first === undefined) return yield* Effect.die(new Error("checkedEntries lets no empty list through"))
     const settings = settingsOf(where, [first, ...rest], context, options ?? {})
-    return internal.restored(yield* internal.make(settings), supported(models))
+    return erasedModel.restored(yield* internal.make(settings), supported(models))
   })
   // the types fold over the entries as the loop does, which the compiler cannot see
   return made as Effect.Effect<

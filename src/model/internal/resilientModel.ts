@@ -27,6 +27,7 @@ import * as Fallback from "../../policy/Fallback.ts"
 import * as LastGood from "../../policy/LastGood.ts"
 import * as Policy from "../../policy/Policy.ts"
 import * as Quota from "../../policy/Quota.ts"
+import { type Erased, erased } from "./erasedModel.ts"
 import * as answers from "./resilientAnswer.ts"
 import * as errors from "./resilientErrors.ts"
 import * as requests from "./resilientRequest.ts"
@@ -37,26 +38,6 @@ import * as requests from "./resilientRequest.ts"
  * @internal
  */
 export const defaultStall = "30 seconds"
-
-/** A model without the type parameters of its methods, which only relate a caller's options to the parts of the answer. */
-export interface Erased {
-  readonly generateText: (options: requests.CallOptions) => Effect.Effect<answers.Answered, unknown>
-  readonly generateObject: (options: requests.CallOptions) => Effect.Effect<answers.Answered, unknown>
-  readonly streamText: (options: requests.CallOptions) => Stream.Stream<answers.Part, unknown>
-}
-
-/** @internal */
-export const erased = (model: LanguageModel.LanguageModel): Erased => model as unknown as Erased
-
-/** @internal */
-export const restored = (
-  model: Erased,
-  supportsSystemMessagesInHistory: LanguageModel.LanguageModel["supportsSystemMessagesInHistory"]
-): LanguageModel.LanguageModel => ({
-  [LanguageModel.TypeId]: LanguageModel.TypeId,
-  supportsSystemMessagesInHistory,
-  ...model as unknown as Omit<LanguageModel.LanguageModel, LanguageModel.TypeId>
-})
 
 /** One of the models that may answer, and what stands before it. */
 export interface Choice {
